@@ -1,0 +1,64 @@
+# What one types here; `make help` lists it. Needs Python 3.11 or newer and make: the rest is installed into .venv.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+JOBS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+RECIPE := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types tests bench format clean
+
+help: ## list these words
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.examples ## train, prune, shrink, prove, export and measure a ResNet-20 on real digits (about 4 minutes)
+	$(BIN)/python examples/digits_resnet20.py
+
+test: lint types tests ## lint, types, tests: everything that must hold before a commit
+
+check: lint types ## lint and types alone: quick
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.dev
+	$(BIN)/pyright
+
+tests: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(JOBS) --durations 10
+
+bench: $(VENV)/.bench ## time and memory of prune and shrink, beside Torch-Pruning, in one run
+	$(BIN)/python -m benchmarks.shrink
+
+format: $(VENV)/.dev ## let ruff lay out the files and mend what it safely can
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment and everything that tools and runs left behind
+	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp file says what is installed, so that the second `make` takes no time; it ages with the lists of versions.
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "torchpare needs Python 3.11 or newer, \
+	and $(PYTHON) is older: say make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.examples: $(BIN)/python $(RECIPE)
+	$(PIP) install --constraint constraints.txt --editable '.[examples]'
+	@touch $@
+
+# torchvision is told apart from its dependencies: its own wish for a torch build must not move ours.
+$(VENV)/.dev: $(BIN)/python $(RECIPE)
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --constraint constraints.txt --no-deps torchvision
+	@touch $@ $(VENV)/.examples
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(PIP) install --constraint constraints.txt --no-deps torch-pruning
+	@touch $@
