@@ -1,7 +1,7 @@
 """torchvision's models, also where its compiled operators do not fit the installed torch; and honest random weights.
 
 `torchvision_models()` imports `torchvision.models`. A torchvision whose compiled part does not load fails to import,
-since it registers fake kernels for two operators that then do not exist; declaring the two is enough for every classifier.
+since it registers fake kernels for two operators that then do not exist; declaring these is enough for its classifiers.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def torchvision_models() -> ModuleType:
 def randomise(model: nn.Module, generator: torch.Generator) -> nn.Module:
     """Gives every parameter and running statistic a random value of healthy size, in place.
 
-    A fresh network proves little: its norms have scale 1, shift 0, mean 0 and variance 1, and some heads start at zero, so
-    many a wrong shrink computes the right answer. Weights keep the variance of their signal; a norm's scale and variance lie
-    in (0.5, 1.5), its shift and mean in (-0.5, 0.5).
+    A fresh network proves little: its norms have scale 1, shift 0, mean 0 and variance 1, and some heads start at
+    zero, so many a wrong shrink computes the right answer. Weights keep the variance of their signal; a norm's scale
+    and variance lie in (0.5, 1.5), its shift and mean in (-0.5, 0.5).
     """
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
