@@ -1,0 +1,41 @@
+"""A file appears under its name only once it is complete: a killed process leaves the old file, or none."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from torchpare.errors import FileError
+
+__all__ = ["atomic_write"]
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Lends an empty file beside `path` to write to; it takes the name `path` when the block ends well.
+
+    If the block raises, the lent file is removed and whatever was at `path` stays as it was. A symbolic link is
+    followed, as an ordinary write would follow it.
+
+    Raises:
+        FileError: the folder does not exist, or `path` is a folder itself.
+    """
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileError(f"cannot write {path}: there is no folder {target.parent}; make it first")
+    if target.is_dir():
+        raise FileError(f"cannot write {path}: it is a folder; give the name of a file in it")
+    lent = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        # An ordinary exclusive open, not tempfile: the file is to get the permissions of the user's umask.
+        lent.open("xb").close()
+        yield lent
+        with lent.open("rb") as complete:
+            os.fsync(complete.fileno())
+        lent.replace(target)
+    finally:
+        with suppress(FileNotFoundError):
+            lent.unlink()
