@@ -1,0 +1,245 @@
+"""Where a mask meets a weight: the layer stays where it is, and reading ``layer.weight`` gives the masked weight.
+
+A masked layer's class becomes a subclass of its own class, made once per (class, parameter names) and cached. In that
+subclass each masked parameter has a property of the same name. A class property wins over ``nn.Module.__getattr__``,
+so everything that reads ``layer.weight`` (the layer's own ``forward``, a parent that reads its children's weights, the
+user, an exporter) sees ``parameter * mask``. The parameter itself stays registered under its own name, dense and
+trainable: optimizers, checkpoints and ``isinstance`` notice nothing, and autograd gives exact zeros where masked.
+
+Laws kept here: reading changes nothing; the ``Parameter`` objects are never replaced; leaving is ``layer.__class__ =
+plain class`` and nothing else.
+
+Limits, all of them consequences of the property: an in-place write to ``layer.weight`` goes to a temporary (write to
+``layer.old_weight``), ``get_parameter("conv1.weight")`` and TorchScript do not work on a masked layer.
+"""
+
+# ruff: noqa: SLF001 - the dicts in which nn.Module keeps parameters and buffers are what this file is about
+
+from __future__ import annotations
+
+import copyreg
+import types
+from functools import cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from torchpare.config.layers import plain_class, type_name
+from torchpare.errors import MaskError
+from torchpare.types import Mask
+
+__all__ = ["CompressedLayer", "attach_mask", "detach_layer", "masks_of_layer"]
+
+_SUFFIX = "_mask"
+
+
+class CompressedLayer(nn.Module):
+    """Mixed into a layer's class: the one place where a mask and a parameter meet.
+
+    Never instantiated; a layer becomes one through :func:`attach_mask`. The masks are bool buffers named
+    ``<parameter>_mask``, so they follow ``.to(device)``, ``state_dict`` and copies like any other buffer.
+    """
+
+    torchpare_plain_class: ClassVar[type[nn.Module]]
+    torchpare_masked: ClassVar[tuple[str, ...]]
+
+    @property
+    def module(self) -> nn.Module:
+        """The layer itself: scripts written for wrappers say ``model.conv1.module.weight``."""
+        return self._modules.get("module") or self
+
+    @property
+    def old_weight(self) -> nn.Parameter:
+        """The dense, trainable ``Parameter`` behind ``weight``: the handle for in-place writes and ``.grad``."""
+        weight = self._parameters.get("weight")
+        if weight is None:
+            raise AttributeError(f"{type(self).__name__} has no parameter 'weight'")
+        return weight
+
+    def extra_repr(self) -> str:
+        """The layer's own line, followed by the names of the masked parameters."""
+        own = super().extra_repr()
+        return f"{own}{', ' if own else ''}masked: {', '.join(self.torchpare_masked)}"
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Take a new parameter (``layer.weight = nn.Parameter(...)``) if the mask fits it.
+
+        Raises:
+            MaskError: a masked parameter would become None or a shape that its mask does not fit.
+        """
+        if name in self.torchpare_masked:
+            if param is None:
+                raise MaskError(
+                    f"{type(self).__name__}.{name} has a mask and cannot become None: detach the model first"
+                )
+            _check_fit(self, name, param, self._buffers[name + _SUFFIX])
+        super().register_parameter(name, param)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self.torchpare_masked and name in self._parameters:
+            raise MaskError(
+                f"{type(self).__name__}.{name} has a mask and cannot be deleted or parametrized: detach the model first"
+            )
+        super().__delattr__(name)
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        """Load as the plain layer does; a dense checkpoint, which knows no masks, leaves them as they are."""
+        for name in self.torchpare_masked:
+            given = state_dict.get(prefix + name + _SUFFIX)
+            mask = self._buffers[name + _SUFFIX]
+            # A mask may be stored broadcast or at full size: both mean the same, and the loaded form wins.
+            if given is not None and mask is not None and given.shape != mask.shape:
+                parameter = self._parameters[name]
+                if parameter is not None and _broadcasts(given, parameter):
+                    self._buffers[name + _SUFFIX] = torch.empty(given.shape, dtype=torch.bool, device=mask.device)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        ours = {prefix + name + _SUFFIX for name in self.torchpare_masked}
+        missing_keys[:] = [key for key in missing_keys if key not in ours]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle and copy by (plain class, names): the subclass itself has no importable name."""
+        build, arguments, *rest = super().__reduce_ex__(max(int(protocol), 2))
+        if build is not copyreg.__newobj__:  # type: ignore[attr-defined]
+            raise TypeError(
+                f"{type(self).__name__} defines its own __reduce__, which would lose the masks: detach the model "
+                "before copying or pickling it"
+            )
+        return (_rebuild, (self.torchpare_plain_class, self.torchpare_masked, *arguments[1:]), *rest)
+
+
+def attach_mask(module: nn.Module, name: str, mask: Mask) -> None:
+    """Mask the parameter ``name`` of one layer; a mask already there is replaced.
+
+    Args:
+        module: the layer that owns the parameter. It stays the same object; only its class becomes a subclass.
+        name: the parameter's own name in the layer, such as ``"weight"``.
+        mask: bool, of the parameter's rank, each size 1 or the parameter's; True stays. It is copied.
+
+    Raises:
+        MaskError: there is no such parameter, the mask does not fit, or the layer cannot be masked; it is unchanged.
+    """
+    check_mask(module, name, mask)
+    parameter = module._parameters[name]
+    assert parameter is not None
+    if not isinstance(module, CompressedLayer) or name not in module.torchpare_masked:
+        masked = sorted({name, *getattr(module, "torchpare_masked", ())})
+        _become(module, _compressed_class(plain_class(module), tuple(masked)))
+    module._buffers[name + _SUFFIX] = mask.detach().to(parameter.device, copy=True)
+
+
+def check_mask(module: nn.Module, name: str, mask: Mask, layer: str = "") -> None:
+    """Check what :func:`attach_mask` needs, without attaching; ``layer`` is the qualified name, for the message.
+
+    Raises:
+        MaskError: as :func:`attach_mask` would.
+    """
+    where = f"{layer or type_name(module)}.{name}"
+    if isinstance(module, torch.jit.ScriptModule):
+        raise MaskError(f"{where}: a TorchScript module cannot be masked; use the Python module it was made from")
+    parameter = module._parameters.get(name)
+    if parameter is None:
+        own = ", ".join(key for key, value in module._parameters.items() if value is not None) or "none"
+        hint = " (remove its parametrization first)" if hasattr(module, "parametrizations") else ""
+        raise MaskError(f"{where}: {type_name(module)} has no parameter {name!r}; it has: {own}{hint}")
+    if isinstance(parameter, nn.UninitializedParameter):
+        raise MaskError(f"{where} has no shape yet: run the model once, so that its lazy layers know their sizes")
+    _check_fit(module, name, parameter, mask, layer)
+    taken = not isinstance(module, CompressedLayer) or name not in module.torchpare_masked
+    if taken and hasattr(module, name + _SUFFIX):
+        raise MaskError(f"{where}: the layer already has an attribute {name + _SUFFIX!r}, where the mask would lie")
+
+
+def detach_layer(module: CompressedLayer, bake: bool) -> None:
+    """Give one layer its plain class back; ``bake=True`` zeroes the masked values in its parameters first, in place."""
+    for name, mask in masks_of_layer(module).items():
+        if bake:
+            parameter = module._parameters[name]
+            assert parameter is not None
+            with torch.no_grad():
+                parameter.masked_fill_(~mask, 0)
+        del module._buffers[name + _SUFFIX]
+    _become(module, module.torchpare_plain_class)
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()
+
+
+def masks_of_layer(module: CompressedLayer) -> dict[str, Mask]:
+    """The layer's own mask buffers by parameter name: the live ones, not copies."""
+    masks = {name: module._buffers[name + _SUFFIX] for name in module.torchpare_masked}
+    return {name: mask for name, mask in masks.items() if mask is not None}
+
+
+@cache
+def _compressed_class(plain: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
+    """The subclass of ``plain`` whose parameters ``names`` are read through their masks."""
+    members: dict[str, Any] = {name: _masked_property(name) for name in names}
+    if issubclass(plain, nn.RNNBase):
+        # Recurrent layers read their weights from a list made once; make that list anew at each reading.
+        members["_flat_weights"] = property(_read_flat_weights, _ignore)
+    members |= {
+        "__module__": __name__,
+        "__qualname__": plain.__qualname__,
+        "__doc__": plain.__doc__,
+        "torchpare_plain_class": plain,
+        "torchpare_masked": names,
+    }
+    # The plain name is kept: printed models, op_types and scripts that look at the class name stay right.
+    return types.new_class(plain.__name__, (CompressedLayer, plain), exec_body=lambda body: body.update(members))
+
+
+def _become(module: nn.Module, kind: type[nn.Module]) -> None:
+    """Change the class of a layer that exists; nothing else about it changes."""
+    module.__class__ = kind
+
+
+def _masked_property(name: str) -> property:
+    key = name + _SUFFIX
+
+    def read(layer: nn.Module) -> Tensor:
+        parameter = layer._parameters.get(name)
+        if parameter is None:  # a DataParallel replica, which keeps its parameters as plain attributes
+            parameter = layer.__dict__[name]
+        return parameter * getattr(layer, key)
+
+    def write_replica(layer: nn.Module, value: Tensor) -> None:
+        layer.__dict__[name] = value
+
+    return property(read, write_replica, doc=f"``{name}`` as the model uses it: zero where masked.")
+
+
+def _read_flat_weights(layer: nn.RNNBase) -> list[Tensor]:
+    return [getattr(layer, name) for name in layer._flat_weights_names]
+
+
+def _ignore(layer: nn.Module, value: object) -> None:
+    """The list of a recurrent layer is derived, so what others store there has no meaning."""
+
+
+def _rebuild(plain: type[nn.Module], names: tuple[str, ...], *arguments: Any) -> nn.Module:
+    """What a pickled masked layer names as its maker; its state is set by the caller."""
+    made = _compressed_class(plain, names)
+    return made.__new__(made, *arguments)
+
+
+def _broadcasts(mask: Tensor, parameter: Tensor) -> bool:
+    return mask.dim() == parameter.dim() and all(m in (1, p) for m, p in zip(mask.shape, parameter.shape, strict=True))
+
+
+def _check_fit(module: nn.Module, name: str, parameter: Tensor, mask: Tensor | None, layer: str = "") -> None:
+    where = f"{layer or type_name(module)}.{name}"
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        given = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise MaskError(
+            f"{where}: a mask is a bool tensor (True stays), not {given}; a 0/1 mask becomes one by .bool()"
+        )
+    if not _broadcasts(mask, parameter):
+        raise MaskError(
+            f"{where}: a mask of shape {tuple(mask.shape)} does not fit the parameter's {tuple(parameter.shape)}; "
+            "give the same rank, each size being 1 or the parameter's"
+        )

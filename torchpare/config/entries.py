@@ -1,0 +1,131 @@
+"""A ``config_list`` becomes checked entries; every error names the entry, the key, what was given and the remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from difflib import get_close_matches
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from torchpare.errors import ConfigError
+
+__all__ = ["Entry", "read_entries"]
+
+
+class Entry(BaseModel):
+    """One checked dict of a ``config_list``.
+
+    An entry reaches the layers whose type is in ``op_types`` *and* whose name is in ``op_names``, of those two the ones
+    that are given.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sparsity: float | None = None
+    """The share to prune, in [0, 1): of a layer's filters for filter pruners, of its weights for ``LevelPruner``."""
+
+    op_types: tuple[str, ...] | None = None
+    """Class names, compared exactly; ``"default"`` stands for all types that the chosen algorithm can handle."""
+
+    op_names: tuple[str, ...] | None = None
+    """Full dotted names, as in ``model.named_modules()``."""
+
+    exclude: bool = False
+    """True leaves the layers reached by this entry alone."""
+
+    @field_validator("sparsity", mode="before")
+    @classmethod
+    def _sparsity_is_a_share(cls, value: Any) -> float:
+        if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+            raise _problem(f"is {value!r} ({type(value).__name__}), not a number; give a share such as 0.5")
+        # A float32 knows 0.7 only as 0.699999988: its shortest text is what its author meant.
+        number = float(str(value)) if isinstance(value, np.floating) else float(value)
+        if not (math.isfinite(number) and 0 <= number < 1):
+            hint = f"; for {number:g} % give {number / 100:g}" if 1 < number < 100 else ""
+            raise _problem(f"is {number:g}, outside [0, 1); it is the share to prune, such as 0.5 for half{hint}")
+        return number
+
+    @field_validator("op_types", "op_names", mode="before")
+    @classmethod
+    def _names_are_listed(cls, value: Any) -> tuple[str, ...]:
+        if isinstance(value, str):
+            raise _problem(f"is the text {value!r}, not a list; give [{value!r}]")
+        if not isinstance(value, list | tuple):
+            raise _problem(f"is {value!r} ({type(value).__name__}), not a list of text; give a list such as ['Conv2d']")
+        if not value:
+            raise _problem("is empty, so the entry reaches nothing; name at least one, or leave the key out")
+        for at, item in enumerate(value):
+            if not isinstance(item, str):
+                raise _problem(f"is {item!r} ({type(item).__name__}), not text", at=at)
+        return tuple(value)
+
+    @field_validator("exclude", mode="before")
+    @classmethod
+    def _exclude_is_a_switch(cls, value: Any) -> bool:
+        if not isinstance(value, bool | np.bool_):
+            raise _problem(f"is {value!r} ({type(value).__name__}), not True or False")
+        return bool(value)
+
+    @model_validator(mode="after")
+    def _says_where_and_what(self) -> Entry:
+        if self.op_types is None and self.op_names is None:
+            raise _problem(
+                "has neither 'op_types' nor 'op_names', so it reaches no layer; add 'op_types': ['default'] for all "
+                "layers that the algorithm can handle"
+            )
+        if self.sparsity is None and not self.exclude:
+            raise _problem(
+                "has neither 'sparsity' nor 'exclude': True, so it says nothing about the layers it reaches; add "
+                "'sparsity': 0.5 to prune half"
+            )
+        return self
+
+
+def read_entries(config_list: Any) -> tuple[Entry, ...]:
+    """Check the form of a ``config_list``; whether its names exist is for :func:`torchpare.config.select`.
+
+    Args:
+        config_list: a list or tuple of dicts with the keys of :class:`Entry`.
+
+    Raises:
+        ConfigError: it is not a non-empty list of dicts, or an entry has an unknown key or a value that cannot be used.
+    """
+    if isinstance(config_list, Mapping):
+        raise ConfigError("config_list is one dict, not a list of dicts; put it in a list: [{...}]")
+    if not isinstance(config_list, list | tuple):
+        raise ConfigError(f"config_list is a {type(config_list).__name__}, not a list of dicts such as "
+                          "[{'sparsity': 0.5, 'op_types': ['default']}]")  # fmt: skip
+    if not config_list:
+        raise ConfigError("config_list is empty, so nothing would be compressed; give at least one entry such as "
+                          "{'sparsity': 0.5, 'op_types': ['default']}")  # fmt: skip
+    return tuple(_read_entry(at, entry) for at, entry in enumerate(config_list))
+
+
+def _read_entry(at: int, entry: Any) -> Entry:
+    where = f"config_list[{at}]"
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{where} is {entry!r} ({type(entry).__name__}), not a dict")
+    for key in entry:
+        if key not in Entry.model_fields:
+            near = get_close_matches(str(key), Entry.model_fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "remove it."
+            raise ConfigError(
+                f"{where}[{key!r}]: there is no such key; {hint} Keys are {', '.join(map(repr, Entry.model_fields))}."
+            )
+    try:
+        return Entry.model_validate(dict(entry))
+    except ValidationError as error:
+        first = error.errors()[0]
+        index = first.get("ctx", {}).get("at")
+        path = "".join(f"[{key!r}]" for key in first["loc"]) + ("" if index is None else f"[{index}]")
+        raise ConfigError(f"{where}{path} {first['msg']}") from None
+
+
+def _problem(message: str, at: int | None = None) -> PydanticCustomError:
+    # The message is passed as data: pydantic would read braces in it as places to fill.
+    return PydanticCustomError("config", "{message}", {"message": message, "at": at})

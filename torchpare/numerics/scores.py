@@ -1,0 +1,50 @@
+"""How important each unit is: pure functions from a weight to scores; larger stays.
+
+Filters come with their output axis first, ``(O, ...)``; see :meth:`torchpare.numerics.units.Filter.fold`. Sums run in
+float64 where the device has it, so that a score does not depend on the order in which a kernel adds.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["filter_norm", "geometric_median_distance", "magnitude"]
+
+
+def magnitude(weight: Tensor) -> Tensor:
+    """Size of each single weight, of the weight's own shape.
+
+    Han, Pool, Tran, Dally, "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015,
+    section 3.
+    """
+    return weight.detach().abs()
+
+
+def filter_norm(weight: Tensor, *, p: float) -> Tensor:
+    """Size of each filter: the p-norm over everything but the output axis, ``(O, ...) -> (O,)``.
+
+    Li, Kadav, Durdanovic, Samet, Graf, "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.1 (p = 1).
+    """
+    return torch.linalg.vector_norm(_rows(weight), ord=p, dim=1, dtype=_accumulator(weight))
+
+
+def geometric_median_distance(weight: Tensor) -> Tensor:
+    """How far each filter lies from all the others: the sum of its L2 distances to them, ``(O, ...) -> (O,)``.
+
+    The smallest sum is nearest to the geometric median, and so the one that the others can best stand in for.
+
+    He, Liu, Wang, Hu, Yang, "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration",
+    CVPR 2019, equations 4 to 6.
+    """
+    rows = _rows(weight).to(_accumulator(weight))
+    # Distances through a matrix product lose digits where filters are alike; in float64 there are enough left.
+    return torch.cdist(rows, rows).sum(dim=1)
+
+
+def _rows(weight: Tensor) -> Tensor:
+    return weight.detach().flatten(1) if weight.dim() > 1 else weight.detach().unsqueeze(1)
+
+
+def _accumulator(weight: Tensor) -> torch.dtype:
+    return torch.float32 if weight.device.type == "mps" else torch.float64
