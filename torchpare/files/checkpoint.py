@@ -1,0 +1,133 @@
+"""small.safetensors: a shrunk model on disk, to be loaded into a freshly built object of its original class.
+
+    torchpare.save(model, "small.safetensors")
+    model = torchpare.load(ResNet20(), "small.safetensors")      # in a new process: no masks, no dummy input, no pruner
+
+The file holds the tensors as they are now and a record of what else the shrink changed. Loading compares all of it with
+the fresh model first and only then touches it, so a file that does not fit leaves the model as it was.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from torchpare.errors import CheckpointError
+from torchpare.files.archive import Archive, read_archive, write_archive
+from torchpare.files.restore import carry_out, listed, plan_restore, slots_of
+from torchpare.files.structure import read_record
+
+__all__ = ["load", "save"]
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+_STRUCTURE = "torchpare_structure"  # the plain attribute in which a shrunk model carries its record
+
+
+def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Writes a model, shrunk or not, as one safetensors file without pickle; the file appears whole or not at all.
+
+    Parameters and persistent buffers are written with their dtypes; tensors that share memory are written once, and are
+    shared again after loading.
+
+    Args:
+        model: a model without masks: shrink it first, or detach the masks.
+        path: the file to write, such as `small.safetensors`.
+
+    Raises:
+        CheckpointError: the model still has masks, only a part of it was shrunk, it keeps state other than tensors, or
+            a tensor without data or of a kind that safetensors cannot hold.
+        FileError: `path` cannot be written.
+    """
+    name = type(model).__name__
+    _refuse_masked(model, f"{name} cannot be saved")
+    record = read_record({"model": name, "structure": _structure_of(model), "aliases": {}}, f"this {name}")
+    kept = record.structure.kept if record.structure else {}
+    tensors: dict[str, Tensor] = {}
+    for key, slot in slots_of(model).items():
+        # A buffer that is not persistent is made anew by the class, but with the size it had before the shrink.
+        if slot.tensor is not None and (slot.persistent or key in kept):
+            if is_lazy(slot.tensor) or slot.tensor.is_meta or slot.tensor.layout is not torch.strided:
+                raise CheckpointError(
+                    f"{name}: {key} is not a dense tensor with data; run the model once, or make it dense"
+                )
+            tensors[key] = slot.tensor.detach()
+    strange = set(model.state_dict()) - set(tensors)
+    if strange:
+        raise CheckpointError(
+            f"{name} keeps state that is no parameter or buffer, and cannot be saved: {listed(strange)}"
+        )
+    aliases = _aliases(tensors)
+    archived = record.model_copy(update={"aliases": aliases}).model_dump()
+    write_archive(path, Archive({key: tensors[key] for key in tensors if key not in aliases}, archived))
+
+
+def load(model: AnyModule, path: str | os.PathLike[str]) -> AnyModule:
+    """Makes a freshly built model of the original class into the one that :func:`save` wrote; returns the same object.
+
+    Values, shapes and dtypes come from the file; device and `requires_grad` stay as they are in `model` (a model
+    built on the meta device comes to the CPU). Parameters become new objects, so make the optimizer afterwards.
+
+    Args:
+        model: a model as its class builds it: neither shrunk nor masked, with the arguments of the original.
+        path: a file of :func:`save`.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, foreign or changed, or does not fit the model: keys too many or
+            too few, tensors larger than the model's, sizes that do not belong to it. The model is then as it was.
+    """
+    _refuse_masked(model, f"{path} cannot be loaded")
+    if _structure_of(model) is not None:
+        raise CheckpointError(f"{path}: this {type(model).__name__} is already shrunk; load into a freshly built one")
+    archive = read_archive(path)
+    record = read_record(archive.record, str(path))
+    carry_out(plan_restore(model, archive.tensors, record, str(path)), model)
+    if record.structure is not None:
+        setattr(model, _STRUCTURE, record.structure.model_dump())
+    return model
+
+
+def _structure_of(model: nn.Module) -> Any:
+    for part, module in model.named_modules():
+        if part and hasattr(module, _STRUCTURE):
+            raise CheckpointError(
+                f"of this {type(model).__name__} only {part!r} was shrunk: save and load that on its own"
+            )
+    return getattr(model, _STRUCTURE, None)
+
+
+def _refuse_masked(model: nn.Module, failure: str) -> None:
+    # Asked of the class by name: the room that attaches masks lies on this floor, so neither imports the other.
+    masked = [name for name, module in model.named_modules() if hasattr(type(module), "torchpare_masked")]
+    if masked:
+        raise CheckpointError(
+            f"{failure} while masks are attached to {listed(masked)}: make the model smaller first "
+            "(ModelSpeedup(model, dummy_input, masks).speedup_model()), or take the masks off"
+        )
+
+
+def _aliases(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Each further name of memory that has a name already, with that first name.
+
+    Tensors that share memory without being the same one are copied apart in `tensors`.
+    """
+    first: dict[object, str] = {}
+    seen: set[int] = set()
+    aliases = {}
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage().data_ptr()
+        # Of empty tensors the address tells nothing; each is its own.
+        key = (
+            (storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
+        )
+        if key in first:
+            aliases[name] = first[key]
+        elif storage in seen:
+            tensors[name] = tensor.clone()
+        first.setdefault(key, name)
+        seen.add(storage)
+    return aliases
