@@ -130,7 +130,8 @@ def attach_mask(module: nn.Module, name: str, mask: Mask) -> None:
     if not isinstance(module, CompressedLayer) or name not in module.torchpare_masked:
         masked = sorted({name, *getattr(module, "torchpare_masked", ())})
         _become(module, _compressed_class(plain_class(module), tuple(masked)))
-    module._buffers[name + _SUFFIX] = mask.detach().to(parameter.device, copy=True)
+    with torch.inference_mode(False):  # a mask made in a user's inference mode must still serve training
+        module._buffers[name + _SUFFIX] = mask.detach().to(parameter.device, copy=True)
 
 
 def check_mask(module: nn.Module, name: str, mask: Mask, layer: str = "") -> None:
