@@ -1,0 +1,262 @@
+"""How labels ride on values: the bench at which every operator rule works.
+
+A value of rank r carries r label arrays, each of rank r. Array j has the value's size on axis j, and on every other
+axis the value's size or 1. A size above 1 on another axis k says that *which* j-indices survive depends on the
+k-index (a *dependent* axis: the input slots of a grouped convolution's weight depend on the group). An axis along which
+nothing can be removed has size 1 and label 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from torchpare.graph.labels import LabelArray, LabelStore
+from torchpare.graph.program import Op, Program, Ref
+from torchpare.graph.sizes import Const, Expr
+
+__all__ = ["Equation", "Flow", "Note", "Role", "along"]
+
+Axes = list[LabelArray]
+
+
+@dataclass(frozen=True)
+class Role:
+    """An axis of a parameter that makes or reads channels; ``labels`` broadcast against the parameter."""
+
+    kind: Literal["makes", "reads"]
+    labels: LabelArray
+
+
+@dataclass(frozen=True)
+class Equation:
+    """The number of kept entries of ``labels`` must equal ``expr``."""
+
+    labels: LabelArray
+    expr: Expr
+    site: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """A place where removing a channel changes the function by nature, if one of ``labels`` is removed."""
+
+    kind: str
+    labels: LabelArray
+    module: str
+    site: str
+
+
+@dataclass
+class Flow:
+    """Labels of every value, and what the rules found out on the way."""
+
+    program: Program
+    store: LabelStore = field(default_factory=LabelStore)
+    axes: dict[int, Axes] = field(default_factory=dict)
+    """Label arrays of each value, by uid."""
+    roles: dict[tuple[int, int], Role] = field(default_factory=dict)
+    """Which (parameter uid, axis) makes channels, and which reads them."""
+    channels: dict[int, LabelArray] = field(default_factory=dict)
+    """The labels of the channels that a parameter makes, in order, by parameter uid."""
+    equations: list[Equation] = field(default_factory=list)
+    equal_counts: list[LabelArray] = field(default_factory=list)
+    """Arrays of shape (rows, n): every row must keep equally many, rows that vanish whole left aside."""
+    notes: list[Note] = field(default_factory=list)
+    unknown: dict[str, str] = field(default_factory=dict)
+    """Operators without a rule, with the first place where each was met."""
+    origin: dict[int, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    """Values that are a parameter with its axes permuted: uid -> (parameter uid, its axis for each of ours)."""
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def shape(self, ref: Ref | int) -> tuple[int, ...]:
+        """The recorded shape of a value."""
+        return self.program.values[ref.uid if isinstance(ref, Ref) else ref].shape
+
+    def labels(self, ref: Ref | int) -> Axes:
+        """The label arrays of a value. Parameters, buffers get theirs when first met; what comes from outside is fixed."""
+        uid = ref.uid if isinstance(ref, Ref) else ref
+        known = self.axes.get(uid)
+        if known is None:
+            value = self.program.values[uid]
+            own = value.kind in ("parameter", "buffer")
+            known = self.new(value.shape) if own else self.fixed(value.shape)
+            self.axes[uid] = known
+            if value.kind == "parameter":
+                self.origin[uid] = (uid, tuple(range(len(value.shape))))
+        return known
+
+    def vector(self, ref: Ref | int, axis: int, why: str) -> LabelArray:
+        """The labels of one axis as a plain vector; where they depend on other axes, they are tied over those."""
+        array = self.tied(ref, axis, why)
+        return np.broadcast_to(array.reshape(-1), (self.shape(ref)[axis],))
+
+    def tied(self, ref: Ref | int, axis: int, why: str, *, depends: Sequence[int] = ()) -> LabelArray:
+        """The label array of one axis, tied over every other axis that is not in ``depends``."""
+        array = self.labels(ref)[axis]
+        for other in range(array.ndim):
+            if other != axis and other not in depends and array.shape[other] > 1:
+                first = np.take(array, [0], axis=other)
+                self.store.unify(first, array, why)
+                array = first
+        return array
+
+    # -- making ------------------------------------------------------------------------------------------------------
+
+    def fixed(self, shape: Sequence[int]) -> Axes:
+        """Label arrays of a value nothing of which can be removed."""
+        return [np.zeros((1,) * len(shape), dtype=np.int64) for _ in shape]
+
+    def new(self, shape: Sequence[int]) -> Axes:
+        """Label arrays with a free label for every index of every axis longer than 1."""
+        rank = len(shape)
+        return [
+            along(self.store.fresh(size), axis, rank) if size > 1 else np.zeros((1,) * rank, dtype=np.int64)
+            for axis, size in enumerate(shape)
+        ]
+
+    def define(self, uid: int, axes: Iterable[LabelArray]) -> None:
+        """Give a value its label arrays. An axis of size 1 always carries label 0."""
+        shape = self.shape(uid)
+        arrays = list(axes)
+        if len(arrays) != len(shape):
+            message = f"a rule gave {len(arrays)} label arrays to a value of rank {len(shape)}"
+            raise AssertionError(message)
+        for axis, array in enumerate(arrays):
+            if shape[axis] <= 1:
+                arrays[axis] = np.zeros((1,) * len(shape), dtype=np.int64)
+            elif array.ndim != len(shape) or array.shape[axis] not in (1, shape[axis]):
+                message = f"a rule gave labels of shape {array.shape} to axis {axis} of a value of shape {shape}"
+                raise AssertionError(message)
+        if uid in self.axes and any(size > 1 for size in shape):  # written in place: both describe the same memory
+            for old, array in zip(self.axes[uid], arrays, strict=True):
+                self.store.unify(old, array, "written in place")
+        else:
+            self.axes[uid] = arrays
+
+    # -- deciding ----------------------------------------------------------------------------------------------------
+
+    def freeze(self, ref: Ref | int, axis: int, why: str) -> None:
+        """Forbid removal along one axis of a value."""
+        self.store.freeze(self.labels(ref)[axis], why)
+
+    def freeze_all(self, op: Op, why: str) -> None:
+        """Forbid removal along every axis of everything the operator reads, and fix what it writes."""
+        for ref in op.inputs:
+            for axis in range(len(self.shape(ref))):
+                self.freeze(ref, axis, why)
+        for uid in op.outputs:
+            if uid not in self.axes:
+                self.define(uid, self.fixed(self.shape(uid)))
+
+    def require(self, labels: LabelArray, expr: Expr, op: Op, what: str) -> None:
+        """Demand that as many of ``labels`` are kept as ``expr`` says. A number written in the source freezes them."""
+        if isinstance(expr, Const):
+            self.store.freeze(labels, f"{what} is written as the number {expr.value} in {op.where}")
+        else:
+            self.equations.append(Equation(labels, expr, op.where))
+
+    def reads(self, ref: Ref, axis: int, labels: LabelArray | None = None) -> None:
+        """Note that an axis of a parameter (seen directly or with its axes permuted) reads channels."""
+        self._role("reads", ref, axis, labels)
+
+    def makes(self, ref: Ref, axis: int, channels: LabelArray, labels: LabelArray | None = None) -> None:
+        """Note that an axis of a parameter (seen directly or with its axes permuted) makes these channels."""
+        parameter = self._role("makes", ref, axis, labels)
+        if parameter is not None:
+            self.channels.setdefault(parameter, channels)
+
+    def _role(self, kind: Literal["makes", "reads"], ref: Ref, axis: int, labels: LabelArray | None) -> int | None:
+        self.labels(ref)
+        origin = self.origin.get(ref.uid)
+        if origin is None:
+            return None
+        parameter, axes = origin
+        self.roles[parameter, axes[axis]] = Role(kind, self.axes[parameter][axes[axis]] if labels is None else labels)
+        return parameter
+
+    def note(self, kind: str, labels: LabelArray, op: Op) -> None:
+        """Report that the function changes by nature here, should one of ``labels`` be removed."""
+        if labels.any():
+            self.notes.append(Note(kind, labels, op.module, op.site))
+
+    def split(self, vector: LabelArray, sizes: Sequence[int], literal: Sequence[bool], why: str) -> Axes:
+        """Label arrays, each over all of ``sizes``, for a vector that is reshaped to ``sizes``.
+
+        Where the vector varies along one of the new axes only, that axis carries it. Otherwise each axis gets its own
+        labels, dependent on the axes before it, and the vector becomes the composite of them. A ``literal`` axis (one
+        whose size is a number in the source) can lose nothing, so that the others carry all.
+        """
+        rank = len(sizes)
+        store = self.store
+        zero = np.zeros((1,) * rank, dtype=np.int64)
+        axes = [zero] * rank
+        long = [axis for axis, size in enumerate(sizes) if size > 1]
+        if len(long) == 1:
+            axes[long[0]] = vector.reshape(tuple(sizes))
+            return axes
+        grid = store.canonical(vector).reshape(tuple(sizes))
+        owned: set[int] = set()
+        for part in self._parts(grid):
+            varying = [axis for axis in range(rank) if not _constant(part, axis)]
+            candidates = [axis for axis in varying if not literal[axis]]
+            unowned = [axis for axis in candidates if axis not in owned]
+            compact = _squeeze(part, varying)
+            if not part.any():
+                continue
+            if not candidates:
+                store.freeze(part, why)
+            elif len(candidates) == 1 or len(unowned) <= 1:
+                axis = (unowned or candidates)[-1]
+                axes[axis] = store.either(axes[axis], compact)
+                self._count_rows(compact, axis)
+                owned.add(axis)
+            else:
+                made = []
+                for axis in candidates:
+                    before = [other for other in varying if other <= axis or literal[other]]
+                    labels = store.fresh(tuple(size if a in before else 1 for a, size in enumerate(sizes)))
+                    axes[axis] = store.either(axes[axis], labels)
+                    made.append(labels)
+                    self._count_rows(labels, axis)
+                store.define(compact, made, why)
+                owned.update(candidates)
+        return axes
+
+    def _parts(self, grid: LabelArray) -> list[LabelArray]:
+        """The components of composites as grids of their own, where each varies along few axes; else the grid itself."""
+        if not self.store.composed():
+            return [grid]
+        atoms = {root: sorted(self.store.atoms(root)) for root in np.unique(grid).tolist()}
+        lengths = {len(parts) for root, parts in atoms.items() if root}
+        if len(lengths) != 1 or lengths == {1} or 0 in atoms:
+            return [grid]
+        count = lengths.pop()
+        parts = [np.vectorize(lambda root, index=index: atoms[int(root)][index])(grid) for index in range(count)]
+        return sorted(parts, key=lambda part: sum(not _constant(part, axis) for axis in range(part.ndim)))
+
+    def _count_rows(self, labels: LabelArray, axis: int) -> None:
+        """Every row of a dependent array must keep equally many."""
+        rows = np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])
+        if len(rows) > 1:
+            self.equal_counts.append(rows)
+
+
+def along(vector: LabelArray, axis: int, rank: int) -> LabelArray:
+    """A vector as an array of ``rank`` axes, lying along ``axis``."""
+    shape = [1] * rank
+    shape[axis] = -1
+    return np.asarray(vector).reshape(shape)
+
+
+def _constant(array: LabelArray, axis: int) -> bool:
+    return bool((array == np.take(array, [0], axis=axis)).all())
+
+
+def _squeeze(array: LabelArray, varying: Sequence[int]) -> LabelArray:
+    """The array with size 1 on every axis along which it is constant."""
+    return array[tuple(slice(None) if axis in varying else slice(0, 1) for axis in range(array.ndim))]

@@ -1,0 +1,107 @@
+"""A recorded run of a model: plain data, read by the rules and by whoever wants to know what the model does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torchpare.graph.sizes import Attribute, Expr
+
+__all__ = ["Call", "Kind", "Op", "Program", "Ref", "Value", "refs"]
+
+Kind = Literal["input", "parameter", "buffer", "constant", "temporary"]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A tensor argument of an operator, by the uid of its value."""
+
+    uid: int
+
+
+@dataclass
+class Value:
+    """A tensor met while recording.
+
+    ``names`` are all the qualified names of a parameter or buffer: more than one where it is tied.
+    """
+
+    uid: int
+    shape: tuple[int, ...]
+    kind: Kind
+    names: tuple[str, ...] = ()
+
+
+@dataclass
+class Call:
+    """The function the model's Python code called, seen before its numbers lost their origin.
+
+    ``sizes`` are the expressions of a requested shape (or of the pieces of a split), ``slices`` those of an index
+    expression, by the axis they cut: (start, stop). ``results`` are the uids the function returned.
+    """
+
+    name: str
+    sizes: tuple[Expr, ...] | None = None
+    slices: Mapping[int, tuple[Expr, Expr | None]] = field(default_factory=dict)
+    number: Expr | None = None
+    results: tuple[int, ...] = ()
+
+
+@dataclass
+class Op:
+    """One ATen operator call, in the order of execution."""
+
+    name: str
+    """Qualified name without overload, such as ``aten.convolution``."""
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[int, ...]
+    module: str
+    """Path of the innermost module that was running; empty for the model itself."""
+    site: str
+    """``file:line`` in the user's code."""
+    pointwise: bool
+    call: Call | None
+
+    @property
+    def inputs(self) -> tuple[Ref, ...]:
+        """The tensor arguments, in order."""
+        return tuple(refs((self.args, self.kwargs)))
+
+    @property
+    def where(self) -> str:
+        """Where the operator was called, for messages."""
+        place = f"module '{self.module}'" if self.module else "the model's forward"
+        return f"{place} ({self.site})" if self.site else place
+
+
+@dataclass
+class Program:
+    """Operators in order, with the values they read and write."""
+
+    values: list[Value]
+    ops: list[Op]
+    outputs: tuple[int, ...]
+    module_outputs: list[tuple[str, int]]
+    """(module path, uid) of every tensor that a module returned, in order of return."""
+    attributes: dict[Attribute, int]
+    """Every integer attribute of the model's modules, with its value during the run."""
+    device: str
+    """``meta`` where shapes sufficed, ``cpu`` where the model had to be run for real."""
+
+    def unreached(self) -> list[str]:
+        """Names of parameters that no operator read in this run."""
+        read = {ref.uid for op in self.ops for ref in op.inputs}
+        return [value.names[0] for value in self.values if value.kind == "parameter" and value.uid not in read]
+
+
+def refs(arguments: Any) -> Iterator[Ref]:
+    """Every `Ref` in nested tuples, lists and dicts of arguments."""
+    if isinstance(arguments, Ref):
+        yield arguments
+    elif isinstance(arguments, (tuple, list)):
+        for argument in arguments:
+            yield from refs(argument)
+    elif isinstance(arguments, dict):
+        yield from refs(list(arguments.values()))

@@ -1,0 +1,400 @@
+"""From masks to a removal that the whole model can follow.
+
+A mask asks for channels of one layer. A channel can only go if everything that shares it agrees, if every row it leaves
+keeps what its neighbours keep, and if every size in the code can follow. This file turns asking into a decision: it
+drops the most it can, puts back the least it must, and remembers every channel it had to put back, and why.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torchpare.errors import MaskConflictError, MaskError
+from torchpare.graph.labels import LabelArray
+from torchpare.graph.sizes import Attribute, Const, Dim, Expr, attributes, evaluate, solve
+from torchpare.graph.space import PruningSpace
+from torchpare.types import Mask, Masks
+
+__all__ = ["OnConflict", "Removal", "Restored", "decide_removal", "group_masks"]
+
+OnConflict = Literal["reconcile", "refuse"]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Channels that were asked for and stay: how many, of which layers, and why."""
+
+    layers: tuple[str, ...]
+    channels: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A decision: which classes go, which module attributes follow, and which wishes could not be met."""
+
+    space: PruningSpace
+    gone: NDArray[np.bool_]
+    """By class id, whether it goes."""
+    attributes: Mapping[Attribute, int]
+    restored: tuple[Restored, ...]
+
+    def lost(self, labels: LabelArray) -> NDArray[np.bool_]:
+        """Which entries of an array of labels go."""
+        return self.gone[self.space.canonical(labels)]
+
+    def kept_axes(self, uid: int) -> list[NDArray[np.bool_]]:
+        """For each axis of a value a bool array of its rank, size 1 where nothing varies: False goes."""
+        return [~self.lost(array) for array in self.space.axes(uid)]
+
+    def shape(self, uid: int) -> tuple[int, ...]:
+        """The shape of a value after the removal."""
+        return tuple(
+            _count(kept, axis, size)
+            for axis, (kept, size) in enumerate(
+                zip(self.kept_axes(uid), self.space.program.values[uid].shape, strict=True)
+            )
+        )
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing goes."""
+        return not self.gone.any()
+
+
+def decide_removal(
+    space: PruningSpace,
+    masks: Masks,
+    *,
+    on_conflict: OnConflict = "reconcile",
+    weights: Mapping[str, Tensor] | None = None,
+) -> Removal:
+    """Decide which channels go, given masks.
+
+    Args:
+        space: the analysis of the model.
+        masks: by layer and parameter name; True stays. Layers without a mask keep their channels.
+        on_conflict: where layers that share channels disagree, ``reconcile`` keeps the channel, ``refuse`` raises.
+        weights: parameters by qualified name; where channels must be put back, those with the largest absolute weights
+            are. Without them the first ones are.
+
+    Raises:
+        MaskError: if a mask names a layer or parameter that the model does not have, or has the wrong shape.
+        MaskConflictError: if layers that share channels disagree, and ``on_conflict`` is ``refuse``.
+    """
+    votes = _count_votes(space, _masks_by_uid(space, masks))
+    if on_conflict == "refuse" and votes.conflicts:
+        lines = "\n  ".join(f"{item.channels} channels of {', '.join(item.layers)}" for item in votes.conflicts)
+        message = (
+            f"these layers share channels, and their masks disagree about them:\n  {lines}\n"
+            "Prune with dependency_aware=True, or let the disagreement be reconciled (the channels are kept)"
+        )
+        raise MaskConflictError(message)
+    decision = _Decision(space, votes, weights or {})
+    decision.settle()
+    return Removal(space, decision.gone, decision.edits, (*votes.conflicts, *votes.fixed, *decision.restored))
+
+
+def group_masks(
+    space: PruningSpace,
+    masks: Masks,
+    *,
+    on_conflict: OnConflict = "reconcile",
+    weights: Mapping[str, Tensor] | None = None,
+) -> Masks:
+    """``masks``, completed over the whole group of every channel that will leave the model.
+
+    Every parameter entry of a removed channel is masked: the filter and its bias, the scale and shift of its norm, and
+    the input columns of whatever reads it. A model that is fine-tuned under these masks is the same function as the
+    small one. Arguments and errors are those of `decide_removal`.
+    """
+    removal = decide_removal(space, masks, on_conflict=on_conflict, weights=weights)
+    completed: Masks = {layer: dict(parameters) for layer, parameters in masks.items()}
+    for name, value in space.values.items():
+        if value.kind != "parameter":
+            continue
+        keep = group_mask(removal, value.uid)
+        if keep is None:
+            continue
+        layer, _, parameter = name.rpartition(".")
+        given = completed.setdefault(layer, {}).get(parameter)
+        completed[layer][parameter] = keep if given is None else _as_bool(given) & keep.to(given.device)
+    return completed
+
+
+def group_mask(removal: Removal, uid: int) -> Mask | None:
+    """The mask of what leaves one parameter with its channels; None where nothing does."""
+    axes = removal.kept_axes(uid)
+    if not axes or all(kept.all() for kept in axes):
+        return None
+    keep = axes[0]
+    for kept in axes[1:]:
+        keep = keep & kept
+    return torch.from_numpy(np.ascontiguousarray(keep))
+
+
+# -- votes -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Votes:
+    wanted: NDArray[np.bool_]
+    staying: NDArray[np.bool_]
+    conflicts: tuple[Restored, ...]
+    fixed: tuple[Restored, ...]
+
+
+def _masks_by_uid(space: PruningSpace, masks: Masks) -> dict[int, NDArray[np.bool_]]:
+    found: dict[int, NDArray[np.bool_]] = {}
+    for layer, parameters in masks.items():
+        for parameter, mask in parameters.items():
+            name = f"{layer}.{parameter}" if layer else parameter
+            value = space.values.get(name)
+            if value is None:
+                message = f"the masks name '{name}', but the model has no such parameter"
+                raise MaskError(message)
+            shape = tuple(mask.shape)
+            fits = len(shape) == len(value.shape) and all(m in (1, n) for m, n in zip(shape, value.shape, strict=True))
+            if not fits:
+                message = f"the mask of '{name}' has shape {shape}, which does not fit its shape {value.shape}"
+                raise MaskError(message)
+            found[value.uid] = _as_bool(mask).cpu().numpy()
+    return found
+
+
+def _as_bool(mask: Tensor) -> Tensor:
+    return mask if mask.dtype == torch.bool else mask != 0
+
+
+def _count_votes(space: PruningSpace, masks: dict[int, NDArray[np.bool_]]) -> _Votes:
+    """A class is wanted gone where every layer that makes it, or every layer that reads it, was asked to drop it."""
+    members = {kind: np.zeros(space.size, dtype=np.int64) for kind in ("makes", "reads")}
+    asked = {kind: np.zeros(space.size, dtype=np.int64) for kind in ("makes", "reads")}
+    makers: dict[str, NDArray[np.int64]] = {}
+    fixed: list[Restored] = []
+    scattered = {uid for uid, mask in masks.items() if _scattered(space, uid, mask)}
+    scattered_layers = {space.layer_of(uid) for uid in scattered}
+    for (uid, axis), role in space.roles.items():
+        layer, is_bias = space.layer_of(uid), len(space.program.values[uid].shape) == 1
+        if is_bias and uid not in masks and layer not in scattered_layers:
+            continue  # a bias goes where its weight goes, unless it was given a mask of its own
+        labels = space.canonical(role.labels)
+        mask = None if uid in scattered else masks.get(uid)
+        present = np.unique(labels)
+        members[role.kind][present] += 1
+        if mask is not None:
+            asked[role.kind][_dead_classes(labels, mask)] += 1
+        if role.kind == "makes" and not is_bias:
+            makers[layer] = present
+            if mask is not None:
+                fixed.extend(_fixed_wishes(space, layer, labels, mask, axis))
+    wanted = np.zeros(space.size, dtype=bool)
+    for kind in ("makes", "reads"):
+        wanted |= (members[kind] > 0) & (asked[kind] == members[kind])
+    wanted[0] = False
+    contested = (asked["makes"] > 0) & ~wanted
+    contested[0] = False
+    present = (members["makes"] > 0) | (members["reads"] > 0)
+    return _Votes(wanted, present & ~wanted, _conflicts(contested, makers), tuple(fixed))
+
+
+def _scattered(space: PruningSpace, uid: int, mask: NDArray[np.bool_]) -> bool:
+    """Whether a mask is fine-grained: scattered zeros, which are no wish to drop a channel even where a row is empty.
+
+    A structured mask is the product of one vector for each axis; in grouped convolutions, of vectors for each group.
+    """
+    value = space.program.values[uid]
+    grouped = any(array.shape[0] > 1 for array in space.axes(uid)[1:])
+    if mask.ndim < 2 or mask.shape != value.shape or grouped:
+        return False
+    box = np.ones_like(mask)
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        box &= mask.any(axis=others, keepdims=True)
+    return not np.array_equal(box, mask)
+
+
+def _dead_classes(labels: LabelArray, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The classes of which the mask leaves no entry."""
+    single = tuple(axis for axis, size in enumerate(labels.shape) if size == 1)
+    alive = mask.any(axis=single, keepdims=True)  # an entry lives where any entry under its label does
+    full = np.broadcast_shapes(labels.shape, alive.shape)
+    return np.setdiff1d(labels, np.broadcast_to(labels, full)[np.broadcast_to(alive, full)])
+
+
+def _fixed_wishes(
+    space: PruningSpace, layer: str, labels: LabelArray, mask: NDArray[np.bool_], axis: int
+) -> list[Restored]:
+    """Channels that were asked for although nothing can remove them."""
+    others = tuple(other for other in range(mask.ndim) if other != axis)
+    dead = ~mask.any(axis=others)
+    if labels.size not in (1, dead.size) or dead.size == 1:
+        return []
+    count = int((dead & (np.broadcast_to(labels.ravel(), dead.shape) == 0)).sum())
+    return [Restored((layer,), count, space.frozen(layer) or "its channels cannot be removed")] if count else []
+
+
+def _conflicts(contested: NDArray[np.bool_], makers: Mapping[str, NDArray[np.int64]]) -> tuple[Restored, ...]:
+    """Contested classes, gathered by the set of layers that share them."""
+    sharing: dict[int, list[str]] = {}
+    for layer, present in makers.items():
+        for label in present[contested[present]].tolist():
+            sharing.setdefault(label, []).append(layer)
+    counts = Counter(tuple(layers) for layers in sharing.values() if len(layers) > 1)
+    why = "the layers share these channels, and not all of them were asked to drop them"
+    return tuple(Restored(layers, count, why) for layers, count in counts.items())
+
+
+# -- the decision ----------------------------------------------------------------------------------------------------
+
+
+class _Decision:
+    """Drops every atom it can, then puts back until rows, counts and sizes agree. Putting back only, so it ends."""
+
+    def __init__(self, space: PruningSpace, votes: _Votes, weights: Mapping[str, Tensor]) -> None:
+        self.space = space
+        self.weights = weights
+        self.whole, self.part = space.composites
+        self.restored: list[Restored] = []
+        self.edits: dict[Attribute, int] = {}
+        self._strength: NDArray[np.float64] | None = None
+        # An atom may go if a class that it takes along is wanted gone, and none that it takes along stays.
+        self.atom_gone = votes.wanted.copy()
+        np.logical_or.at(self.atom_gone, self.part, votes.wanted[self.whole])
+        stays = votes.staying.copy()
+        np.logical_or.at(stays, self.part, votes.staying[self.whole])
+        self.atom_gone &= ~stays
+        self.atom_gone[self.whole] = False
+        self.gone = self._spread()
+
+    def _spread(self) -> NDArray[np.bool_]:
+        gone = self.atom_gone.copy()
+        np.logical_or.at(gone, self.whole, self.atom_gone[self.part])
+        return gone
+
+    def lost(self, labels: LabelArray) -> NDArray[np.bool_]:
+        return self.gone[self.space.canonical(labels)]
+
+    def settle(self) -> None:
+        """Repeat the three checks until none of them puts anything back."""
+        while self._fill_empty_axes() or self._level_rows() or self._follow_sizes():
+            pass
+
+    def _put_back(self, labels: LabelArray, count: int, why: str) -> bool:
+        """Put back the ``count`` strongest lost classes among ``labels``."""
+        ids = np.unique(self.space.canonical(labels))
+        ids = ids[self.gone[ids]]
+        if not ids.size:
+            return False
+        strongest = ids[np.argsort(-self.strength[ids], kind="stable")][:count]
+        for label in strongest.tolist():
+            self.atom_gone[sorted(self.space.atoms(label))] = False
+        self.gone = self._spread()
+        self.restored.append(Restored(self._layers_of(strongest), len(strongest), why))
+        return True
+
+    def _fill_empty_axes(self) -> bool:
+        changed = False
+        for value in self.space.values.values():
+            for axis, labels in enumerate(self.space.axes(value.uid)):
+                if labels.shape[axis] > 1 and self.lost(labels).all():
+                    changed |= self._put_back(labels, 1, f"'{value.names[0]}' would have nothing left")
+        return changed
+
+    def _level_rows(self) -> bool:
+        changed = False
+        for rows in self.space.equal_counts:
+            lost = self.lost(rows)
+            kept = (~lost).sum(axis=1)
+            for row in np.flatnonzero(kept < kept.max()):
+                missing = int(kept.max() - (~self.lost(rows[row])).sum())
+                if missing > 0:
+                    changed |= self._put_back(rows[row], missing, "every group or piece must keep equally many")
+        return changed
+
+    def _follow_sizes(self) -> bool:
+        """Give every attribute the value that the sizes ask for; where sizes cannot be followed, put everything back."""
+        self.edits = {}
+        for _ in range(len(self.space.equations) + 1):
+            before = dict(self.edits)
+            for equation in self.space.equations:
+                kept = int((~self.lost(equation.labels)).sum())
+                if self._value(equation.expr) == kept:
+                    continue
+                unknown = [attribute for attribute in attributes(equation.expr) if attribute not in before]
+                answer = None
+                if len(unknown) == 1 and unknown[0] not in self.edits:
+                    answer = solve(equation.expr, kept, unknown[0], self._value)
+                if answer is None or answer < 1:
+                    why = f"the code computes a size as {equation.expr}, which cannot follow, in {equation.site}"
+                    labels = [equation.labels.ravel(), *(axis.ravel() for axis in self._measured(equation.expr))]
+                    if self._put_back(np.concatenate(labels), self.space.size, why):
+                        return True
+                    continue
+                self.edits[unknown[0]] = answer
+            if self.edits == before:
+                break
+        return False
+
+    def _value(self, expr: Expr) -> int:
+        try:
+            return evaluate(expr, self._dim, lambda attribute: self.edits.get(attribute, self._original(attribute)))
+        except ZeroDivisionError:
+            return -1
+
+    def _dim(self, dim: Dim) -> int:
+        value = self.space.program.values[dim.uid]
+        array = self.space.axes(dim.uid)[dim.axis]
+        return _count(~self.lost(array), dim.axis, value.shape[dim.axis])
+
+    def _original(self, attribute: Attribute) -> int:
+        return self.space.program.attributes[attribute]
+
+    def _measured(self, expr: Expr) -> list[LabelArray]:
+        """The label arrays of the axes that an expression reads."""
+        if isinstance(expr, Dim):
+            return [self.space.axes(expr.uid)[expr.axis]]
+        if isinstance(expr, (Const, Attribute)):
+            return []
+        return [*self._measured(expr.left), *self._measured(expr.right)]
+
+    @property
+    def strength(self) -> NDArray[np.float64]:
+        """The summed absolute weights that make each class."""
+        if self._strength is None:
+            self._strength = np.zeros(self.space.size)
+            for (uid, axis), role in self.space.roles.items():
+                value = self.space.program.values[uid]
+                weight = next((self.weights[name] for name in value.names if name in self.weights), None)
+                labels = self.space.canonical(role.labels)
+                if role.kind == "makes" and weight is not None and labels.size in (1, value.shape[axis]):
+                    others = [other for other in range(weight.dim()) if other != axis]
+                    sums = weight.detach().abs().double().sum(dim=others) if others else weight.detach().abs().double()
+                    np.add.at(self._strength, np.broadcast_to(labels.ravel(), sums.shape), sums.cpu().numpy())
+        return self._strength
+
+    def _layers_of(self, labels: LabelArray) -> tuple[str, ...]:
+        """The layers that make any of these classes, or a composite of them."""
+        ids = set(labels.tolist()) | set(self.whole[np.isin(self.part, labels)].tolist())
+        makers = (
+            self.space.layer_of(uid)
+            for (uid, _), role in self.space.roles.items()
+            if role.kind == "makes" and ids.intersection(np.unique(self.space.canonical(role.labels)).tolist())
+        )
+        return tuple(dict.fromkeys(makers))
+
+
+def _count(kept: NDArray[np.bool_], axis: int, size: int) -> int:
+    """How many entries of an axis are kept, in the first surviving row."""
+    if kept.shape[axis] == 1:
+        return size
+    rows = np.moveaxis(kept, axis, -1).reshape(-1, kept.shape[axis])
+    return int(rows.sum(axis=1).max())

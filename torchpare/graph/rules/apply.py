@@ -1,0 +1,57 @@
+"""Carrying labels through a whole program, operator by operator."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from torchpare.graph.flow import Flow, along
+from torchpare.graph.program import Op, Program, Ref
+from torchpare.graph.rules.elementwise import pointwise
+from torchpare.graph.rules.table import find_rule
+
+__all__ = ["apply_rules"]
+
+_log = logging.getLogger("torchpare")
+
+
+def apply_rules(program: Program) -> Flow:
+    """Label every value of ``program``. The model's inputs and outputs are fixed: nobody outside can follow."""
+    flow = Flow(program)
+    _label_grouped_weights(flow)
+    for op in program.ops:
+        function = find_rule(op.name) or (pointwise if op.pointwise else _unknown)
+        function(flow, op)
+    for uid in program.outputs:
+        for axis in range(len(flow.shape(uid))):
+            flow.freeze(uid, axis, "it is an output of the model")
+    for value in program.values:
+        if value.uid not in flow.axes:  # never reached: nothing is known about it, so it stays
+            flow.axes[value.uid] = flow.fixed(value.shape)
+    return flow
+
+
+def _unknown(flow: Flow, op: Op) -> None:
+    if any(flow.shape(ref) for ref in op.inputs) and op.name not in flow.unknown:
+        flow.unknown[op.name] = op.where
+        _log.info("torchpare has no rule for %s: the channels that flow through it in %s stay", op.name, op.where)
+    flow.freeze_all(op, f"torchpare has no rule for {op.name}, used in {op.where}")
+
+
+def _label_grouped_weights(flow: Flow) -> None:
+    """Give the weights of grouped convolutions input labels that depend on the group, before any rule ties them."""
+    for op in flow.program.ops:
+        if op.name != "aten.convolution" or op.args[8] == 1 or not isinstance(op.args[1], Ref):
+            continue
+        uid, groups, transposed = op.args[1].uid, op.args[8], op.args[6]
+        value = flow.program.values[uid]
+        if value.kind != "parameter" or uid in flow.axes:
+            continue
+        arrays = flow.labels(uid)
+        rank, (rows, columns) = len(value.shape), value.shape[:2]
+        if columns > 1:
+            per_group = flow.store.fresh((groups, columns))
+            arrays[1] = np.repeat(per_group, rows // groups, axis=0).reshape((rows, columns) + (1,) * (rank - 2))
+        if transposed and rows == groups:  # one input a group: its row is the group itself
+            arrays[0] = along(flow.store.fresh(rows), 0, rank)

@@ -1,0 +1,146 @@
+"""Products that sum over channels: convolution, linear, matrix products."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from torchpare.graph.flow import Flow, along
+from torchpare.graph.labels import LabelArray
+from torchpare.graph.program import Op, Ref
+from torchpare.graph.rules.elementwise import merge_aligned
+from torchpare.graph.rules.table import rule
+
+__all__ = ["convolution", "linear", "matrix_product"]
+
+
+@rule("convolution")
+def convolution(flow: Flow, op: Op) -> None:
+    """Any convolution: plain, grouped, depthwise, transposed, in one to three dimensions.
+
+    Input channels are reshaped to (G, I) and output channels to (G, O/G); a group is one label on both sides, so that
+    whole groups can go, and slots inside a group are free to differ between groups while their counts agree.
+    """
+    x, weight, bias, *_, transposed, _padding, groups = op.args[:9]
+    shape, rank = flow.shape(weight), len(flow.shape(weight))
+    why = f"the convolution in {op.where}"
+    for axis in range(2, rank):
+        flow.freeze(weight, axis, f"kernel axis of {why}")
+        flow.freeze(x, axis, f"spatial axis of {why}")
+    inputs = flow.vector(x, 1, why)
+    channels_in = len(inputs)
+    slots = channels_in // groups
+    group_in, slot_in = flow.split(inputs, (groups, slots), (False, False), why)
+    if transposed:  # weight is (I, O/G, ...): its rows read, its columns make
+        flow.store.unify(flow.vector(weight, 0, why), inputs, why)
+        columns = np.broadcast_to(_two(flow, weight, 1, why), (channels_in, shape[1]))
+        out = flow.store.either(group_in, columns[::slots]).reshape(-1)
+        flow.store.unify(np.repeat(columns[::slots], slots, axis=0), columns, why)
+        flow.reads(weight, 0)
+        per_row = np.repeat(out.reshape(groups, -1), slots, axis=0)
+        flow.makes(weight, 1, out, per_row.reshape(per_row.shape + (1,) * (rank - 2)))
+    else:
+        rows = flow.vector(weight, 0, why)
+        per_group = shape[0] // groups
+        group_out, _slot_out = flow.split(rows, (groups, per_group), (False, False), why)
+        flow.store.unify(group_in, group_out, why)
+        wanted = slot_in if groups == 1 else np.repeat(np.broadcast_to(slot_in, (groups, slots)), per_group, axis=0)
+        flow.store.unify(_two(flow, weight, 1, why), wanted, why)
+        out = rows
+        flow.makes(weight, 0, out)
+        if groups == 1:
+            flow.reads(weight, 1)
+        else:
+            per_row = np.repeat(inputs.reshape(groups, slots), per_group, axis=0)
+            flow.reads(weight, 1, per_row.reshape(per_row.shape + (1,) * (rank - 2)))
+    if groups > 1 and op.call is not None and op.call.number is not None:
+        flow.require(group_in.reshape(-1), op.call.number, op, "the number of groups")
+    elif groups > 1:
+        flow.store.freeze(group_in, f"the number of groups of {why} is fixed")
+    if isinstance(bias, Ref):
+        flow.store.unify(flow.vector(bias, 0, why), out, why)
+        flow.makes(bias, 0, out)
+    result = op.outputs[0]
+    batch = flow.tied(x, 0, why)
+    flow.define(
+        result,
+        [batch.reshape((-1,) + (1,) * (rank - 1)), along(out, 1, rank), *flow.fixed(flow.shape(result))[2:]],
+    )
+
+
+def _two(flow: Flow, weight: Ref, axis: int, why: str) -> LabelArray:
+    """One label array of a convolution's weight over its two channel axes."""
+    array = flow.tied(weight, axis, why, depends=(0, 1))
+    return array.reshape(array.shape[:2])
+
+
+@rule("mm", "addmm", "bmm", "baddbmm", "mv", "dot", "addmv")
+def matrix_product(flow: Flow, op: Op) -> None:
+    """Products of matrices, with a batch axis before them or not: the summed axis is one, the others are carried."""
+    added = op.name.startswith(("aten.addm", "aten.badd"))
+    left, right = op.args[1:3] if added else op.args[:2]
+    batched = op.name in ("aten.bmm", "aten.baddbmm")
+    why = f"the matrix product in {op.where}"
+    batch = (0,) if batched else ()
+    rank_left, rank_right = len(flow.shape(left)), len(flow.shape(right))
+    summed_left, summed_right = rank_left - 1, max(rank_right - 2, 0)
+    over_left = flow.tied(left, summed_left, why, depends=batch)
+    over_right = flow.tied(right, summed_right, why, depends=batch)
+    flow.store.unify(
+        np.moveaxis(over_left, summed_left, -1).reshape(
+            -1 if batched and over_left.shape[0] > 1 else 1, over_left.shape[summed_left]
+        ),
+        np.moveaxis(over_right, summed_right, -1).reshape(
+            -1 if batched and over_right.shape[0] > 1 else 1, over_right.shape[summed_right]
+        ),
+        why,
+    )
+    flow.reads(left, summed_left)
+    flow.reads(right, summed_right)
+    axes = []
+    rank = len(flow.shape(op.outputs[0]))
+    if batched:
+        flow.store.unify(flow.vector(left, 0, why), flow.vector(right, 0, why), why)
+        axes.append(along(flow.vector(left, 0, why), 0, rank))
+    if rank_left > 1:
+        axes.append(_free(flow, left, rank_left - 2, len(axes), rank, batch, why))
+        flow.makes(left, rank_left - 2, flow.vector(left, rank_left - 2, why))
+    if rank_right > 1:
+        axes.append(_free(flow, right, rank_right - 1, len(axes), rank, batch, why))
+        flow.makes(right, rank_right - 1, flow.vector(right, rank_right - 1, why))
+    flow.define(op.outputs[0], axes)
+    if added:
+        _add_bias(flow, op, op.args[0])
+
+
+def _free(flow: Flow, ref: Ref, axis: int, place: int, rank: int, batch: tuple[int, ...], why: str) -> LabelArray:
+    """The labels of an axis that is carried, at its place in the product."""
+    array = flow.tied(ref, axis, why, depends=batch)
+    shape = [1] * rank
+    shape[place] = array.shape[axis]
+    if batch:
+        shape[0] = array.shape[0]
+    return array.reshape(shape)
+
+
+def _add_bias(flow: Flow, op: Op, bias: Ref) -> None:
+    merge_aligned(flow, op, [Ref(op.outputs[0]), bias], flow.shape(op.outputs[0]))
+    if len(flow.shape(bias)) == 1:
+        flow.makes(bias, 0, flow.vector(bias, 0, "a bias"))
+
+
+@rule("linear", "mkldnn_linear")
+def linear(flow: Flow, op: Op) -> None:
+    """``x @ weight.T + bias`` where it is one operator."""
+    x, weight = op.args[:2]
+    bias = op.args[2] if len(op.args) > 2 else None
+    why = f"the linear layer in {op.where}"
+    last = len(flow.shape(x)) - 1
+    rows = flow.vector(weight, 0, why)
+    flow.store.unify(flow.vector(x, last, why), flow.vector(weight, 1, why), why)
+    flow.makes(weight, 0, rows)
+    flow.reads(weight, 1)
+    if isinstance(bias, Ref):
+        flow.store.unify(flow.vector(bias, 0, why), rows, why)
+        flow.makes(bias, 0, rows)
+    carried = [flow.tied(x, axis, why, depends=[a for a in range(last) if a != axis]) for axis in range(last)]
+    flow.define(op.outputs[0], [*carried, along(rows, last, last + 1)])

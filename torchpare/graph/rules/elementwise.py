@@ -1,0 +1,69 @@
+"""Operators that treat each element alike: aligned labels live and die together."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from torchpare.graph.flow import Axes, Flow
+from torchpare.graph.labels import LabelArray
+from torchpare.graph.program import Op, Ref
+from torchpare.graph.rules.table import rule
+
+__all__ = ["merge_aligned", "pointwise"]
+
+
+@rule(
+    "hardswish",
+    "hardsigmoid",
+    "hardtanh",
+    "relu6",
+    "prelu",
+    "_prelu_kernel",
+    "where",
+    "masked_fill",
+    "copy",
+    "clone",
+    "detach",
+    "alias",
+    "contiguous",
+    "lift_fresh",
+    "_to_copy",
+    "native_dropout",
+    "bernoulli",
+    "celu",
+    "rrelu_with_noise",
+    "fill",
+    "zero",
+)
+def pointwise(flow: Flow, op: Op) -> None:
+    """Unify what lies on top of each other after broadcasting; outputs carry the same labels."""
+    shape = flow.shape(op.outputs[0]) if op.outputs else ()
+    merged = merge_aligned(flow, op, list(op.inputs), shape)
+    for uid in op.outputs:
+        flow.define(uid, merged)
+    if len(op.inputs) == 1 and op.outputs and op.inputs[0].uid in flow.origin:
+        flow.origin.setdefault(op.outputs[0], flow.origin[op.inputs[0].uid])
+
+
+def merge_aligned(flow: Flow, op: Op, operands: list[Ref], shape: tuple[int, ...]) -> Axes:
+    """Label arrays of the broadcast of ``operands`` to ``shape``."""
+    rank = len(shape)
+    merged: Axes = []
+    padded = [(ref, (1,) * (rank - len(flow.shape(ref))) + flow.shape(ref)) for ref in operands]
+    for axis in range(rank):
+        arrays = [
+            _pad(flow.labels(ref)[axis - rank + len(flow.shape(ref))], rank)
+            for ref, full in padded
+            if full[axis] == shape[axis] and shape[axis] > 1
+        ]
+        if not arrays:
+            merged.append(np.zeros((1,) * rank, dtype=np.int64))
+            continue
+        for other in arrays[1:]:
+            flow.store.unify(arrays[0], other, f"{op.name} in {op.where} combines it with something fixed")
+        merged.append(min(arrays, key=lambda array: array.size))
+    return merged
+
+
+def _pad(array: LabelArray, rank: int) -> LabelArray:
+    return array.reshape((1,) * (rank - array.ndim) + array.shape)

@@ -1,0 +1,47 @@
+"""Operators that make tensors out of nothing, or of a shape."""
+
+from __future__ import annotations
+
+from torchpare.graph.flow import Flow
+from torchpare.graph.program import Op
+from torchpare.graph.rules.movement import requested_sizes
+from torchpare.graph.rules.table import rule
+from torchpare.graph.sizes import Const
+
+__all__: list[str] = []
+
+
+@rule(
+    "zeros", "ones", "empty", "full", "rand", "randn", "new_zeros", "new_ones", "new_empty", "new_full", "scalar_tensor"
+)
+def constant(flow: Flow, op: Op) -> None:
+    """Constant fill: an axis whose size the model computes gets free labels, one that is a number in the source does not."""
+    result = op.outputs[0]
+    shape = flow.shape(result)
+    arrays = flow.fixed(shape)
+    fresh = flow.new(shape)
+    for axis, expr in enumerate(requested_sizes(op, result, len(shape))):
+        if expr is not None and not isinstance(expr, Const):
+            arrays[axis] = fresh[axis]
+            flow.require(fresh[axis].reshape(-1), expr, op, "the size of a new tensor")
+    flow.define(result, arrays)
+
+
+@rule("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like")
+def like(flow: Flow, op: Op) -> None:
+    """A tensor of the same shape follows the same labels."""
+    flow.define(op.outputs[0], flow.labels(op.args[0]))
+
+
+@rule("arange", "eye", "linspace", "scalar_tensor_like", "tril_indices", "triu_indices", "randint", "randperm")
+def positions(flow: Flow, op: Op) -> None:
+    """Positions mean something by their number: they stay."""
+    for uid in op.outputs:
+        flow.define(uid, flow.fixed(flow.shape(uid)))
+
+
+@rule("sym_size", "_local_scalar_dense", "is_same_size", "_assert_async", "_assert_scalar", "_assert_tensor_metadata")
+def nothing(flow: Flow, op: Op) -> None:
+    """Operators that look at a tensor without making one."""
+    for uid in op.outputs:
+        flow.define(uid, flow.fixed(flow.shape(uid)))

@@ -1,0 +1,251 @@
+"""Operators that only move elements: the same is done to the label arrays."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from torchpare.graph.flow import Flow
+from torchpare.graph.labels import LabelArray
+from torchpare.graph.program import Op, Ref
+from torchpare.graph.rules.table import rule
+from torchpare.graph.sizes import BinaryOp, Const, Expr
+
+__all__: list[str] = []
+
+
+@rule("permute", "transpose", "t", "swapaxes", "movedim")
+def permute(flow: Flow, op: Op) -> None:
+    """Axes change places, and so do the axes on which they depend."""
+    x = op.args[0]
+    rank = len(flow.shape(x))
+    if op.name.startswith("aten.t") and not op.name.startswith("aten.transpose"):
+        order = list(range(rank))[::-1]
+    elif op.name.startswith("aten.permute"):
+        order = [axis % rank for axis in op.args[1]]
+    else:
+        order = list(range(rank))
+        a, b = op.args[1] % rank, op.args[2] % rank
+        order[a], order[b] = order[b], order[a]
+    labels = flow.labels(x)
+    flow.define(op.outputs[0], [labels[axis].transpose(order) for axis in order])
+    if x.uid in flow.origin:
+        parameter, axes = flow.origin[x.uid]
+        flow.origin[op.outputs[0]] = (parameter, tuple(axes[axis] for axis in order))
+
+
+@rule("unsqueeze")
+def unsqueeze(flow: Flow, op: Op) -> None:
+    """A new axis of size 1."""
+    x, axis = op.args[0], op.args[1]
+    rank = len(flow.shape(x)) + 1
+    axis %= rank
+    arrays = [np.expand_dims(array, axis) for array in flow.labels(x)]
+    arrays.insert(axis, np.zeros((1,) * rank, dtype=np.int64))
+    flow.define(op.outputs[0], arrays)
+
+
+@rule("squeeze")
+def squeeze(flow: Flow, op: Op) -> None:
+    """Axes of size 1 go; an axis that only happens to have size 1 after pruning would too, so the others stay above 1."""
+    x = op.args[0]
+    shape = flow.shape(x)
+    given = op.args[1] if len(op.args) > 1 else range(len(shape))
+    axes = {axis % len(shape) for axis in ([given] if isinstance(given, int) else given)} if shape else set()
+    gone = tuple(axis for axis in axes if shape[axis] == 1)
+    for axis in axes - set(gone):  # squeeze() without arguments would also take an axis that is pruned down to 1
+        flow.freeze(x, axis, f"{op.name} in {op.where} would drop it at size 1")
+    kept = [array for axis, array in enumerate(flow.labels(x)) if axis not in gone]
+    flow.define(op.outputs[0], [np.squeeze(array, axis=gone) for array in kept])
+
+
+@rule("expand")
+def expand(flow: Flow, op: Op) -> None:
+    """Axes of size 1 are repeated: nothing in them can be removed. Given sizes of other axes must be followed."""
+    x, result = op.args[0], op.outputs[0]
+    shape, rank = flow.shape(result), len(flow.shape(result))
+    lead = rank - len(flow.shape(x))
+    arrays = flow.fixed(shape)
+    for axis, array in enumerate(flow.labels(x)):
+        if flow.shape(x)[axis] == shape[axis + lead]:
+            arrays[axis + lead] = array.reshape((1,) * lead + array.shape)
+    flow.define(result, arrays)
+    for axis, expr in enumerate(requested_sizes(op, result, rank)):
+        if expr is not None and axis >= lead and flow.shape(x)[axis - lead] == shape[axis] and arrays[axis].any():
+            flow.require(arrays[axis].reshape(-1), expr, op, "a size")
+
+
+def requested_sizes(op: Op, result: int, rank: int) -> list[Expr | None]:
+    """The expression of each axis that the code asked for by number; None where it said -1 or nothing."""
+    call = op.call
+    if call is None or call.sizes is None or call.results != (result,) or len(call.sizes) != rank:
+        return [None] * rank
+    return [None if expr == Const(-1) or expr == BinaryOp("-", Const(0), Const(1)) else expr for expr in call.sizes]
+
+
+@rule("slice")
+def slice_axis(flow: Flow, op: Op) -> None:
+    """A contiguous piece of an axis: its ends must fall on the same entries after removal."""
+    x = op.args[0]
+    axis = op.args[1] % len(flow.shape(x)) if len(op.args) > 1 else 0
+    size = flow.shape(x)[axis]
+    start, stop, step = (*op.args[2:], *(None, None, 1)[len(op.args[2:]) :])
+    start, stop, _ = slice(start, stop).indices(size)
+    array = flow.labels(x)[axis]
+    if step != 1:
+        flow.store.freeze(array, f"a slice with a step in {op.where}")
+    elif array.any() and (start > 0 or stop < size):
+        start_expr, stop_expr = op.call.slices.get(axis, (None, None)) if op.call else (None, None)
+        vector = flow.vector(x, axis, f"a slice in {op.where}")
+        if start > 0:
+            flow.require(vector[:start], _position(start_expr, start), op, "the start of a slice")
+        if stop < size:
+            flow.require(vector[:stop], _position(stop_expr, stop), op, "the end of a slice")
+    flow.define(op.outputs[0], _cut(flow, x, axis, slice(start, stop, step)))
+
+
+def _position(expr: Expr | None, value: int) -> Expr:
+    """A position counted from the front; one that was counted from the back has lost its meaning as an expression."""
+    known = expr is not None and not (isinstance(expr, Const) and expr.value < 0)
+    return expr if known and expr is not None else Const(value)
+
+
+def _cut(flow: Flow, x: Ref, axis: int, piece: slice) -> list[LabelArray]:
+    """Label arrays of a slice of ``x`` along ``axis``, also for the arrays that depend on that axis."""
+    index = [slice(None)] * len(flow.shape(x))
+    index[axis] = piece
+    return [array[tuple(index)] if array.shape[axis] > 1 else array for array in flow.labels(x)]
+
+
+@rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "narrow")
+def split(flow: Flow, op: Op) -> None:
+    """Neighbouring pieces of an axis. ``chunk`` makes equal pieces of what is left, so they must lose equally many."""
+    x = op.args[0]
+    given = op.args[2] if len(op.args) > 2 else op.kwargs.get("dim", 0)
+    axis = given % len(flow.shape(x))
+    sizes = [flow.shape(uid)[axis] for uid in op.outputs]
+    ends = list(itertools.accumulate(sizes))
+    why = f"the split in {op.where}"
+    if flow.labels(x)[axis].any():
+        vector = flow.vector(x, axis, why)
+        pieces = [vector[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+        call = op.call
+        if call is not None and call.name == "chunk" and len(set(sizes)) == 1:
+            flow.equal_counts.append(np.stack(pieces))
+        elif call is not None and call.name.startswith("split") and call.sizes:
+            exprs = call.sizes if len(call.sizes) == len(sizes) else call.sizes[:1] * len(sizes)
+            for piece, expr, size in zip(pieces, exprs, sizes, strict=True):
+                known = expr if len(call.sizes) == len(sizes) or size == sizes[0] else Const(size)
+                flow.require(piece, known, op, "the size of a piece")
+        else:
+            flow.store.freeze(vector, f"{why} has sizes that cannot be followed")
+    for uid, end, size in zip(op.outputs, ends, sizes, strict=True):
+        flow.define(uid, _cut(flow, x, axis, slice(end - size, end)))
+
+
+@rule("select", "unbind")
+def select(flow: Flow, op: Op) -> None:
+    """One index of an axis, or each on its own: the code names the index, so the axis stays whole."""
+    x = op.args[0]
+    given = op.args[1] if len(op.args) > 1 else op.kwargs.get("dim", 0)
+    axis = given % len(flow.shape(x))
+    flow.freeze(x, axis, f"{op.name} in {op.where} names an index of it")
+    first = op.args[2] if op.name == "aten.select" else 0
+    for offset, uid in enumerate(op.outputs):
+        index = (first + offset) % flow.shape(x)[axis]
+        arrays = [
+            np.take(array, index if array.shape[axis] > 1 else 0, axis=axis)
+            for other, array in enumerate(flow.labels(x))
+            if other != axis
+        ]
+        flow.define(uid, arrays)
+
+
+@rule("cat", "concat")
+def concat(flow: Flow, op: Op) -> None:
+    """Labels are laid end to end along the axis; every other axis lies on top of its neighbours."""
+    tensors = [ref for ref in op.args[0] if flow.shape(ref) != (0,)]
+    result = op.outputs[0]
+    rank = len(flow.shape(result))
+    given = op.args[1] if len(op.args) > 1 else op.kwargs.get("dim", 0)
+    axis = given % rank
+    why = f"the concatenation in {op.where}"
+    arrays = []
+    for other in range(rank):
+        if other == axis:
+            pieces = []
+            for ref in tensors:
+                array = flow.labels(ref)[axis]
+                shape = list(array.shape)
+                shape[axis] = flow.shape(ref)[axis]
+                pieces.append(np.broadcast_to(array, shape))
+            depends = tuple(max(piece.shape[a] for piece in pieces) if a != axis else -1 for a in range(rank))
+            full = [np.broadcast_to(p, [p.shape[axis] if s == -1 else s for s in depends]) for p in pieces]
+            arrays.append(np.concatenate(full, axis=axis))
+        else:
+            tied = [
+                flow.tied(ref, other, why, depends=[a for a in range(rank) if a not in (axis, other)])
+                for ref in tensors
+            ]
+            for array in tied[1:]:
+                flow.store.unify(tied[0], array, why)
+            arrays.append(min(tied, key=lambda array: array.size))
+    flow.define(result, arrays)
+
+
+@rule("stack")
+def stack(flow: Flow, op: Op) -> None:
+    """Equal tensors on a new axis, which stays whole."""
+    tensors, result = op.args[0], op.outputs[0]
+    rank = len(flow.shape(result))
+    axis = (op.args[1] if len(op.args) > 1 else op.kwargs.get("dim", 0)) % rank
+    first = flow.labels(tensors[0])
+    for ref in tensors[1:]:
+        for mine, theirs in zip(first, flow.labels(ref), strict=True):
+            flow.store.unify(mine, theirs, f"the stack in {op.where}")
+    arrays = [np.expand_dims(array, axis) for array in first]
+    arrays.insert(axis, np.zeros((1,) * rank, dtype=np.int64))
+    flow.define(result, arrays)
+
+
+@rule("constant_pad_nd")
+def pad(flow: Flow, op: Op) -> None:
+    """Padded axes get entries that stay; a padded spatial axis was whole already."""
+    x, amounts = op.args[0], op.args[1]
+    rank = len(flow.shape(x))
+    arrays = list(flow.labels(x))
+    for pair in range(len(amounts) // 2):
+        before, after = amounts[2 * pair : 2 * pair + 2]
+        axis = rank - 1 - pair
+        if (before, after) == (0, 0):
+            continue
+        if before < 0 or after < 0:
+            flow.freeze(x, axis, f"negative padding in {op.where}")
+        array = flow.labels(x)[axis]
+        if array.any() and array.shape[axis] > 1:
+            widths = [(0, 0)] * rank
+            widths[axis] = (max(before, 0), max(after, 0))
+            arrays[axis] = np.pad(array, widths)
+        for other in range(rank):
+            if other != axis:
+                arrays[other] = flow.tied(
+                    x, other, f"padding in {op.where}", depends=[a for a in range(rank) if a != axis]
+                )
+    shape = flow.shape(op.outputs[0])
+    zero = np.zeros((1,) * rank, dtype=np.int64)
+    flow.define(op.outputs[0], [a if a.shape[i] in (1, shape[i]) else zero for i, a in enumerate(arrays)])
+
+
+@rule("embedding")
+def embedding(flow: Flow, op: Op) -> None:
+    """Rows are looked up by number and stay; columns are channels."""
+    weight, indices = op.args[0], op.args[1]
+    why = f"the embedding in {op.where}"
+    flow.freeze(weight, 0, f"{why} looks rows up by number")
+    flow.makes(weight, 1, flow.vector(weight, 1, why))
+    rank = len(flow.shape(op.outputs[0]))
+    columns = flow.vector(weight, 1, why).reshape((1,) * (rank - 1) + (-1,))
+    flow.define(op.outputs[0], [*flow.fixed(flow.shape(op.outputs[0]))[:-1], columns])
+    for axis in range(len(flow.shape(indices))):
+        flow.freeze(indices, axis, why)

@@ -1,0 +1,82 @@
+"""Normalisations: their parameters and statistics follow the channels they scale."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from torchpare.graph.flow import Flow, along
+from torchpare.graph.program import Op, Ref
+from torchpare.graph.rules.table import rule
+
+__all__ = ["batch_norm", "group_norm", "layer_norm"]
+
+
+@rule(
+    "native_batch_norm",
+    "_native_batch_norm_legit",
+    "_native_batch_norm_legit_functional",
+    "_native_batch_norm_legit_no_training",
+    "_batch_norm_with_update",
+    "_batch_norm_no_update",
+    "cudnn_batch_norm",
+    "batch_norm_with_update",
+    "instance_norm",
+)
+def batch_norm(flow: Flow, op: Op) -> None:
+    """One scale, shift, mean and variance a channel (axis 1): exact under removal."""
+    x = op.args[0]
+    why = f"the batch norm in {op.where}"
+    channels = flow.vector(x, 1, why)
+    for ref in op.inputs[1:]:
+        if flow.shape(ref) == channels.shape:
+            flow.store.unify(flow.vector(ref, 0, why), channels, why)
+    flow.define(op.outputs[0], flow.labels(x))
+    for uid in op.outputs[1:]:  # the batch's statistics, saved for the backward pass
+        shape = flow.shape(uid)
+        flow.define(uid, [along(channels, 0, 1)] if shape == channels.shape else flow.fixed(shape))
+
+
+@rule("native_layer_norm", "_fused_rms_norm")
+def layer_norm(flow: Flow, op: Op) -> None:
+    """Mean and variance over the last axes. Fewer channels give another mean: said so, if one of them goes."""
+    x, normalized = op.args[0], op.args[1]
+    rank = len(flow.shape(x))
+    why = f"the layer norm in {op.where}"
+    parameters = [ref for ref in op.args[2:4] if isinstance(ref, Ref)]
+    first = rank - len(normalized)
+    for axis in range(first, rank):
+        labels = flow.vector(x, axis, why)
+        for ref in parameters:
+            flow.store.unify(flow.vector(ref, axis - first, why), labels, why)
+        flow.note("a norm over the pruned axis", labels, op)
+        if op.call is None or op.call.sizes is None or len(op.call.sizes) != len(normalized):
+            flow.store.freeze(labels, f"the normalised shape is fixed in {op.where}")
+        else:
+            flow.require(labels, op.call.sizes[axis - first], op, "the normalised shape")
+    flow.define(op.outputs[0], flow.labels(x))
+    for uid in op.outputs[1:]:
+        flow.define(uid, [*flow.labels(x)[:first], *flow.fixed(flow.shape(uid))[first:]])
+
+
+@rule("native_group_norm")
+def group_norm(flow: Flow, op: Op) -> None:
+    """Mean and variance over the channels of each group: whole groups go exactly, so channels of a group are tied."""
+    x, *affine = op.args[:3]
+    groups = op.args[6]
+    why = f"the group norm in {op.where}"
+    channels = flow.vector(x, 1, why)
+    for ref in affine:
+        if isinstance(ref, Ref):
+            flow.store.unify(flow.vector(ref, 0, why), channels, why)
+    grid = np.ascontiguousarray(channels).reshape(groups, -1)
+    flow.store.unify(grid[:, :1], grid, why)
+    if op.call is not None and op.call.number is not None:
+        flow.require(grid[:, 0], op.call.number, op, "the number of groups")
+    else:
+        flow.store.freeze(grid, f"the number of groups is fixed in {op.where}")
+    flow.define(op.outputs[0], flow.labels(x))
+    for uid in op.outputs[1:]:
+        axes = flow.fixed(flow.shape(uid))
+        if len(axes) == 2:
+            axes[1] = along(grid[:, 0], 1, 2)
+        flow.define(uid, axes)

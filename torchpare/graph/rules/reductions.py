@@ -1,0 +1,103 @@
+"""Operators that take axes away, or look at whole axes: sums, means, pooling, softmax."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from torchpare.graph.flow import Flow
+from torchpare.graph.program import Op
+from torchpare.graph.rules.table import rule
+
+__all__ = ["along_axis", "pooling", "reduce"]
+
+
+@rule("sum", "mean", "amax", "amin", "max", "min", "var", "std", "norm", "linalg_vector_norm", "logsumexp", "prod")
+def reduce(flow: Flow, op: Op) -> None:
+    """Drop the reduced axes. Over a pruned axis only a sum stays the same function."""
+    x = op.args[0]
+    rank = len(flow.shape(x))
+    if rank == 0 or (len(op.inputs) == 2 and op.name in ("aten.max", "aten.min")):
+        flow.freeze_all(op, f"{op.name} in {op.where}")
+        return
+    axes, keep = _reduced_axes(op, rank, flow.shape(op.outputs[0]))
+    why = f"{op.name} in {op.where}"
+    for axis in axes:
+        labels = flow.labels(x)[axis]
+        if op.name in ("aten.max", "aten.min", "aten.prod"):
+            flow.store.freeze(labels, why)
+        elif op.name != "aten.sum":
+            flow.note(f"{op.name.removeprefix('aten.')} over the pruned axis", labels, op)
+    kept = [axis for axis in range(rank) if axis not in axes]
+    arrays = []
+    for axis in range(rank):
+        if axis in axes:
+            if keep:
+                arrays.append(np.zeros((1,) * rank, dtype=np.int64))
+            continue
+        tied = flow.tied(x, axis, why, depends=kept)
+        arrays.append(tied if keep else tied.reshape([tied.shape[other] for other in kept]))
+    for uid in op.outputs:
+        flow.define(uid, arrays)
+
+
+def _reduced_axes(op: Op, rank: int, shape: tuple[int, ...]) -> tuple[set[int], bool]:
+    """The axes that a reduction takes, and whether it keeps them with size 1."""
+    position = 2 if op.name in ("aten.norm", "aten.linalg_vector_norm") else 1
+    given = op.args[position] if len(op.args) > position else op.kwargs.get("dim")
+    if isinstance(given, int) and not isinstance(given, bool):
+        given = [given]
+    axes = {axis % rank for axis in given} if isinstance(given, (list, tuple)) and given else set(range(rank))
+    return axes, len(shape) == rank
+
+
+@rule(
+    "max_pool2d_with_indices",
+    "max_pool3d_with_indices",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "max_pool2d",
+    "_adaptive_avg_pool2d",
+    "_adaptive_avg_pool3d",
+    "adaptive_avg_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    "upsample_nearest1d",
+    "upsample_nearest2d",
+    "upsample_nearest3d",
+    "upsample_bilinear2d",
+    "upsample_linear1d",
+    "upsample_bicubic2d",
+    "upsample_trilinear3d",
+    "_upsample_nearest_exact2d",
+    "_upsample_bilinear2d_aa",
+    "reflection_pad1d",
+    "reflection_pad2d",
+    "replication_pad1d",
+    "replication_pad2d",
+)
+def pooling(flow: Flow, op: Op) -> None:
+    """Windows over the spatial axes: batch and channels are carried, spatial axes stay whole."""
+    x = op.args[0]
+    rank = len(flow.shape(x))
+    spatial = next(int(digit) for digit in "123" if f"{digit}d" in op.name)
+    why = f"spatial axis of {op.name} in {op.where}"
+    first = rank - spatial
+    for axis in range(first, rank):
+        flow.freeze(x, axis, why)
+    carried = [flow.tied(x, axis, why, depends=range(first)) for axis in range(first)]
+    for uid in op.outputs:
+        flow.define(uid, [*carried, *flow.fixed(flow.shape(uid))[first:]])
+
+
+@rule("_softmax", "_log_softmax", "cumsum", "flip", "roll")
+def along_axis(flow: Flow, op: Op) -> None:
+    """Operators that mix or move the entries of an axis: that axis stays whole, the others are carried."""
+    x = op.args[0]
+    rank = len(flow.shape(x))
+    given = op.args[-1] if op.name == "aten.roll" and len(op.args) > 2 else op.args[1]
+    everywhere = op.name == "aten.roll" and len(op.args) == 2  # a roll without axes runs over the flattened tensor
+    axes = range(rank) if everywhere else [given] if isinstance(given, int) else given
+    for axis in axes:
+        flow.freeze(x, axis % rank, f"{op.name} in {op.where} runs along it")
+    flow.define(op.outputs[0], flow.labels(x))

@@ -1,0 +1,111 @@
+"""Views and reshapes: axes are merged and split, group of axes by group of axes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from torchpare.graph.flow import Flow
+from torchpare.graph.labels import LabelArray
+from torchpare.graph.program import Op
+from torchpare.graph.rules.movement import requested_sizes
+from torchpare.graph.rules.table import rule
+from torchpare.graph.sizes import Const
+
+__all__ = ["factor_groups"]
+
+Group = tuple[list[int], list[int]]
+
+
+@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "flatten", "unflatten")
+def reshape(flow: Flow, op: Op) -> None:
+    """Split the shapes into the smallest groups of axes with equal products; merge and split inside each."""
+    x, result = op.args[0], op.outputs[0]
+    old, new = flow.shape(x), flow.shape(result)
+    if 0 in old or op.args[1:] and not isinstance(op.args[1], (list, tuple)):
+        flow.freeze_all(op, f"{op.name} in {op.where}")
+        return
+    exprs = requested_sizes(op, result, len(new))
+    arrays = flow.fixed(new)
+    why = f"the reshape in {op.where}"
+    groups = factor_groups(old, new)
+    for axes_in, axes_out in groups:
+        merged = _merge(flow, x.uid, axes_in, groups, old, new)
+        if not merged.any():
+            continue
+        long = [axis for axis in axes_out if new[axis] > 1]
+        if len(long) == 1:
+            arrays[long[0]] = merged
+        else:
+            vector = _vector(flow, merged, axes_out, why)
+            literal = [isinstance(exprs[axis], Const) for axis in long]
+            parts = flow.split(vector, [new[axis] for axis in long], literal, why)
+            for axis, part in zip(long, parts, strict=True):
+                shape = [1] * len(new)
+                for place, size in zip(long, part.shape, strict=True):
+                    shape[place] = size
+                arrays[axis] = part.reshape(shape)
+    flow.define(result, arrays)
+    for axis, expr in enumerate(exprs):
+        if expr is not None and arrays[axis].any():
+            flow.require(_first_row(arrays[axis], axis), expr, op, "a size")
+
+
+def factor_groups(old: tuple[int, ...], new: tuple[int, ...]) -> list[Group]:
+    """Pairs of neighbouring axes with equal products, as small as they come: (2, 6, 4) -> (2, 24): [0]-[0], [1, 2]-[1]."""
+    groups: list[Group] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        a, b = [], []
+        left = right = 1
+        if i < len(old):
+            a, left, i = [i], old[i], i + 1
+        if j < len(new):
+            b, right, j = [j], new[j], j + 1
+        while left != right:
+            if left < right and i < len(old):
+                a.append(i)
+                left, i = left * old[i], i + 1
+            else:
+                b.append(j)
+                right, j = right * new[j], j + 1
+        groups.append((a, b))
+    return groups
+
+
+def _merge(
+    flow: Flow, uid: int, axes_in: list[int], groups: list[Group], old: tuple[int, ...], new: tuple[int, ...]
+) -> LabelArray:
+    """The labels of a group of axes as one array over the new axes: removed where any of its axes is."""
+    merged = np.zeros((1,) * len(new), dtype=np.int64)
+    for axis in axes_in:
+        array = flow.labels(uid)[axis]
+        if array.any():
+            merged = flow.store.either(merged, _move(array, groups, old, new))
+    return merged
+
+
+def _move(array: LabelArray, groups: list[Group], old: tuple[int, ...], new: tuple[int, ...]) -> LabelArray:
+    """The reshape done to a label array: full on the groups along which it varies, size 1 on the others."""
+    full = list(array.shape)
+    shape: list[int] = [1] * len(new)
+    for axes_in, axes_out in groups:
+        if any(array.shape[axis] > 1 for axis in axes_in):
+            for axis in axes_in:
+                full[axis] = old[axis]
+            for axis in axes_out:
+                shape[axis] = new[axis]
+    return np.broadcast_to(array, full).reshape(shape)
+
+
+def _vector(flow: Flow, merged: LabelArray, axes_out: list[int], why: str) -> LabelArray:
+    """A merged group as a vector; dependence on axes outside the group is tied away."""
+    for axis in range(merged.ndim):
+        if axis not in axes_out and merged.shape[axis] > 1:
+            first = np.take(merged, [0], axis=axis)
+            flow.store.unify(first, merged, why)
+            merged = first
+    return np.ascontiguousarray(merged).reshape(-1)
+
+
+def _first_row(array: LabelArray, axis: int) -> LabelArray:
+    return np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])[0]

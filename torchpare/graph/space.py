@@ -1,0 +1,160 @@
+"""What can be removed from a model: the answer of the analysis, asked by pruners, plans and people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from torchpare.errors import MaskError
+from torchpare.graph.capture import capture
+from torchpare.graph.flow import Equation, Flow, Note, Role
+from torchpare.graph.labels import LabelArray
+from torchpare.graph.program import Program, Value
+from torchpare.graph.rules import apply_rules
+
+__all__ = ["Channels", "PruningSpace", "analyse"]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The output channels of one layer.
+
+    Attributes:
+        classes: ``(O,)`` ids. Channels with equal ids live and die together, within a layer and across layers;
+            id 0 can never be removed.
+        cells: ``(O,)`` ids. Channels with equal ids belong to the same sets of channels throughout the model (one
+            residual set, one group of a grouped convolution): removing equally many from each cell is always possible.
+    """
+
+    classes: NDArray[np.int64]
+    cells: NDArray[np.int64]
+
+
+class PruningSpace:
+    """Which channels of a model hang together, which cannot be removed and why. Immutable.
+
+    Made by `analyse`. Laws: equal classes are removed together or not at all; class 0 is never removed; removing
+    nothing changes nothing.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+        self.program: Program = flow.program
+        self.equations: tuple[Equation, ...] = tuple(flow.equations)
+        self.equal_counts: tuple[LabelArray, ...] = tuple(flow.equal_counts)
+        self.notes: tuple[Note, ...] = tuple(flow.notes)
+        self.unknown: Mapping[str, str] = dict(flow.unknown)
+        """Operators without a rule, each with the first place where it was met."""
+        self.unreached: tuple[str, ...] = tuple(flow.program.unreached())
+        """Parameters that the recorded run did not touch (auxiliary heads in evaluation mode, for example)."""
+        self.values: Mapping[str, Value] = {name: value for value in self.program.values for name in value.names}
+        """Parameters and buffers by qualified name, every alias of a tied one included."""
+
+    # -- what people and pruners ask ---------------------------------------------------------------------------------
+
+    @cached_property
+    def producers(self) -> tuple[str, ...]:
+        """Qualified names of the layers that make channels, in the order of the model."""
+        found = {self.layer_of(uid): None for uid in sorted(self._flow.channels) if self._is_weight(uid)}
+        return tuple(found)
+
+    def channels(self, layer: str) -> Channels:
+        """The output channels of a layer.
+
+        Raises:
+            MaskError: if the layer makes no channels, or was not reached by the dummy input.
+        """
+        classes = self.canonical(self._channel_labels(layer))
+        return Channels(classes, self._cells(classes))
+
+    def frozen(self, layer: str) -> str | None:
+        """Why some or all of a layer's channels cannot be removed; None where all of them can."""
+        labels = self._channel_labels(layer)
+        if self.canonical(labels).all():
+            return None
+        return "; ".join(self._flow.store.reasons(labels)) or "an axis of fixed size"
+
+    # -- what plans ask ----------------------------------------------------------------------------------------------
+
+    def canonical(self, labels: LabelArray) -> LabelArray:
+        """Class ids of an array of labels; 0 where nothing can be removed."""
+        return self._flow.store.canonical(labels)
+
+    def axes(self, uid: int) -> list[LabelArray]:
+        """The label arrays of a value: one for each axis, of the value's rank, size 1 where nothing varies."""
+        return self._flow.labels(uid)
+
+    def atoms(self, label: int) -> frozenset[int]:
+        """The free decisions, any of which removes this class."""
+        return self._flow.store.atoms(label)
+
+    @cached_property
+    def composites(self) -> tuple[LabelArray, LabelArray]:
+        """Every composite class paired with each of its atoms."""
+        return self._flow.store.composites()
+
+    @cached_property
+    def size(self) -> int:
+        """One more than the largest class id."""
+        self._flow.store.composites()
+        return len(self._flow.store)
+
+    @property
+    def roles(self) -> Mapping[tuple[int, int], Role]:
+        """The role of each (parameter uid, axis) that makes or reads channels."""
+        return self._flow.roles
+
+    def layer_of(self, uid: int) -> str:
+        """The first name of the module that owns a parameter or buffer."""
+        return self.program.values[uid].names[0].rpartition(".")[0]
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _channel_labels(self, layer: str) -> LabelArray:
+        for uid, labels in self._flow.channels.items():
+            if self._is_weight(uid) and layer in {name.rpartition(".")[0] for name in self.program.values[uid].names}:
+                return labels
+        reached = f"the layers that make channels are {', '.join(self.producers) or 'none'}"
+        message = f"layer '{layer}' makes no channels that the dummy input reached; {reached}"
+        raise MaskError(message)
+
+    def _is_weight(self, uid: int) -> bool:
+        return len(self.program.values[uid].shape) > 1
+
+    @cached_property
+    def _signatures(self) -> NDArray[np.uint64]:
+        """A random number for each class, equal where two classes are members of the same rows."""
+        generator = np.random.default_rng(0)
+        signature = np.zeros(self.size, dtype=np.uint64)
+        rows = [labels for uid, labels in self._flow.channels.items() if self._is_weight(uid)]
+        rows += [row for table in self.equal_counts for row in table]
+        rows += [equation.labels for equation in self.equations]
+        for row in rows:
+            signature[np.unique(self.canonical(row))] += generator.integers(1, 2**63, dtype=np.uint64)
+        whole, atom = self.composites
+        combined = signature.copy()
+        np.add.at(combined, whole, signature[atom])
+        return combined
+
+    def _cells(self, classes: LabelArray) -> NDArray[np.int64]:
+        return np.where(classes == 0, 0, self._signatures[classes].view(np.int64))
+
+
+def analyse(model: nn.Module, dummy_input: Any) -> PruningSpace:
+    """Find out which channels of ``model`` hang together. The model is not changed.
+
+    Args:
+        model: any module, with or without masks.
+        dummy_input: a tensor, a tuple of positional arguments, or a dict of keyword arguments; only shapes and types
+            matter where the model can run on the meta device.
+
+    Raises:
+        CaptureError: if the model cannot be run on the dummy input.
+    """
+    return PruningSpace(apply_rules(capture(model, dummy_input)))
