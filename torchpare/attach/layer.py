@@ -183,14 +183,15 @@ def _compressed_class(plain: type[nn.Module], names: tuple[str, ...]) -> type[nn
     if issubclass(plain, nn.RNNBase):
         # Recurrent layers read their weights from a list made once; make that list anew at each reading.
         members["_flat_weights"] = property(_read_flat_weights, _ignore)
+    # Name and module are the plain class's: printed models, op_types, scripts that look at the class name, and tracers
+    # that look for torch's own layers all see what they saw before.
     members |= {
-        "__module__": __name__,
+        "__module__": plain.__module__,
         "__qualname__": plain.__qualname__,
         "__doc__": plain.__doc__,
         "torchpare_plain_class": plain,
         "torchpare_masked": names,
     }
-    # The plain name is kept: printed models, op_types and scripts that look at the class name stay right.
     return types.new_class(plain.__name__, (CompressedLayer, plain), exec_body=lambda body: body.update(members))
 
 
