@@ -18,8 +18,9 @@ from torch.nn.parameter import is_lazy
 
 from torchpare.errors import CheckpointError
 from torchpare.files.archive import Archive, read_archive, write_archive
-from torchpare.files.restore import carry_out, listed, plan_restore, slots_of
+from torchpare.files.restore import carry_out, plan_restore, slots_of
 from torchpare.files.structure import read_record
+from torchpare.files.wording import listed
 
 __all__ = ["load", "save"]
 

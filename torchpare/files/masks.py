@@ -21,12 +21,14 @@ from torch import Tensor, nn
 
 from torchpare.errors import MaskError, MaskFileError
 from torchpare.files.atomic import atomic_write
+from torchpare.files.wording import listed
 from torchpare.types import LayerMasks, Mask, Masks
 
 __all__ = ["compact", "fit_masks", "load_masks", "save_masks"]
 
 _DTYPES = {torch.bool, torch.uint8, torch.int8, torch.int32, torch.int64}
 _DTYPES |= {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_FOLDER = 0x10  # the bit by which a zip archive marks a folder
 _WRITTEN_BY = "pruner.export_model(model_path, mask_path)"
 _LAYOUT = "masks are {layer name: {'weight': mask, 'bias': mask or None}}"
 
@@ -92,7 +94,7 @@ def fit_masks(masks: Mapping[str, Mapping[str, Tensor | None]], model: nn.Module
             if name not in parameters:
                 raise MaskError(
                     f"there is a mask for {where}, but this {type(layers[layer]).__name__} has no parameter {name!r}; "
-                    f"it has {_listed(parameters)}"
+                    f"it has {listed(parameters)}"
                 )
             parameter = parameters[name]
             _check_shape(where, mask, parameter)
@@ -140,8 +142,13 @@ def _check_archive(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+        entries = archive.infolist()
+        if any(
+            entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size for entry in entries
+        ):
             raise ValueError("it is compressed, which torch.save never does")  # and could unpack to any size
+        if any(entry.external_attr & _FOLDER for entry in entries):
+            raise ValueError("a tensor in it claims to be a folder")  # torch would hand out memory it never filled
         damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")
@@ -218,10 +225,4 @@ def _check_shape(where: str, mask: Mask, parameter: Tensor) -> None:
 
 def _nearest(name: str, names: Mapping[str, object]) -> str:
     near = get_close_matches(name, [known for known in names if known], n=3)
-    return f"; the nearest are {', '.join(map(repr, near))}" if near else f"; it has {_listed(names)}"
-
-
-def _listed(names: Mapping[str, object], at_most: int = 8) -> str:
-    shown = [repr(name) for name in names if name][:at_most]
-    more = len([name for name in names if name]) - len(shown)
-    return (", ".join(shown) or "none") + (f" and {more} more" if more else "")
+    return f"; the nearest are {', '.join(map(repr, near))}" if near else f"; it has {listed(names)}"

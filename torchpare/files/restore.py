@@ -6,7 +6,7 @@ own with some indices left out, so each of its sizes is at most the model's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -17,8 +17,9 @@ from torch.nn.parameter import is_lazy
 from torchpare.errors import CheckpointError
 from torchpare.files.leaf_attributes import leaf_attributes
 from torchpare.files.structure import Record, attribute_edits
+from torchpare.files.wording import listed
 
-__all__ = ["Slot", "Step", "carry_out", "listed", "plan_restore", "slots_of"]
+__all__ = ["Slot", "Step", "carry_out", "plan_restore", "slots_of"]
 
 
 class Slot(NamedTuple):
@@ -74,6 +75,7 @@ def plan_restore(model: nn.Module, tensors: Mapping[str, Tensor], record: Record
     origin = {name: name for name in tensors} | record.aliases
     slots = slots_of(model)
     _check_names(origin, slots, record, f"this {type(model).__name__}", source)
+    origin = {name: origin[name] for name in slots if name in origin}  # in the model's order, which messages follow
     for name, first in origin.items():
         _check_tensor(name, tensors[first], slots[name].tensor, record, source)
     _check_sharing(origin, slots, source)
@@ -86,8 +88,9 @@ def carry_out(steps: Sequence[Step], model: nn.Module) -> None:
     done: list[Step] = []
 
     def put(module: nn.Module, name: str, value: Any) -> None:
-        done.append(Step(module, name, getattr(module, name)))
+        before = Step(module, name, getattr(module, name))
         setattr(module, name, value)
+        done.append(before)
 
     try:
         for step in steps:
@@ -101,23 +104,12 @@ def carry_out(steps: Sequence[Step], model: nn.Module) -> None:
         raise
 
 
-def listed(names: Iterable[str], at_most: int = 5) -> str:
-    """The first few of `names`, in order, and how many more there are."""
-    every = sorted(names)
-    more = f" and {len(every) - at_most} more" if len(every) > at_most else ""
-    return ", ".join(map(repr, every[:at_most])) + more
-
-
 def _check_names(origin: Mapping[str, str], slots: Mapping[str, Slot], record: Record, model: str, source: str) -> None:
     added = set(record.structure.added_parameters) if record.structure else set()
     free = {name for name, slot in slots.items() if slot.is_parameter and slot.tensor is None}
-    if added - free:
-        raise CheckpointError(
-            f"{source} adds the parameter {listed(added - free)}, for which {model} keeps no free place"
-        )
     held = {name for name, slot in slots.items() if slot.tensor is not None}
-    required = added | {name for name in held if slots[name].persistent}
-    missing, extra = required - set(origin), set(origin) - held - added
+    required = (added & free) | {name for name in held if slots[name].persistent}
+    missing, extra = required - set(origin), set(origin) - held - (added & free)
     if missing or extra:
         complaint = [f"it lacks {listed(missing)}"] if missing else []
         if extra:
@@ -126,6 +118,10 @@ def _check_names(origin: Mapping[str, str], slots: Mapping[str, Slot], record: R
         raise CheckpointError(
             f"{source} was saved from a {record.model} and does not fit {model}: {'; '.join(complaint)}. "
             f"Load it into a freshly built {record.model}, built with the same arguments"
+        )
+    if added - free:
+        raise CheckpointError(
+            f"{source} adds the parameter {listed(added - free)}, for which {model} keeps no free place"
         )
 
 
