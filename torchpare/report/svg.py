@@ -1,0 +1,57 @@
+"""Scalable pictures as text: a few shapes, escaped and rounded, that take their colours from the page around them."""
+
+from __future__ import annotations
+
+from html import escape
+
+__all__ = ["circle", "line", "path", "picture", "rect", "text"]
+
+
+def picture(width: float, height: float, label: str, *shapes: str) -> str:
+    """An inline `svg` element as wide as its place allows.
+
+    Args:
+        width: of the drawing's own coordinates.
+        height: likewise; the proportions are kept.
+        label: what a screen reader says.
+        shapes: what the other functions return.
+    """
+    body = "".join(shapes)
+    return f'<svg viewBox="0 0 {_number(width)} {_number(height)}" role="img" aria-label="{escape(label)}">{body}</svg>'
+
+
+def rect(x: float, y: float, width: float, height: float, css: str, *, radius: float = 0, tip: str = "") -> str:
+    """A rectangle of the CSS class ``css``; ``tip`` shows when the pointer rests on it."""
+    return _element("rect", {"x": x, "y": y, "width": max(0.0, width), "height": height, "rx": radius}, css, tip)
+
+
+def line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
+    """A straight line."""
+    return _element("line", {"x1": x1, "y1": y1, "x2": x2, "y2": y2}, css)
+
+
+def path(points: list[tuple[float, float]], css: str, tip: str = "") -> str:
+    """A line through points."""
+    steps = " ".join(f"{'L' if i else 'M'}{_number(x)} {_number(y)}" for i, (x, y) in enumerate(points))
+    return _element("path", {"d": steps}, css, tip)
+
+
+def circle(x: float, y: float, radius: float, css: str, tip: str = "") -> str:
+    """A dot."""
+    return _element("circle", {"cx": x, "cy": y, "r": radius}, css, tip)
+
+
+def text(x: float, y: float, words: str, css: str = "", anchor: str = "start") -> str:
+    """Words on one line; ``y`` is their base line, ``anchor`` is ``start``, ``middle`` or ``end``."""
+    attributes = f'x="{_number(x)}" y="{_number(y)}" text-anchor="{anchor}" class="{css}"'
+    return f"<text {attributes}>{escape(words)}</text>"
+
+
+def _element(tag: str, attributes: dict[str, float | str], css: str, tip: str = "") -> str:
+    listed = " ".join(f'{k}="{v if isinstance(v, str) else _number(v)}"' for k, v in attributes.items())
+    title = f"<title>{escape(tip)}</title>" if tip else ""
+    return f'<{tag} {listed} class="{css}">{title}</{tag}>'
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".")
