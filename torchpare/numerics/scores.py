@@ -26,7 +26,7 @@ def filter_norm(weight: Tensor, *, p: float) -> Tensor:
 
     Li, Kadav, Durdanovic, Samet, Graf, "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.1 (p = 1).
     """
-    return torch.linalg.vector_norm(_rows(weight), ord=p, dim=1, dtype=_accumulator(weight))
+    return torch.linalg.vector_norm(_rows(weight), ord=p, dim=1)
 
 
 def geometric_median_distance(weight: Tensor) -> Tensor:
@@ -37,14 +37,11 @@ def geometric_median_distance(weight: Tensor) -> Tensor:
     He, Liu, Wang, Hu, Yang, "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration",
     CVPR 2019, equations 4 to 6.
     """
-    rows = _rows(weight).to(_accumulator(weight))
+    rows = _rows(weight)
     # Distances through a matrix product lose digits where filters are alike; in float64 there are enough left.
     return torch.cdist(rows, rows).sum(dim=1)
 
 
 def _rows(weight: Tensor) -> Tensor:
-    return weight.detach().flatten(1) if weight.dim() > 1 else weight.detach().unsqueeze(1)
-
-
-def _accumulator(weight: Tensor) -> torch.dtype:
-    return torch.float32 if weight.device.type == "mps" else torch.float64
+    rows = weight.detach().flatten(1) if weight.dim() > 1 else weight.detach().unsqueeze(1)
+    return rows.float() if weight.device.type == "mps" else rows.double()

@@ -1,0 +1,295 @@
+"""What every pruner does; a new algorithm is a subclass that says which layers it handles and how it scores them.
+
+A pruner's constructor only reads and checks. ``compress()`` masks the model, which then trains and evaluates like any
+other; ``export_model()`` writes files and leaves it trainable. The masks live in the model, not in the pruner.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from torchpare.attach import attach_masks, detach, is_attached, masks_of
+from torchpare.config import Target, output_layout, select
+from torchpare.errors import ConfigError, MaskError
+from torchpare.graph import PruningSpace, analyse
+from torchpare.numerics import Element, Filter, Unit, drop_count, keep_highest, select_common
+from torchpare.pruning.export import export, load_state
+from torchpare.pruning.groups import complete_masks, complete_on_first_forward, forget_first_forward
+from torchpare.types import Masks
+
+__all__ = ["Pruner"]
+
+log = logging.getLogger(__name__)
+
+
+class Pruner(ABC):
+    """Prunes the layers that a ``config_list`` selects, each to its sparsity, by the scores of a subclass.
+
+    Args:
+        model: what to prune. The constructor only reads it.
+        config_list: a list of dicts; see :class:`torchpare.config.Entry`.
+        optimizer: accepted because scripts pass it; masks need no help from it. Where scripts of a later version pass
+            ``dependency_aware`` and ``dummy_input`` in third and fourth place, they are told apart by their types.
+        dependency_aware: choose channels together where layers can only lose them together, such as across a residual.
+            Needs ``dummy_input``, and a pruner of filters.
+        dummy_input: an example input (a tensor, a tuple of positional arguments, or a dict of keyword arguments). With
+            it, ``compress()`` masks whole groups of coupled channels at once; without it, the first forward pass does.
+
+    Raises:
+        ConfigError: the config_list or another argument cannot be used. The model is untouched.
+    """
+
+    supported: ClassVar[tuple[type[nn.Module], ...]]
+    """The layer types that the algorithm can handle when they are named."""
+
+    default: ClassVar[tuple[type[nn.Module], ...] | None] = None
+    """What ``op_types: ['default']`` stands for; all of ``supported`` if None."""
+
+    structured: ClassVar[bool]
+    """True if whole filters go, False if single weights do."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config_list: Sequence[Mapping[str, Any]],
+        optimizer: Optimizer | bool | None = None,
+        dependency_aware: Any = False,
+        dummy_input: Any = None,
+    ) -> None:
+        name = type(self).__name__
+        if isinstance(optimizer, bool):  # (model, config_list, dependency_aware, dummy_input)
+            if not isinstance(dependency_aware, bool):
+                dependency_aware, dummy_input = optimizer, dependency_aware
+            else:
+                dependency_aware = optimizer or dependency_aware
+            optimizer = None
+        if optimizer is not None and not isinstance(optimizer, Optimizer):
+            raise ConfigError(f"{name}: the third argument is a {type(optimizer).__name__}; it is either a torch "
+                              "optimizer or dependency_aware, True or False")  # fmt: skip
+        if not isinstance(dependency_aware, bool):
+            raise ConfigError(f"{name}: dependency_aware is a {type(dependency_aware).__name__}, not True or False")
+        self.targets = select(model, config_list, supported=self.supported, default=self.default, algorithm=name)
+        for target in self.targets.values():
+            _check_weight(target, name)
+        if dependency_aware and not self.structured:
+            raise ConfigError(
+                f"{name} prunes single weights, which depend on no other layer: leave dependency_aware out"
+            )
+        if dependency_aware and dummy_input is None:
+            raise ConfigError(f"{name}: dependency_aware=True needs dummy_input, an example input of the model, to see "
+                              "which layers share channels")  # fmt: skip
+        self.bound_model = model
+        self.config_list = config_list
+        self.optimizer = optimizer
+        self.dependency_aware = dependency_aware
+        self.dummy_input = dummy_input
+        self._compressed = False
+        self._unwrapped: Masks = {}
+        self._was_incomplete = False
+
+    @abstractmethod
+    def score(self, weight: Tensor) -> Tensor:
+        """How important each unit of one layer is; larger stays.
+
+        Args:
+            weight: of a pruner of filters ``(O, ...)``, the output axis first; of single weights, the weight as it is.
+
+        Returns:
+            ``(O,)`` for filters, the weight's shape for single weights; no NaN.
+        """
+
+    # ------------------------------------------------------------------------------------------------- the user's loop
+
+    def compress(self) -> nn.Module:
+        """Mask the model and return it, the same object. A second call changes nothing.
+
+        Raises:
+            MaskError: a layer's weights hold NaN or infinities, so that nothing can be said about their importance.
+            CaptureError: the model does not run on ``dummy_input``. In each case the model is as it was.
+        """
+        if self._compressed:
+            return self.bound_model
+        space = None
+        if self.structured and self.dummy_input is not None:
+            space = analyse(self.bound_model, self.dummy_input)
+        masks = self._own_masks(space if self.dependency_aware else None)
+        if space is not None:
+            masks = complete_masks(space, masks)
+        attach_masks(self.bound_model, masks)
+        if self.structured and space is None:
+            complete_on_first_forward(self.bound_model)
+        self._compressed = True
+        return self.bound_model
+
+    def update_epoch(self, epoch: int) -> None:  # noqa: B027 - most algorithms have nothing to do here
+        """Tell the pruner that an epoch begins; harmless where the algorithm does not care, as here."""
+
+    def step(self) -> None:  # noqa: B027 - as above
+        """Tell the pruner that a minibatch has been learnt; harmless where the algorithm does not care, as here."""
+
+    # --------------------------------------------------------------------------------------------- what came out of it
+
+    def get_masks(self) -> Masks:
+        """Copies of the masks now in the model, of whole groups where these are known; as in ``mask.pth``."""
+        return masks_of(self.bound_model)
+
+    def get_pruned_weights(self, dim: int = 0) -> dict[str, tuple[int, int]]:
+        """Log and return what is left of each selected layer along one axis of its weight.
+
+        Args:
+            dim: the axis: 0 counts filters of a convolution, 1 its input channels.
+
+        Returns:
+            by layer name ``(remaining, total)``: along ``dim``, how many slices have anything left.
+        """
+        masks, left = masks_of(self.bound_model), {}
+        for name, target in self.targets.items():
+            weight = target.module._parameters["weight"]  # noqa: SLF001 - its shape; reading .weight would multiply
+            assert weight is not None
+            mask = masks.get(name, {}).get("weight")
+            kept = torch.ones(weight.shape, dtype=torch.bool) if mask is None else mask.expand(weight.shape)
+            along = kept.movedim(dim, 0).flatten(1).any(dim=1) if kept.dim() > 1 else kept
+            left[name] = (int(along.sum()), along.numel())
+            log.info("%s: %d of %d left along dim %d", name, *left[name], dim)
+        return left
+
+    show_pruned_weights = get_pruned_weights
+
+    def export_model(
+        self,
+        model_path: str | os.PathLike[str],
+        mask_path: str | os.PathLike[str] | None = None,
+        onnx_path: str | os.PathLike[str] | None = None,
+        input_shape: Sequence[int] | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """Write the masked model to files; the model stays compressed and trainable.
+
+        Args:
+            model_path: a plain state dict with the original keys and masked values exactly zero;
+                ``torch.load(path, weights_only=True)`` gives it to the original class.
+            mask_path: the masks, for ``apply_compression_results`` and ``ModelSpeedup``.
+            onnx_path: the model with zeros written in; needs ``input_shape``, or a pruner made with ``dummy_input``.
+            input_shape: of one input, the batch included, such as ``[1, 1, 28, 28]``.
+            device: where the ONNX export runs; the model's own if not given.
+
+        Raises:
+            MaskError: ``compress()`` was not called, so there is nothing to export.
+            ExportError: ``onnx_path`` was given and there is no input to trace with, or the export failed.
+            FileError: a file cannot be written. A file that cannot be completed leaves the old one in its place.
+        """
+        if not (is_attached(self.bound_model) or self._unwrapped):
+            raise MaskError("the model has no masks to export: call compress() first")
+        export(self.bound_model, model_path, mask_path, onnx_path, input_shape, device, self.dummy_input,
+               masks=self._unwrapped)  # fmt: skip
+
+    def load_model_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load a state into the model; the masks stay, and those that the state holds are taken over.
+
+        Args:
+            state: a plain state dict (dense, or exported), or one of a masked model.
+
+        Raises:
+            RuntimeError: as ``nn.Module.load_state_dict``, whose keys and shapes must match.
+        """
+        load_state(self.bound_model, state)
+
+    # ------------------------------------------------------------------------------------- what scripts for NNI expect
+
+    def get_modules_to_compress(self) -> list[tuple[Target, dict[str, Any]]]:
+        """The selected layers (with ``name``, ``module``, ``type``) and the entry that won for each, as a dict."""
+        return [(target, target.entry.model_dump(exclude_defaults=True)) for target in self.targets.values()]
+
+    def _unwrap_model(self) -> None:
+        """Plain layers with the zeros written in; scripts say this before ``ModelSpeedup``. Nothing to do if plain."""
+        if is_attached(self.bound_model):
+            self._unwrapped = masks_of(self.bound_model)
+            self._was_incomplete = forget_first_forward(self.bound_model)
+            detach(self.bound_model, bake=True)
+
+    def _wrap_model(self) -> None:
+        """Undo :meth:`_unwrap_model`, but for the dense values behind the zeros."""
+        if self._unwrapped:
+            attach_masks(self.bound_model, self._unwrapped)
+            self._unwrapped = {}
+            if self._was_incomplete:
+                complete_on_first_forward(self.bound_model)
+
+    # ------------------------------------------------------------------------------------------------- how masks arise
+
+    def _own_masks(self, space: PruningSpace | None) -> Masks:
+        """The masks of the selected layers, from their scores; with a space, chosen together with coupled layers."""
+        existing = masks_of(self.bound_model)
+        scores = {name: self._scores(target, existing) for name, target in self.targets.items()}
+        sparsities = {name: target.sparsity for name, target in self.targets.items()}
+        if space is None:
+            keep = {name: keep_highest(own, drop_count(own.numel(), sparsities[name])) for name, own in scores.items()}
+        else:
+            channels = {name: space.channels(name) for name in space.producers}
+            keep = select_common(
+                scores,
+                sparsities,
+                {name: own.classes for name, own in channels.items()},
+                {name: own.cells for name, own in channels.items()},
+            )
+        masks: Masks = {}
+        for name, target in self.targets.items():
+            parameters = target.module._parameters  # noqa: SLF001 - the dense ones: only their shapes are read
+            weight = parameters["weight"]
+            assert weight is not None
+            masks[name] = self._unit(target).unfold(keep[name], weight, parameters.get("bias"))
+        return _merged(existing, masks)
+
+    @torch.no_grad()
+    def _scores(self, target: Target, existing: Masks) -> Tensor:
+        unit = self._unit(target)
+        weight = target.module.weight
+        assert isinstance(weight, Tensor)
+        folded = unit.fold(weight.detach())
+        scores = self.score(folded)
+        expected = folded.shape[:1] if self.structured else folded.shape
+        if scores.shape != expected:
+            raise MaskError(
+                f"{type(self).__name__}.score gave scores of shape {tuple(scores.shape)} for {target.name}, whose "
+                f"{'filters' if self.structured else 'weights'} are {tuple(expected)}: return one score for each"
+            )
+        if not bool(scores.isfinite().all()):
+            raise MaskError(
+                f"{target.name}.weight holds NaN or infinite values, so {type(self).__name__} cannot rank them: "
+                "repair the checkpoint, or exclude the layer"
+            )
+        mask = existing.get(target.name, {}).get("weight")
+        # What is gone already goes first, so that pruning further only ever removes more.
+        return scores if mask is None else scores.masked_fill(~unit.kept(mask, weight), -torch.inf)
+
+    def _unit(self, target: Target) -> Unit:
+        return Filter(*output_layout(target.module)) if self.structured else Element()
+
+
+def _check_weight(target: Target, algorithm: str) -> None:
+    weight = target.module._parameters.get("weight")  # noqa: SLF001 - whether it is a parameter, not only readable
+    if weight is None:
+        raise ConfigError(
+            f"{target.name}, a {target.type}, has no parameter 'weight' for {algorithm} to prune: if it is "
+            "parametrized or weight-normalised, remove that first; otherwise exclude the layer"
+        )
+    if isinstance(weight, nn.UninitializedParameter):
+        raise ConfigError(f"{target.name}, a {target.type}, has no shape yet: run the model once before pruning it")
+
+
+def _merged(masks: Masks, more: Masks) -> Masks:
+    """Both masks of each parameter: what either prunes is pruned."""
+    merged = {layer: dict(own) for layer, own in masks.items()}
+    for layer, own in more.items():
+        known = merged.setdefault(layer, {})
+        for name, mask in own.items():
+            known[name] = mask & known[name] if name in known else mask
+    return merged

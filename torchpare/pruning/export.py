@@ -1,0 +1,95 @@
+"""A pruned model as files, and a state back into it: ``model.pth``, ``mask.pth`` and ONNX."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchpare.attach import attach_masks, detach, masks_of, plain_state_dict
+from torchpare.attach.layer import CompressedLayer
+from torchpare.errors import ExportError
+from torchpare.files.atomic import atomic_write
+from torchpare.files.masks import save_masks
+from torchpare.pruning.groups import forget_first_forward, is_incomplete, try_to_complete
+from torchpare.types import Masks
+
+__all__ = ["export", "load_state"]
+
+Target = str | os.PathLike[str]
+
+
+def export(
+    model: nn.Module,
+    model_path: Target,
+    mask_path: Target | None,
+    onnx_path: Target | None,
+    input_shape: Sequence[int] | None,
+    device: torch.device | str | None,
+    dummy_input: Any,
+    masks: Masks,
+) -> None:
+    """Write the files of :meth:`torchpare.pruning.Pruner.export_model`; ``masks`` are those of a model without any."""
+    if input_shape is not None:
+        dummy_input = torch.zeros(_checked(input_shape), device=device or _device_of(model))
+    if onnx_path is not None and dummy_input is None:
+        raise ExportError(
+            f"onnx_path={os.fspath(onnx_path)!r} was given without input_shape, and a graph can only be recorded on an "
+            "input: pass input_shape, such as [1, 3, 224, 224]"
+        )
+    if is_incomplete(model):
+        if dummy_input is not None:
+            try_to_complete(model, dummy_input)
+        else:
+            warnings.warn(
+                "the masks that are exported cover the selected layers only, not the norms and consumers behind them: "
+                "call the model once before, or pass input_shape or the pruner's dummy_input",
+                stacklevel=3,
+            )
+    with atomic_write(model_path) as lent:
+        torch.save(plain_state_dict(model), lent)
+    if mask_path is not None:
+        save_masks(masks or masks_of(model), mask_path)
+    if onnx_path is not None:
+        from torchpare.files.onnx import export_onnx  # an optional extra
+
+        baked = copy.deepcopy(model)
+        forget_first_forward(baked)
+        detach(baked, bake=True)
+        baked.to(device or _device_of(model)).eval()
+        export_onnx(baked, onnx_path, dummy_input)
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a plain or a masked state into a model that may be masked; see ``Pruner.load_model_state_dict``."""
+    layers = dict(model.named_modules(remove_duplicate=False))
+    masks: Masks = {}
+    for key, value in state.items():
+        path, _, name = key.removesuffix("_mask").rpartition(".")
+        layer = layers.get(path)
+        if not key.endswith("_mask") or layer is None or value.dtype != torch.bool:
+            continue
+        masked = layer.torchpare_masked if isinstance(layer, CompressedLayer) else ()
+        parameters = dict(layer.named_parameters(recurse=False))
+        if name in masked or (name in parameters and not hasattr(layer, name + "_mask")):
+            masks.setdefault(path, {})[name] = value
+    attach_masks(model, masks)
+    model.load_state_dict(state)
+
+
+def _checked(input_shape: Sequence[int]) -> tuple[int, ...]:
+    shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
+    if not shape or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise ExportError(
+            f"input_shape is {input_shape!r}; it is the shape of an input, the batch included, such as [1, 3, 224, 224]"
+        )
+    return shape
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))

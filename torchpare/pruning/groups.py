@@ -1,0 +1,103 @@
+"""Masks of whole groups: what is fine-tuned is what is shipped.
+
+A filter that goes takes more with it than its own weights: the scale and shift of the norm behind it, and the inputs of
+whoever reads its channel. Masked in the convolution alone it would still send the norm's shift onwards, the model would
+learn to use that constant, and shrinking would take it away. So filter masks are completed over their groups before the
+model learns anything: in ``compress()`` where there is an example input, otherwise with the first batch that arrives.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from torchpare.attach import attach_masks, masks_of
+from torchpare.errors import CaptureError
+from torchpare.files.masks import compact
+from torchpare.graph import PruningSpace, analyse
+from torchpare.types import Masks
+
+__all__ = ["complete_masks", "complete_on_first_forward", "forget_first_forward", "is_incomplete", "try_to_complete"]
+
+log = logging.getLogger(__name__)
+
+
+def complete_masks(space: PruningSpace, masks: Masks) -> Masks:
+    """The masks, completed over the groups of what will leave the model, each in its smallest form."""
+    completed = space.group_masks(masks)
+    return {layer: {name: compact(mask) for name, mask in own.items()} for layer, own in completed.items()}
+
+
+def complete_on_first_forward(model: nn.Module) -> None:
+    """Complete the model's masks with the first batch it is called on, before it computes anything with it."""
+    if not is_incomplete(model):
+        model.register_forward_pre_hook(_FirstForward(), with_kwargs=True)  # type: ignore[arg-type] - it returns None
+
+
+def is_incomplete(model: nn.Module) -> bool:
+    """Whether the masks cover the selected layers only, and wait for a first batch to cover their groups."""
+    return any(isinstance(hook, _FirstForward) for hook in model._forward_pre_hooks.values())  # noqa: SLF001
+
+
+def forget_first_forward(model: nn.Module) -> bool:
+    """Stop waiting for a first batch; returns whether the model was waiting."""
+    waiting = [key for key, hook in model._forward_pre_hooks.items() if isinstance(hook, _FirstForward)]  # noqa: SLF001
+    for key in waiting:
+        del model._forward_pre_hooks[key]  # noqa: SLF001 - a copied model has the hooks, but not their handles
+        model._forward_pre_hooks_with_kwargs.pop(key, None)  # noqa: SLF001
+    return bool(waiting)
+
+
+def try_to_complete(model: nn.Module, dummy_input: Any) -> bool:
+    """Complete the model's masks over their groups, or warn why that was not possible and leave them as they are."""
+    forget_first_forward(model)
+    # Called from a user's forward pass, whose modes must not leak into masks that training will read.
+    with torch.inference_mode(False), torch.no_grad():
+        try:
+            attach_masks(model, complete_masks(analyse(model, dummy_input), masks_of(model)))
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the user's own forward pass must go on
+            message = (
+                "the masks cover the selected layers only, not the norms and consumers behind them, because the model "
+                f"could not be analysed ({type(error).__name__}: {error}). A shrunk model may then differ from the "
+                "masked one; pass dummy_input to the pruner to see this error in compress()"
+            )
+            log.warning(message)
+            warnings.warn(message, stacklevel=2)
+            return False
+    return True
+
+
+class _FirstForward:
+    """A forward pre-hook that completes the masks once. It has no state: copies and pickles of the model carry it."""
+
+    @torch.compiler.disable
+    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tracing = torch.jit.is_tracing()  # type: ignore[reportPrivateImportUsage]
+        if is_in_torch_dispatch_mode() or tracing or _is_abstract((args, kwargs)):
+            return  # somebody records or counts the model's operators; ours would be among them
+        if masks_of(model):
+            try_to_complete(model, _as_dummy_input(model, args, kwargs))
+        else:
+            forget_first_forward(model)
+
+
+def _is_abstract(inputs: Any) -> bool:
+    return any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in pytree.tree_leaves(inputs))
+
+
+def _as_dummy_input(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A call's arguments in the form that ``analyse`` takes: a tuple of positional ones, or a dict of keywords."""
+    if not kwargs:
+        return args
+    parameters = inspect.signature(model.forward).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    if len(names) < len(args):
+        raise CaptureError(f"{type(model).__name__}.forward takes positional arguments without names beside keywords")
+    return dict(zip(names, args, strict=False)) | kwargs

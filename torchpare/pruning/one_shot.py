@@ -1,0 +1,71 @@
+"""Pruners that look at the weights once: single weights by size, filters by norm or by distance."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from torchpare.config import CONVOLUTIONS, FILTERED, WEIGHTED
+from torchpare.numerics import filter_norm, geometric_median_distance, magnitude
+from torchpare.pruning.base import Pruner
+
+__all__ = ["FPGMPruner", "FilterPruner", "L1FilterPruner", "L2FilterPruner", "LevelPruner"]
+
+
+class LevelPruner(Pruner):
+    """Zeroes the single weights of smallest magnitude, in each selected layer its share; biases stay.
+
+    Handles convolutions, transposed convolutions, linear, bilinear, PReLU and embedding layers. A model gets sparse
+    by it, not small: nothing leaves when it is shrunk.
+
+    Han, Pool, Tran, Dally, "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015.
+    """
+
+    supported = WEIGHTED
+    structured = False
+
+    def score(self, weight: Tensor) -> Tensor:
+        """The magnitude of each weight."""
+        return magnitude(weight)
+
+
+class FilterPruner(Pruner):
+    """Base of the pruners that remove whole filters: say how important each is in ``score``, the rest is here.
+
+    Handles convolutions and transposed convolutions, which is what ``default`` stands for, and linear layers (whose
+    filters are output features) where they are named.
+    """
+
+    supported = FILTERED
+    default = CONVOLUTIONS
+    structured = True
+
+
+class L1FilterPruner(FilterPruner):
+    """Removes the filters with the smallest sum of absolute weights.
+
+    Li, Kadav, Durdanovic, Samet, Graf, "Pruning Filters for Efficient ConvNets", ICLR 2017.
+    """
+
+    def score(self, weight: Tensor) -> Tensor:
+        """The L1 norm of each filter."""
+        return filter_norm(weight, p=1)
+
+
+class L2FilterPruner(FilterPruner):
+    """Removes the filters with the smallest L2 norm."""
+
+    def score(self, weight: Tensor) -> Tensor:
+        """The L2 norm of each filter."""
+        return filter_norm(weight, p=2)
+
+
+class FPGMPruner(FilterPruner):
+    """Removes the filters nearest to the geometric median of their layer: those that the others can stand in for.
+
+    He, Liu, Wang, Hu, Yang, "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration",
+    CVPR 2019.
+    """
+
+    def score(self, weight: Tensor) -> Tensor:
+        """The sum of each filter's distances to the others."""
+        return geometric_median_distance(weight)
