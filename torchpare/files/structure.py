@@ -88,7 +88,7 @@ def _size(
     """`new` in the form of the number it replaces."""
     where = f"{source} sets {path}.{name} to {new}"
     old = vars(module).get(name)
-    if name.startswith("__") or not _is_size(old):
+    if name.startswith("_") or not _is_size(old):
         raise CheckpointError(f"{where}, but in this {type(module).__name__} that is no whole number or row of them")
     if isinstance(old, int):
         if not isinstance(new, int) or not _shrinks(old, new):
