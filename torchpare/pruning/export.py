@@ -16,6 +16,7 @@ from torchpare.attach.layer import CompressedLayer
 from torchpare.errors import ExportError
 from torchpare.files.atomic import atomic_write
 from torchpare.files.masks import save_masks
+from torchpare.files.onnx import export_onnx
 from torchpare.pruning.groups import forget_first_forward, is_incomplete, try_to_complete
 from torchpare.types import Masks
 
@@ -56,8 +57,6 @@ def export(
     if mask_path is not None:
         save_masks(masks or masks_of(model), mask_path)
     if onnx_path is not None:
-        from torchpare.files.onnx import export_onnx  # an optional extra
-
         baked = copy.deepcopy(model)
         forget_first_forward(baked)
         detach(baked, bake=True)
