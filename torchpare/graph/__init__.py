@@ -17,7 +17,17 @@ and named. The files, in the order in which data goes through them: `capture` wr
 `labels` through it (`flow`), helped by what `sizes` remember; the `space` answers questions; a `removal` is a decision.
 """
 
-from torchpare.graph.removal import Removal, Restored, decide_removal, group_masks
+from torchpare.graph.removal import OnConflict, Removal, Restored, decide_removal, group_masks, reconciled_masks
 from torchpare.graph.space import Channels, PruningSpace, analyse
 
-__all__ = ["Channels", "PruningSpace", "Removal", "Restored", "analyse", "decide_removal", "group_masks"]
+__all__ = [
+    "Channels",
+    "OnConflict",
+    "PruningSpace",
+    "Removal",
+    "Restored",
+    "analyse",
+    "decide_removal",
+    "group_masks",
+    "reconciled_masks",
+]

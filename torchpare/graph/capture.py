@@ -24,7 +24,7 @@ from torchpare.errors import CaptureError
 from torchpare.graph.program import Call, Kind, Op, Program, Ref, Value
 from torchpare.graph.sizes import Attribute, Const, Dim, Expr, Size, expression
 
-__all__ = ["call_arguments", "capture"]
+__all__ = ["call_arguments", "capture", "output_tensors"]
 
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent.parent)
@@ -39,14 +39,16 @@ def call_arguments(dummy_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (dummy_input,), {}
 
 
-def capture(model: nn.Module, dummy_input: Any, *, train: bool = False) -> Program:
-    """Record one forward pass of a copy of ``model``; the model itself is not touched.
+def capture(model: nn.Module, dummy_input: Any) -> Program:
+    """Record a forward pass of a copy of ``model`` in evaluation mode; the model itself is not touched.
+
+    Where that pass leaves parameters unread (auxiliary heads that only training uses), a pass in training mode is
+    recorded behind it, so that they follow the channels they read.
 
     Args:
         model: any module, on any device.
         dummy_input: a tensor, a tuple of positional arguments, or a dict of keyword arguments. Only shapes and types
             matter where the model can run on the meta device.
-        train: record the training path instead of the evaluation path.
 
     Raises:
         CaptureError: if the forward pass fails, with the error of the model's own code.
@@ -54,7 +56,7 @@ def capture(model: nn.Module, dummy_input: Any, *, train: bool = False) -> Progr
     failures: list[Exception] = []
     for device in ("meta", "cpu"):
         try:
-            return _record(model, dummy_input, device, train)
+            return _record(model, dummy_input, device)
         except Exception as error:  # whatever the model's own code raises
             failures.append(error)
     meta, real = failures
@@ -66,18 +68,33 @@ def capture(model: nn.Module, dummy_input: Any, *, train: bool = False) -> Progr
     raise CaptureError(message) from real
 
 
-def _record(model: nn.Module, dummy_input: Any, device: str, train: bool) -> Program:
-    twin = _copy_to(model, device)
-    twin.train(train)
+def _record(model: nn.Module, dummy_input: Any, device: str) -> Program:
+    twin = _copy_to(model, device).eval()
     args, kwargs = call_arguments(dummy_input)
     args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().to(device), (args, kwargs))
     recorder = _Recorder(twin, (args, kwargs))
     attributes = _wrap_attributes(twin)
     recorder.watch_modules(twin)
-    with torch.no_grad(), _Numbers(recorder), recorder:
-        output = twin(*args, **kwargs)
-    results = tuple(recorder.uid(tensor) for tensor in _tensors(output))
-    return Program(recorder.values, recorder.ops, results, recorder.module_outputs, attributes, device)
+    outputs = recorder.run(twin, args, kwargs)
+    module_outputs = list(recorder.module_outputs)
+    program = Program(recorder.values, recorder.ops, outputs, module_outputs, attributes, device)
+    if program.unreached():
+        program.outputs += _training_outputs(twin, recorder, args, kwargs)
+    return program
+
+
+def _training_outputs(
+    twin: nn.Module, recorder: _Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[int, ...]:
+    """Record the training path too; nothing where the model cannot be run in training mode."""
+    twin.train()
+    doubled = pytree.tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() else t, (args, kwargs))
+    for tried_args, tried_kwargs in ((args, kwargs), doubled):  # a batch norm may refuse to train on one sample
+        try:
+            return recorder.run(twin, tried_args, tried_kwargs)
+        except Exception:  # noqa: BLE001 - whatever the model's own code raises
+            recorder.abandon_run()
+    return ()
 
 
 def _copy_to(model: nn.Module, device: str) -> nn.Module:
@@ -126,13 +143,13 @@ def _wrap_attributes(twin: nn.Module) -> dict[Attribute, int]:
     return found
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
+def output_tensors(tree: Any) -> Iterator[Tensor]:
     """Every tensor in a nested output: tuples, lists, dicts and objects with attributes."""
     for leaf in pytree.tree_leaves(tree):
         if isinstance(leaf, Tensor):
             yield leaf
         elif hasattr(leaf, "__dict__") and not isinstance(leaf, (nn.Module, type)):
-            yield from _tensors(list(vars(leaf).values()))
+            yield from output_tensors(list(vars(leaf).values()))
 
 
 class _Recorder(TorchDispatchMode):
@@ -158,9 +175,19 @@ class _Recorder(TorchDispatchMode):
                 tensors[id(tensor)] = tensor
             for key, tensor in tensors.items():
                 self._add(tensor, kind, tuple(names[key]))
-        for tensor in _tensors(inputs):
+        for tensor in output_tensors(inputs):
             if id(tensor) not in self._uids:
                 self._add(tensor, "input")
+
+    def run(self, twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
+        """Record one forward pass; returns the uids of its outputs."""
+        with torch.no_grad(), _Numbers(self), self:
+            output = twin(*args, **kwargs)
+        return tuple(self.uid(tensor) for tensor in output_tensors(output))
+
+    def abandon_run(self) -> None:
+        """After a pass that failed: its operators stay recorded (they are real), its module stack does not."""
+        self._stack, self.call = [""], None
 
     def _add(self, tensor: Tensor, kind: Kind, names: tuple[str, ...] = ()) -> int:
         uid = len(self.values)
@@ -188,18 +215,18 @@ class _Recorder(TorchDispatchMode):
 
             def leave(_module: nn.Module, _args: Any, output: Any, path: str = path) -> None:
                 self._stack.pop()
-                self.module_outputs.extend((path, self.uid(tensor)) for tensor in _tensors(output))
+                self.module_outputs.extend((path, self.uid(tensor)) for tensor in output_tensors(output))
 
             module.register_forward_pre_hook(enter)
             module.register_forward_hook(leave)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        before = {id(tensor): tuple(tensor.shape) for tensor in _tensors((args, kwargs))}
+        before = {id(tensor): tuple(tensor.shape) for tensor in output_tensors((args, kwargs))}
         recorded_args, recorded_kwargs = pytree.tree_map_only(Tensor, lambda t: Ref(self.uid(t)), (args, kwargs))
         result = func(*args, **kwargs)
         outputs = []
-        for tensor in _tensors(result):
+        for tensor in output_tensors(result):
             # An operator that reshapes in place (transpose_, squeeze_) makes a new version of the same object.
             if id(tensor) in before and before[id(tensor)] == tuple(tensor.shape):
                 outputs.append(self.uid(tensor))
@@ -244,7 +271,7 @@ class _Numbers(TorchFunctionMode):
         finally:
             self.recorder.call = outer
         if call is not None:
-            call.results = tuple(self.recorder.uid(tensor) for tensor in _tensors(result))
+            call.results = tuple(self.recorder.uid(tensor) for tensor in output_tensors(result))
         return result
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -20,10 +20,12 @@ from torch import Tensor
 from torchpare.errors import MaskConflictError, MaskError
 from torchpare.graph.labels import LabelArray
 from torchpare.graph.sizes import Attribute, Const, Dim, Expr, attributes, evaluate, solve
-from torchpare.graph.space import PruningSpace
 from torchpare.types import Mask, Masks
 
-__all__ = ["OnConflict", "Removal", "Restored", "decide_removal", "group_masks"]
+if TYPE_CHECKING:
+    from torchpare.graph.space import PruningSpace
+
+__all__ = ["OnConflict", "Removal", "Restored", "decide_removal", "group_masks", "reconciled_masks"]
 
 OnConflict = Literal["reconcile", "refuse"]
 
@@ -103,20 +105,14 @@ def decide_removal(
     return Removal(space, decision.gone, decision.edits, (*votes.conflicts, *votes.fixed, *decision.restored))
 
 
-def group_masks(
-    space: PruningSpace,
-    masks: Masks,
-    *,
-    on_conflict: OnConflict = "reconcile",
-    weights: Mapping[str, Tensor] | None = None,
-) -> Masks:
+def group_masks(removal: Removal, masks: Masks) -> Masks:
     """``masks``, completed over the whole group of every channel that will leave the model.
 
     Every parameter entry of a removed channel is masked: the filter and its bias, the scale and shift of its norm, and
     the input columns of whatever reads it. A model that is fine-tuned under these masks is the same function as the
-    small one. Arguments and errors are those of `decide_removal`.
+    small one.
     """
-    removal = decide_removal(space, masks, on_conflict=on_conflict, weights=weights)
+    space = removal.space
     completed: Masks = {layer: dict(parameters) for layer, parameters in masks.items()}
     for name, value in space.values.items():
         if value.kind != "parameter":
@@ -128,6 +124,24 @@ def group_masks(
         given = completed.setdefault(layer, {}).get(parameter)
         completed[layer][parameter] = keep if given is None else _as_bool(given) & keep.to(given.device)
     return completed
+
+
+def reconciled_masks(removal: Removal, masks: Masks) -> Masks:
+    """``masks``, with every channel that stays unmasked as a whole. Fine-grained masks are left as they are."""
+    space = removal.space
+    given = _masks_by_uid(space, masks)
+    fixed: Masks = {layer: dict(parameters) for layer, parameters in masks.items()}
+    for layer, parameters in masks.items():
+        for name, mask in parameters.items():
+            uid = space.values[f"{layer}.{name}" if layer else name].uid
+            if _scattered(space, uid, given[uid]):
+                continue
+            keep = np.ones_like(given[uid])
+            for axis, kept in enumerate(removal.kept_axes(uid)):
+                if mask.shape[axis] > 1:
+                    keep = keep & kept
+            fixed[layer][name] = torch.from_numpy(np.ascontiguousarray(keep)).to(mask.device)
+    return fixed
 
 
 def group_mask(removal: Removal, uid: int) -> Mask | None:
@@ -148,6 +162,8 @@ def group_mask(removal: Removal, uid: int) -> Mask | None:
 class _Votes:
     wanted: NDArray[np.bool_]
     staying: NDArray[np.bool_]
+    covered: NDArray[np.bool_]
+    """Classes whose readers are masked too: an earlier decision dropped them, so the same ones should go again."""
     conflicts: tuple[Restored, ...]
     fixed: tuple[Restored, ...]
 
@@ -203,7 +219,8 @@ def _count_votes(space: PruningSpace, masks: dict[int, NDArray[np.bool_]]) -> _V
     contested = (asked["makes"] > 0) & ~wanted
     contested[0] = False
     present = (members["makes"] > 0) | (members["reads"] > 0)
-    return _Votes(wanted, present & ~wanted, _conflicts(contested, makers), tuple(fixed))
+    covered = (members["reads"] > 0) & (asked["reads"] == members["reads"])
+    return _Votes(wanted, present & ~wanted, covered, _conflicts(contested, makers), tuple(fixed))
 
 
 def _scattered(space: PruningSpace, uid: int, mask: NDArray[np.bool_]) -> bool:
@@ -262,8 +279,10 @@ class _Decision:
     def __init__(self, space: PruningSpace, votes: _Votes, weights: Mapping[str, Tensor]) -> None:
         self.space = space
         self.weights = weights
+        self.covered = votes.covered.copy()
         self.whole, self.part = space.composites
-        self.restored: list[Restored] = []
+        np.logical_or.at(self.covered, self.part, votes.covered[self.whole])
+        self._returned: dict[str, list[LabelArray]] = {}
         self.edits: dict[Attribute, int] = {}
         self._strength: NDArray[np.float64] | None = None
         # An atom may go if a class that it takes along is wanted gone, and none that it takes along stays.
@@ -288,36 +307,47 @@ class _Decision:
         while self._fill_empty_axes() or self._level_rows() or self._follow_sizes():
             pass
 
-    def _put_back(self, labels: LabelArray, count: int, why: str) -> bool:
-        """Put back the ``count`` strongest lost classes among ``labels``."""
-        ids = np.unique(self.space.canonical(labels))
+    @property
+    def restored(self) -> tuple[Restored, ...]:
+        """What was put back, by reason."""
+        gathered = {why: np.unique(np.concatenate(ids)) for why, ids in self._returned.items()}
+        return tuple(Restored(self._layers_of(ids), len(ids), why) for why, ids in gathered.items())
+
+    def _put_back(self, ids: LabelArray, why: str) -> bool:
+        """Put lost classes back; their atoms must not go any more."""
+        ids = np.unique(ids)
         ids = ids[self.gone[ids]]
         if not ids.size:
             return False
-        strongest = ids[np.argsort(-self.strength[ids], kind="stable")][:count]
-        for label in strongest.tolist():
-            self.atom_gone[sorted(self.space.atoms(label))] = False
+        for label in ids.tolist():
+            self.atom_gone[list(self.space.atoms(label))] = False
         self.gone = self._spread()
-        self.restored.append(Restored(self._layers_of(strongest), len(strongest), why))
+        self._returned.setdefault(why, []).append(ids)
         return True
+
+    def _strongest(self, labels: LabelArray, count: int) -> LabelArray:
+        """The ``count`` strongest lost classes among ``labels``."""
+        ids = np.unique(self.space.canonical(labels))
+        ids = ids[self.gone[ids]]
+        return ids[np.lexsort((-self.strength[ids], self.covered[ids]))][:count]
 
     def _fill_empty_axes(self) -> bool:
         changed = False
         for value in self.space.values.values():
             for axis, labels in enumerate(self.space.axes(value.uid)):
                 if labels.shape[axis] > 1 and self.lost(labels).all():
-                    changed |= self._put_back(labels, 1, f"'{value.names[0]}' would have nothing left")
+                    why = f"'{value.names[0]}' would have nothing left"
+                    changed |= self._put_back(self._strongest(labels, 1), why)
         return changed
 
     def _level_rows(self) -> bool:
         changed = False
         for rows in self.space.equal_counts:
-            lost = self.lost(rows)
-            kept = (~lost).sum(axis=1)
-            for row in np.flatnonzero(kept < kept.max()):
-                missing = int(kept.max() - (~self.lost(rows[row])).sum())
-                if missing > 0:
-                    changed |= self._put_back(rows[row], missing, "every group or piece must keep equally many")
+            kept = (~self.lost(rows)).sum(axis=1)
+            short = np.flatnonzero(kept < kept.max())
+            if short.size:
+                missing = [self._strongest(rows[row], int(kept.max() - kept[row])) for row in short]
+                changed |= self._put_back(np.concatenate(missing), "every group or piece must keep equally many")
         return changed
 
     def _follow_sizes(self) -> bool:
@@ -336,7 +366,7 @@ class _Decision:
                 if answer is None or answer < 1:
                     why = f"the code computes a size as {equation.expr}, which cannot follow, in {equation.site}"
                     labels = [equation.labels.ravel(), *(axis.ravel() for axis in self._measured(equation.expr))]
-                    if self._put_back(np.concatenate(labels), self.space.size, why):
+                    if self._put_back(self.space.canonical(np.concatenate(labels)), why):
                         return True
                     continue
                 self.edits[unknown[0]] = answer
@@ -379,6 +409,7 @@ class _Decision:
                     others = [other for other in range(weight.dim()) if other != axis]
                     sums = weight.detach().abs().double().sum(dim=others) if others else weight.detach().abs().double()
                     np.add.at(self._strength, np.broadcast_to(labels.ravel(), sums.shape), sums.cpu().numpy())
+            np.add.at(self._strength, self.part, self._strength[self.whole])  # an atom is as strong as what it takes
         return self._strength
 
     def _layers_of(self, labels: LabelArray) -> tuple[str, ...]:

@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from torchpare.errors import MaskError
 from torchpare.graph.capture import capture
 from torchpare.graph.flow import Equation, Flow, Note, Role
 from torchpare.graph.labels import LabelArray
 from torchpare.graph.program import Program, Value
+from torchpare.graph.removal import OnConflict, Removal, decide_removal, group_masks
 from torchpare.graph.rules import apply_rules
+from torchpare.types import Masks
 
 __all__ = ["Channels", "PruningSpace", "analyse"]
 
@@ -73,6 +75,15 @@ class PruningSpace:
         classes = self.canonical(self._channel_labels(layer))
         return Channels(classes, self._cells(classes))
 
+    def reads(self, layer: str) -> NDArray[np.int64]:
+        """The ids of the channels that a layer's weight reads, each once, without 0."""
+        ids = [
+            self.canonical(role.labels).ravel()
+            for (uid, _), role in self.roles.items()
+            if role.kind == "reads" and self.layer_of(uid) == layer
+        ]
+        return np.setdiff1d(np.concatenate(ids), [0]) if ids else np.zeros(0, dtype=np.int64)
+
     def frozen(self, layer: str) -> str | None:
         """Why some or all of a layer's channels cannot be removed; None where all of them can."""
         labels = self._channel_labels(layer)
@@ -80,11 +91,28 @@ class PruningSpace:
             return None
         return "; ".join(self._flow.store.reasons(labels)) or "an axis of fixed size"
 
+    def decide(
+        self, masks: Masks, *, on_conflict: OnConflict = "reconcile", weights: Mapping[str, Tensor] | None = None
+    ) -> Removal:
+        """Which channels go, given masks: see `torchpare.graph.removal.decide_removal`."""
+        return decide_removal(self, masks, on_conflict=on_conflict, weights=weights)
+
+    def group_masks(
+        self, masks: Masks, *, on_conflict: OnConflict = "reconcile", weights: Mapping[str, Tensor] | None = None
+    ) -> Masks:
+        """``masks``, completed over the groups of what will leave: see `torchpare.graph.removal.group_masks`."""
+        return group_masks(self.decide(masks, on_conflict=on_conflict, weights=weights), masks)
+
     # -- what plans ask ----------------------------------------------------------------------------------------------
 
     def canonical(self, labels: LabelArray) -> LabelArray:
         """Class ids of an array of labels; 0 where nothing can be removed."""
-        return self._flow.store.canonical(labels)
+        return self._classes[labels]
+
+    @cached_property
+    def _classes(self) -> NDArray[np.int64]:
+        """The class of every label: looked up many times, so worked out once."""
+        return self._flow.store.canonical(np.arange(len(self._flow.store)))
 
     def axes(self, uid: int) -> list[LabelArray]:
         """The label arrays of a value: one for each axis, of the value's rank, size 1 where nothing varies."""
@@ -102,7 +130,6 @@ class PruningSpace:
     @cached_property
     def size(self) -> int:
         """One more than the largest class id."""
-        self._flow.store.composites()
         return len(self._flow.store)
 
     @property

@@ -29,7 +29,7 @@ def reshape(flow: Flow, op: Op) -> None:
     why = f"the reshape in {op.where}"
     groups = factor_groups(old, new)
     for axes_in, axes_out in groups:
-        merged = _merge(flow, x.uid, axes_in, groups, old, new)
+        merged = _merge(flow, x.uid, axes_in, groups, old, new, why)
         if not merged.any():
             continue
         long = [axis for axis in axes_out if new[axis] > 1]
@@ -73,12 +73,21 @@ def factor_groups(old: tuple[int, ...], new: tuple[int, ...]) -> list[Group]:
 
 
 def _merge(
-    flow: Flow, uid: int, axes_in: list[int], groups: list[Group], old: tuple[int, ...], new: tuple[int, ...]
+    flow: Flow, uid: int, axes_in: list[int], groups: list[Group], old: tuple[int, ...], new: tuple[int, ...], why: str
 ) -> LabelArray:
-    """The labels of a group of axes as one array over the new axes: removed where any of its axes is."""
+    """The labels of a group of axes as one array over the new axes: removed where any of its axes is.
+
+    An axis may depend on the axes before it, but not on one behind it: the elements that stay would come out in another
+    order than they had (a channel shuffle interleaves its groups), so such an axis is tied over the later ones.
+    """
     merged = np.zeros((1,) * len(new), dtype=np.int64)
     for axis in axes_in:
         array = flow.labels(uid)[axis]
+        for later in axes_in:
+            if later > axis and array.shape[later] > 1:
+                first = np.take(array, [0], axis=later)
+                flow.store.unify(first, array, why)
+                array = first
         if array.any():
             merged = flow.store.either(merged, _move(array, groups, old, new))
     return merged

@@ -1,0 +1,19 @@
+"""Where a masked model becomes a small one: plan, cut, prove, report; all or nothing."""
+
+from torchpare.speedup.dependency import ChannelDependency, GroupDependency, fix_mask_conflict
+from torchpare.speedup.model_speedup import ModelSpeedup, apply_compression_results
+from torchpare.speedup.plan import ShrinkPlan, make_plan
+from torchpare.speedup.report import FunctionChange, LayerChange, SpeedupReport
+
+__all__ = [
+    "ChannelDependency",
+    "FunctionChange",
+    "GroupDependency",
+    "LayerChange",
+    "ModelSpeedup",
+    "ShrinkPlan",
+    "SpeedupReport",
+    "apply_compression_results",
+    "fix_mask_conflict",
+    "make_plan",
+]

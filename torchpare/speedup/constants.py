@@ -1,0 +1,177 @@
+"""What a removed channel still contributed.
+
+A mask that covers a convolution alone (a mask file of the original toolkit, a mask made by hand) silences the filter,
+but the batch norm behind it still sends its shift on: the channel is a constant, and removing it changes the function.
+Where a reader of that channel is exact about it (a linear layer, a convolution without zero padding) the constant moves
+into the reader's bias, and nothing changes. Elsewhere the change is real, and is reported by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils import _pytree as pytree
+
+from torchpare.graph import Removal
+from torchpare.speedup.proof import run_exact
+from torchpare.speedup.report import FunctionChange
+from torchpare.speedup.transaction import Transaction
+
+__all__ = ["Leftover", "find_leftovers", "fold"]
+
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """The constants that one layer reads from channels that go, where its bias can take them over exactly."""
+
+    module: str
+    columns: NDArray[np.int64]
+    constant: Tensor
+
+
+def find_leftovers(
+    model: nn.Module, dummy_input: Any, removal: Removal, masks: Mapping[str, Tensor]
+) -> tuple[list[Leftover], list[FunctionChange]]:
+    """Run the masked model twice, on different numbers, and look at what each reader gets from channels that go.
+
+    Returns:
+        What can be moved into biases, and the places where the function changes by nature.
+    """
+    readers = dict(_readers(model, removal))
+    seen: dict[str, list[Tensor]] = {path: [] for path in readers}
+    for offset in (0.0, 1.0):
+        generator = torch.Generator().manual_seed(0)
+
+        def vary(tensor: Tensor, offset: float = offset, generator: torch.Generator = generator) -> Tensor:
+            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
+            return tensor.double() + offset * noise
+
+        varied = pytree.tree_map_only(Tensor, lambda t: vary(t) if t.is_floating_point() else t, dummy_input)
+        with _collecting(model, readers, seen):
+            run_exact(model, varied, masks)
+    leftovers, changes = [], []
+    for path, (module, columns) in readers.items():
+        inputs = seen[path]
+        if not inputs or all(not tensor.any() for tensor in inputs):
+            continue
+        # (N, channels, everything else) -> one row of values a channel, over both runs
+        values = torch.cat([tensor.movedim(1, 0).flatten(1) for tensor in inputs], dim=1)
+        constant = values[:, 0]
+        scale = values.abs().max()
+        if (values - constant[:, None]).abs().max() > _ROUNDING * scale:
+            kind = "removed channels still carry a signal"
+            changes.append(FunctionChange(kind, path, len(columns), "its masks do not silence what it reads"))
+            continue
+        reads_once = len(inputs) == 2  # noqa: PLR2004 - one input a run
+        if reads_once and _is_exact(module):
+            leftovers.append(Leftover(path, columns, constant))
+        else:
+            kind = "a constant at a padded border" if isinstance(module, _ConvNd) else "a constant"
+            changes.append(
+                FunctionChange(
+                    kind,
+                    path,
+                    len(columns),
+                    f"channels that go still carry a constant (up to {float(constant.abs().max()):.3g}), such as the "
+                    "shift of a batch norm that the masks do not cover",
+                )
+            )
+    return leftovers, changes
+
+
+def fold(change: Transaction, leftovers: list[Leftover], masks: Mapping[str, Tensor]) -> list[str]:
+    """Move constants into the biases of their (masked) readers; returns the names of biases that had to be added."""
+    modules = dict(change.model.named_modules(remove_duplicate=False))
+    added = []
+    for leftover in leftovers:
+        module = modules[leftover.module]
+        weight = module._parameters["weight"]
+        assert weight is not None
+        name = f"{leftover.module}.weight" if leftover.module else "weight"
+        seen = weight.detach().double()
+        if name in masks:
+            seen = seen * masks[name].to(weight.device)
+        delta = _contribution(module, seen, leftover)
+        bias = module._parameters.get("bias")
+        if bias is None:
+            added.append(f"{leftover.module}.bias" if leftover.module else "bias")
+        total = delta if bias is None else bias.detach().double() + delta
+        new = nn.Parameter(total.to(weight.dtype), requires_grad=weight.requires_grad)
+        change.set_tensor(module, "bias", new)
+    return added
+
+
+def _readers(model: nn.Module, removal: Removal) -> Iterator[tuple[str, tuple[nn.Module, NDArray[np.int64]]]]:
+    """Convolutions and linear layers some of whose input channels go, with the places of those channels."""
+    modules = dict(model.named_modules())
+    for (uid, axis), role in removal.space.roles.items():
+        path, _, key = removal.space.program.values[uid].names[0].rpartition(".")
+        module = modules.get(path)
+        if role.kind != "reads" or key != "weight" or not isinstance(module, (_ConvNd, nn.Linear)):
+            continue
+        gone = removal.lost(role.labels)
+        if isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd) and module.groups > 1:
+            rows = gone.reshape(gone.shape[:2])
+            gone = rows[:: max(1, rows.shape[0] // module.groups)].reshape(-1)  # channels in order: group by group
+        else:
+            gone = np.moveaxis(gone, axis, -1).reshape(-1, gone.shape[axis])[0]
+        columns = np.flatnonzero(gone)
+        if columns.size:
+            yield path, (module, columns)
+
+
+@contextmanager
+def _collecting(
+    model: nn.Module, readers: Mapping[str, tuple[nn.Module, NDArray[np.int64]]], seen: dict[str, list[Tensor]]
+) -> Iterator[None]:
+    handles = []
+    for path, (module, columns) in readers.items():
+
+        def keep(module: nn.Module, args: Any, path: str = path, columns: NDArray[np.int64] = columns) -> None:
+            x = args[0]
+            axis = x.dim() - 1 if isinstance(module, nn.Linear) else 1
+            picked = x.index_select(axis, torch.from_numpy(columns).to(x.device)).detach()
+            seen[path].append(picked.movedim(axis, 1) if picked.dim() > 1 else picked[None])
+
+        handles.append(module.register_forward_pre_hook(keep))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _is_exact(module: nn.Module) -> bool:
+    """Whether a constant input channel is a constant in every output element."""
+    if isinstance(module, nn.Linear):
+        return True
+    if isinstance(module, _ConvTransposeNd) or not isinstance(module, _ConvNd):
+        return False  # border elements of a transposed convolution see fewer taps
+    return module.padding_mode != "zeros" or module.padding == "valid" or not any(_amounts(module.padding))
+
+
+def _amounts(padding: Any) -> tuple[Any, ...]:
+    return ("same",) if isinstance(padding, str) else tuple(padding)
+
+
+def _contribution(module: nn.Module, weight: Tensor, leftover: Leftover) -> Tensor:
+    """What the constants add to each output channel."""
+    constant = leftover.constant.to(weight.device, torch.float64)
+    if isinstance(module, nn.Linear):
+        return weight[:, torch.from_numpy(leftover.columns)] @ constant
+    assert isinstance(module, _ConvNd)
+    full = torch.zeros(module.in_channels, dtype=torch.float64, device=weight.device)
+    full[torch.from_numpy(leftover.columns)] = constant
+    taps = weight.flatten(2).sum(2)  # (O, I/G)
+    per_group = full.reshape(module.groups, -1).repeat_interleave(weight.shape[0] // module.groups, dim=0)
+    return (taps * per_group).sum(1)

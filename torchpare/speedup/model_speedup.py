@@ -1,0 +1,322 @@
+"""The two calls that the original toolkit's tutorial makes after pruning: apply the masks, and shrink the model."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchpare.attach import masks_of
+from torchpare.errors import ProofError, ShrinkError
+from torchpare.files.masks import fit_masks, load_masks
+from torchpare.graph import OnConflict, PruningSpace, Removal, analyse, group_masks
+from torchpare.speedup.constants import find_leftovers, fold
+from torchpare.speedup.plan import ShrinkPlan, make_plan
+from torchpare.speedup.proof import Outputs, first_difference, largest_difference, run_exact
+from torchpare.speedup.report import FunctionChange, LayerChange, SpeedupReport
+from torchpare.speedup.shrink import shrink
+from torchpare.speedup.transaction import Transaction
+from torchpare.types import Mask, Masks
+
+__all__ = ["ModelSpeedup", "apply_compression_results"]
+
+MasksOrFile = Mapping[str, Mapping[str, Tensor | None]] | str | os.PathLike[str]
+
+
+def apply_compression_results(
+    model: nn.Module, masks_file: MasksOrFile, map_location: torch.device | str | None = None
+) -> None:
+    """Write zeros into the masked entries of a model's parameters, in place. Shapes stay: `ModelSpeedup` changes them.
+
+    Args:
+        model: the plain model, or one that still carries masks.
+        masks_file: a mask file, or masks by layer and parameter name.
+        map_location: where to load the masks, as in ``torch.load``.
+
+    Raises:
+        MaskFileError: if the file is not a mask file.
+        MaskError: if the masks do not fit the model, which is then unchanged.
+    """
+    masks = _read_masks(model, masks_file, map_location)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    with torch.no_grad():
+        for layer, parameters in masks.items():
+            for name, mask in parameters.items():
+                parameter = modules[layer]._parameters[name]
+                if parameter is not None:
+                    parameter.masked_fill_(~mask.to(parameter.device), 0)
+
+
+class ModelSpeedup:
+    """Makes a masked model physically smaller, and proves that it is still the same function.
+
+    Args:
+        model: any module, on any device, with masks still attached or without. Changed in place by `speedup_model`.
+        dummy_input: a tensor, a tuple of positional arguments, or a dict of keyword arguments that the model accepts.
+        masks_file: a mask file, or masks by layer and parameter name. Masks still attached to the model count too, and
+            suffice: then it may be left out.
+        map_location: where to load the masks, as in ``torch.load``.
+        on_conflict: where layers that share channels (through a residual, say) were given different masks,
+            ``"reconcile"`` keeps the channels, ``"refuse"`` raises.
+        tolerance: the largest allowed difference between small and masked model, relative to the output's range.
+        verify: False skips the proof; the report then has no differences to show (they are NaN).
+
+    Raises:
+        MaskFileError: if the file is not a mask file.
+        MaskError: if the masks do not fit the model, or there are none.
+
+    Example:
+        >>> from torch import nn, ones, tensor
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+        >>> masks = {"0": {"weight": tensor([True, False, True, True]).view(4, 1, 1, 1)}}
+        >>> report = ModelSpeedup(model, ones(1, 3, 8, 8), masks).speedup_model()
+        >>> model[0].weight.shape
+        torch.Size([3, 3, 1, 1])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dummy_input: Any,
+        masks_file: MasksOrFile | None = None,
+        map_location: torch.device | str | None = None,
+        *,
+        on_conflict: OnConflict = "reconcile",
+        tolerance: float = 1e-10,
+        verify: bool = True,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            message = f"ModelSpeedup needs a torch.nn.Module, got {type(model).__name__}"
+            raise ShrinkError(message)
+        self.bound_model = model
+        self.dummy_input = dummy_input
+        attached = masks_of(model)
+        given = {} if masks_file is None and attached else _read_masks(model, masks_file or {}, map_location)
+        self.masks: Masks = _merge(given, attached)
+        self.on_conflict: OnConflict = on_conflict
+        self.tolerance = tolerance
+        self.verify = verify
+
+    def plan(self) -> ShrinkPlan:
+        """What `speedup_model` would do; the model is not changed.
+
+        Raises:
+            CaptureError: if the model cannot be run on the dummy input.
+            MaskConflictError: if masks disagree and ``on_conflict`` is ``"refuse"``.
+        """
+        space = analyse(self.bound_model, self.dummy_input)
+        return make_plan(self._decide(space))
+
+    def speedup_model(self) -> SpeedupReport:
+        """Shrink the model in place, and prove it. On any error the model is as it was.
+
+        Returns:
+            The report; print it, or read its fields.
+
+        Raises:
+            CaptureError: if the model cannot be run on the dummy input.
+            MaskConflictError: if masks disagree and ``on_conflict`` is ``"refuse"``.
+            ProofError: if the small model's outputs differ from the masked model's by more than the tolerance.
+            ShrinkError: if the small model cannot be made or run.
+        """
+        clock = _Clock()
+        with clock("analyse"):
+            space = analyse(self.bound_model, self.dummy_input)
+        with clock("plan"):
+            removal = self._decide(space)
+            plan = make_plan(removal)
+            group = _flat(group_masks(removal, self.masks))
+        with Transaction(self.bound_model) as change:
+            change.detach_masks()
+            change.remove_own_hooks()
+            try:
+                return self._carry_out(change, plan, group, clock)
+            except ShrinkError:
+                raise
+            except Exception as error:
+                message = (
+                    f"the model could not be made smaller: {type(error).__name__}: {error}. It is as it was before; "
+                    f"plan() shows what would be removed. A shape written as a number in the model's code is a common cause"
+                )
+                raise ShrinkError(message) from error
+
+    def _decide(self, space: PruningSpace) -> Removal:
+        weights = dict(self.bound_model.named_parameters(remove_duplicate=False))
+        return space.decide(self.masks, on_conflict=self.on_conflict, weights=weights)
+
+    def _carry_out(
+        self, change: Transaction, plan: ShrinkPlan, group: dict[str, Tensor], clock: _Clock
+    ) -> SpeedupReport:
+        model, removal, given = self.bound_model, plan.removal, _flat(self.masks)
+        before = _sizes(model)
+        changes = _norms_over_pruned_axes(removal)
+        folded: list[str] = []
+        added: list[str] = []
+        with clock("proof"):
+            reference = as_given = self._outputs(given) if self.verify else None
+            output_change = _difference(self._dense_outputs(), as_given) if self.verify else float("nan")
+            if not _covers(given, group):
+                leftovers, more = find_leftovers(model, self.dummy_input, removal, given)
+                changes = (*changes, *more)
+                folded = [leftover.module for leftover in leftovers]
+                added = fold(change, leftovers, given)
+                if self.verify and more:
+                    reference = self._outputs(group)
+        with clock("shrink"):
+            shrink(change, plan, group, added)
+        with clock("proof"):
+            small = self._outputs({}, reference) if self.verify else None
+            difference = _difference(reference, small)
+            masked = difference if reference is as_given else _difference(as_given, small)
+            if self.verify and not difference <= self.tolerance and not _by_nature(changes):
+                raise ProofError(self._explain(change, plan, group, difference))
+        return SpeedupReport(
+            largest_difference=difference,
+            tolerance=self.tolerance,
+            dtype=str(reference.dtype if reference else None).removeprefix("torch."),
+            exact=not changes,
+            masked_difference=masked,
+            output_change=output_change,
+            changes=changes,
+            folded=tuple(folded),
+            restored=removal.restored,
+            unknown=dict(removal.space.unknown),
+            unreached=removal.space.unreached,
+            layers=_layers(model, removal, before),
+            parameters_before=sum(before.values()),
+            parameters_after=sum(_sizes(model).values()),
+            seconds=dict(clock.seconds),
+        )
+
+    def _outputs(self, masks: Mapping[str, Tensor], like: Outputs | None = None) -> Outputs:
+        """The model's outputs in float64, or in its own type where its code insists on that."""
+        if like is not None:
+            return run_exact(self.bound_model, self.dummy_input, masks, dtype=like.dtype)
+        try:
+            return run_exact(self.bound_model, self.dummy_input, masks)
+        except RuntimeError:
+            dtypes = {p.dtype for p in self.bound_model.parameters() if p.is_floating_point()} - {torch.float64}
+            if not dtypes:
+                raise
+            return run_exact(self.bound_model, self.dummy_input, masks, dtype=next(iter(dtypes)))
+
+    def _dense_outputs(self) -> Outputs:
+        """The outputs without masks, in the model's own type: precise enough to see that masking did something."""
+        dtypes = [parameter.dtype for parameter in self.bound_model.parameters() if parameter.is_floating_point()]
+        return run_exact(self.bound_model, self.dummy_input, dtype=dtypes[0] if dtypes else torch.float32)
+
+    def _explain(self, change: Transaction, plan: ShrinkPlan, group: dict[str, Tensor], difference: float) -> str:
+        """Name the first module that differs; the model is taken back to what it was to find out."""
+        small: list[tuple[str, str, Tensor]] = []
+        run_exact(
+            self.bound_model,
+            self.dummy_input,
+            watch=lambda module, path, tensor: small.append((path, type(module).__name__, tensor)),
+        )
+        change.roll_back()
+        change.detach_masks()
+        change.remove_own_hooks()
+        dense: list[Tensor] = []
+        run_exact(self.bound_model, self.dummy_input, group, watch=lambda _module, _path, tensor: dense.append(tensor))
+        first = first_difference(plan.removal, dict(enumerate(dense)), small, self.tolerance)
+        where = f"The first to differ is {first}" if first else "No single module's output shows it"
+        return (
+            f"the small model differs from the masked one by {difference:.3g} of the output's range "
+            f"(allowed: {self.tolerance:g}). {where}. The model is as it was before"
+        )
+
+
+class _Clock:
+    """Seconds spent in each phase."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+def _read_masks(model: nn.Module, masks: MasksOrFile, map_location: torch.device | str | None) -> Masks:
+    if isinstance(masks, (str, os.PathLike)):
+        masks = load_masks(masks, map_location)
+    return fit_masks(masks, model)
+
+
+def _merge(left: Masks, right: Masks) -> Masks:
+    merged: Masks = {layer: dict(parameters) for layer, parameters in left.items()}
+    for layer, parameters in right.items():
+        own = merged.setdefault(layer, {})
+        for name, mask in parameters.items():
+            own[name] = own[name] & mask.to(own[name].device) if name in own else mask
+    return merged
+
+
+def _flat(masks: Masks) -> dict[str, Mask]:
+    return {
+        f"{layer}.{name}" if layer else name: mask
+        for layer, parameters in masks.items()
+        for name, mask in parameters.items()
+    }
+
+
+def _covers(given: Mapping[str, Tensor], group: Mapping[str, Tensor]) -> bool:
+    """Whether the given masks already are the group's."""
+    return given.keys() >= group.keys() and all(
+        bool((given[name] == group[name].to(given[name].device)).all()) for name in group
+    )
+
+
+def _difference(reference: Outputs | None, other: Outputs | None) -> float:
+    return float("nan") if reference is None or other is None else largest_difference(reference, other)
+
+
+_OVER_PRUNED_AXIS = "over the pruned axis"
+
+
+def _norms_over_pruned_axes(removal: Removal) -> tuple[FunctionChange, ...]:
+    changes: dict[tuple[str, str], FunctionChange] = {}
+    for note in removal.space.notes:
+        lost = int(removal.lost(note.labels).sum())
+        if lost:
+            detail = f"it is taken over fewer channels than before ({note.site})"
+            changes.setdefault((note.kind, note.module), FunctionChange(note.kind, note.module, lost, detail))
+    return tuple(changes.values())
+
+
+def _by_nature(changes: tuple[FunctionChange, ...]) -> bool:
+    """Whether a change is of a kind that also moves the reference whose removed channels contribute nothing."""
+    return any(change.kind.endswith(_OVER_PRUNED_AXIS) for change in changes)
+
+
+def _sizes(model: nn.Module) -> dict[str, int]:
+    return {name: parameter.numel() for name, parameter in model.named_parameters()}
+
+
+def _layers(model: nn.Module, removal: Removal, before: Mapping[str, int]) -> tuple[LayerChange, ...]:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    rows = []
+    for layer in removal.space.producers:
+        classes = removal.space.channels(layer).classes
+        prefix = f"{layer}." if layer else ""
+        own = [f"{prefix}{name}" for name, _ in modules[layer].named_parameters(recurse=False)]
+        rows.append(
+            LayerChange(
+                name=layer,
+                kind=type(modules[layer]).__name__,
+                channels_before=len(classes),
+                channels_after=int((~removal.gone[classes]).sum()),
+                parameters_before=sum(before.get(name, 0) for name in own),
+                parameters_after=sum(p.numel() for p in modules[layer].parameters(recurse=False)),
+            )
+        )
+    return tuple(rows)

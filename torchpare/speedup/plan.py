@@ -1,0 +1,133 @@
+"""A shrink, decided: which entries of which tensors stay, and which numbers follow. Pure data, made before any knife."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torchpare.graph import Removal
+from torchpare.graph.sizes import Attribute
+
+__all__ = ["Cut", "ShrinkPlan", "make_plan"]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What stays of one tensor.
+
+    ``axes`` holds a bool array for each axis, of the tensor's rank and size 1 wherever nothing varies. The kept
+    elements always form a box: for each axis equally many for every kept index of the other axes.
+    """
+
+    axes: tuple[NDArray[np.bool_], ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @cached_property
+    def changes(self) -> bool:
+        """Whether the tensor loses anything."""
+        return self.before != self.after
+
+    def indices(self, axis: int) -> list[int] | None:
+        """Kept indices along an axis; None where they depend on other axes, as in grouped convolutions."""
+        kept = self.axes[axis]
+        if kept.shape[axis] == 1:
+            return list(range(self.before[axis]))
+        return np.flatnonzero(kept).tolist() if kept.size == kept.shape[axis] else None
+
+    def apply(self, tensor: Tensor) -> Tensor:
+        """A new tensor with what stays of ``tensor``, in its order and memory format."""
+        if not self.changes:
+            return tensor
+        kept, dependent = tensor, []
+        for axis, mask in enumerate(self.axes):
+            if mask.all():
+                continue
+            if mask.size == mask.shape[axis]:
+                kept = kept.index_select(axis, torch.from_numpy(np.flatnonzero(mask)).to(tensor.device))
+            else:
+                dependent.append(axis)
+        return self._apply_box(tensor, dependent) if dependent else kept
+
+    def _apply_box(self, tensor: Tensor, dependent: list[int]) -> Tensor:
+        """Cut axes whose kept indices depend on other axes, which must come first for the order to hold."""
+        order = sorted(range(tensor.dim()), key=lambda axis: (axis in dependent, axis))
+        box = np.ones((1,) * tensor.dim(), dtype=bool)
+        for mask in self.axes:
+            box = box & mask
+        kept = torch.from_numpy(np.broadcast_to(box, self.before).transpose(order).copy()).to(tensor.device)
+        small = tensor.permute(order)[kept].reshape([self.after[axis] for axis in order])
+        return small.permute([order.index(axis) for axis in range(tensor.dim())]).contiguous()
+
+
+@dataclass(frozen=True)
+class ShrinkPlan:
+    """What a shrink does to a model.
+
+    Laws: nothing removed means nothing changed; every cut leaves at least one entry on each axis.
+    """
+
+    removal: Removal
+    cuts: Mapping[str, Cut]
+    """By qualified parameter or buffer name (every alias of a tied one), only where something goes."""
+    attributes: Mapping[str, Mapping[str, int | list[int]]]
+    """New values of module attributes, by module path and name."""
+
+    def describe(self) -> dict[str, Any]:
+        """The plan as JSON: shapes before and after, kept indices, attributes."""
+        return {
+            "tensors": {
+                name: {
+                    "before": list(cut.before),
+                    "after": list(cut.after),
+                    "kept": {
+                        str(axis): cut.indices(axis) for axis in range(len(cut.before)) if not cut.axes[axis].all()
+                    },
+                }
+                for name, cut in self.cuts.items()
+            },
+            "attributes": {path: dict(values) for path, values in self.attributes.items()},
+        }
+
+
+def make_plan(removal: Removal) -> ShrinkPlan:
+    """Spell a removal out, tensor by tensor."""
+    space = removal.space
+    cuts: dict[str, Cut] = {}
+    made: dict[int, Cut] = {}
+    for name, value in space.values.items():
+        if value.uid not in made:
+            axes = tuple(removal.kept_axes(value.uid))
+            made[value.uid] = Cut(axes, value.shape, removal.shape(value.uid))
+        if made[value.uid].changes:
+            cuts[name] = made[value.uid]
+    return ShrinkPlan(removal, cuts, _attribute_values(removal))
+
+
+def _attribute_values(removal: Removal) -> dict[str, dict[str, int | list[int]]]:
+    """Attribute edits by module; an edited element of a tuple brings its unchanged neighbours along."""
+    originals = removal.space.program.attributes
+    values: dict[str, dict[str, int | list[int]]] = {}
+    for attribute, value in removal.attributes.items():
+        if originals[attribute] == value:
+            continue
+        module = values.setdefault(attribute.module, {})
+        if attribute.index is None:
+            module[attribute.name] = value
+            continue
+        row = module.setdefault(attribute.name, _row(originals, attribute))
+        assert isinstance(row, list)
+        row[attribute.index] = value
+    return values
+
+
+def _row(originals: Mapping[Attribute, int], attribute: Attribute) -> list[int]:
+    same = [known for known in originals if (known.module, known.name) == (attribute.module, attribute.name)]
+    return [originals[known] for known in sorted(same, key=lambda known: known.index or 0)]

@@ -1,0 +1,174 @@
+"""The proof: the small model against the masked one, in float64, on the dummy input.
+
+The masked model is run on float64 copies of its parameters times their masks; the small model on float64 copies of its
+own. Nothing of the user's model is written: `torch.func.functional_call` lends it the copies for one call. In float64
+two correct programs agree to about 1e-15 of the output's range, so 1e-10 separates rounding from mistakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils import _pytree as pytree
+
+from torchpare.graph import Removal
+from torchpare.graph.capture import call_arguments, output_tensors
+from torchpare.speedup.plan import Cut
+
+__all__ = ["Outputs", "first_difference", "largest_difference", "run_exact"]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Everything a model returned, and the floating type in which it was computed."""
+
+    tensors: list[Tensor]
+    dtype: torch.dtype
+
+
+def run_exact(
+    model: nn.Module,
+    dummy_input: Any,
+    masks: Mapping[str, Tensor] | None = None,
+    *,
+    dtype: torch.dtype = torch.float64,
+    watch: Callable[[nn.Module, str, Tensor], None] | None = None,
+) -> Outputs:
+    """Run a model in evaluation mode on float64 copies of its tensors, masked.
+
+    Args:
+        model: left as it was, caches that its forward writes included.
+        dummy_input: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+        masks: by qualified parameter name.
+        dtype: the floating type to compute in.
+        watch: called with (module, path, output) for every tensor that a module returns, in order.
+    """
+    tensors = _copies(model, masks or {}, dtype)
+    args, kwargs = call_arguments(dummy_input)
+    args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, (args, kwargs))
+    default = torch.get_default_dtype()
+    with _as_it_was(model), _watching(model, watch), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # models that draw numbers draw the same ones each time
+        model.eval()
+        torch.set_default_dtype(dtype)
+        try:
+            output = functional_call(model, tensors, args, kwargs, tie_weights=False)
+        finally:
+            torch.set_default_dtype(default)
+    return Outputs([tensor.detach() for tensor in output_tensors(output)], dtype)
+
+
+def _copies(model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """What the run reads: parameters times their masks, and buffers (which a forward pass may write), tied ones tied."""
+    tensors: dict[str, Tensor] = {}
+    copies: dict[int, Tensor] = {}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, tensor in (*parameters.items(), *model.named_buffers(remove_duplicate=False)):
+        if id(tensor) not in copies:
+            wanted = dtype if tensor.is_floating_point() else tensor.dtype
+            copies[id(tensor)] = tensor.detach().to(wanted, copy=name in masks or name not in parameters)
+            if name in masks:
+                copies[id(tensor)].mul_(masks[name].to(tensor.device))
+        tensors[name] = copies[id(tensor)]
+    return tensors
+
+
+def largest_difference(reference: Outputs, other: Outputs) -> float:
+    """The largest difference of two outputs, relative to the largest absolute value of the reference.
+
+    Infinity where shapes differ, or where one is not finite and the other is not the same.
+    """
+    if len(reference.tensors) != len(other.tensors):
+        return float("inf")
+    largest, scale = 0.0, 0.0
+    for left, right in zip(reference.tensors, other.tensors, strict=True):
+        if left.shape != right.shape:
+            return float("inf")
+        if not left.numel():
+            continue
+        a, b = left.double(), right.double()
+        finite = torch.isfinite(a)
+        if not torch.equal(finite, torch.isfinite(b)) or not torch.equal(
+            a[~finite].nan_to_num(), b[~finite].nan_to_num()
+        ):
+            return float("inf")
+        if finite.any():
+            largest = max(largest, float((a - b)[finite].abs().max()))
+            scale = max(scale, float(a[finite].abs().max()))
+    return largest / scale if scale > 0 else largest
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first module whose output differs, and by how much of that output's range."""
+
+    module: str
+    kind: str
+    size: float
+
+    def __str__(self) -> str:
+        name = f"module '{self.module}'" if self.module else "the model's own forward"
+        return f"{name} ({self.kind}), by {self.size:.3g} of its output's range"
+
+
+def first_difference(
+    removal: Removal, reference: Mapping[int, Tensor], outputs: list[tuple[str, str, Tensor]], tolerance: float
+) -> Difference | None:
+    """The first module of the small model whose output is not what the masked model's kept channels are.
+
+    Args:
+        removal: what was removed.
+        reference: outputs of the masked model's modules by their place in the recorded program.
+        outputs: (path, kind, output) of the small model's modules, in order.
+        tolerance: relative to each output's range.
+    """
+    recorded = removal.space.program.module_outputs
+    if [path for path, _ in recorded] != [path for path, _, _ in outputs]:
+        return None
+    for place, ((_, uid), (path, kind, small)) in enumerate(zip(recorded, outputs, strict=True)):
+        dense = reference[place]
+        value = removal.space.program.values[uid]
+        if tuple(dense.shape) != value.shape:
+            continue
+        cut = Cut(tuple(removal.kept_axes(uid)), value.shape, removal.shape(uid))
+        size = largest_difference(Outputs([cut.apply(dense)], dense.dtype), Outputs([small], small.dtype))
+        if size > tolerance:
+            return Difference(path, kind, size)
+    return None
+
+
+@contextmanager
+def _as_it_was(model: nn.Module) -> Iterator[None]:
+    """Put back what a forward pass may write beside its output: module attributes, buffers, training modes."""
+    namespaces = [(module, dict(module.__dict__), dict(module._buffers)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, namespace, buffers in namespaces:
+            module.__dict__.clear()
+            module.__dict__.update(namespace)
+            module._buffers.update(buffers)
+
+
+@contextmanager
+def _watching(model: nn.Module, watch: Callable[[nn.Module, str, Tensor], None] | None) -> Iterator[None]:
+    handles = []
+    if watch is not None:
+        for path, module in model.named_modules():
+
+            def see(module: nn.Module, _args: Any, output: Any, path: str = path) -> None:
+                for tensor in output_tensors(output):
+                    watch(module, path, tensor)
+
+            handles.append(module.register_forward_hook(see))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,104 @@
+"""The knife: carries a plan out on the user's own modules. Classes, names and the model object itself survive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchpare.files.leaf_attributes import leaf_attributes
+from torchpare.speedup.plan import Cut, ShrinkPlan
+from torchpare.speedup.transaction import Transaction
+
+__all__ = ["shrink"]
+
+STRUCTURE = "torchpare_structure"
+
+
+def shrink(change: Transaction, plan: ShrinkPlan, masks: Mapping[str, Tensor], added: list[str]) -> None:
+    """Cut every tensor, edit every number, and leave the record that `torchpare.save` writes.
+
+    Args:
+        change: the open transaction on the model, whose masks are detached.
+        plan: what to cut.
+        masks: by qualified parameter name; masked entries that stay are written as zeros.
+        added: names of parameters that folding added.
+    """
+    modules = dict(change.model.named_modules(remove_duplicate=False))
+    made: dict[int, Tensor] = {}
+    cuts = {**plan.cuts, **_cuts_of_added(plan, added)}
+    for name in dict.fromkeys((*cuts, *masks)):
+        path, _, key = name.rpartition(".")
+        module = modules[path]
+        old = module._parameters.get(key)
+        if old is None:
+            old = module._buffers.get(key)
+        if old is None:
+            continue
+        if id(old) not in made:
+            made[id(old)] = _smaller(old, cuts.get(name), masks.get(name))
+        change.set_tensor(module, key, made[id(old)])
+    for path, values in plan.attributes.items():
+        for key, value in values.items():
+            row = isinstance(value, list) and isinstance(getattr(modules[path], key), tuple)
+            change.set_attribute(modules[path], key, tuple(value) if row else value)  # type: ignore[arg-type]
+    for path in dict.fromkeys(name.rpartition(".")[0] for name in plan.cuts):
+        for key, value in leaf_attributes(modules[path]).items():
+            change.set_attribute(modules[path], key, value)
+    for module in modules.values():
+        if isinstance(module, nn.RNNBase):  # recurrent layers keep a second list of their weights
+            change.set_attribute(module, "_flat_weights", [getattr(module, key) for key in module._flat_weights_names])
+    change.set_attribute(change.model, STRUCTURE, _record(change.model, plan, added))
+
+
+def _cuts_of_added(plan: ShrinkPlan, added: list[str]) -> dict[str, Cut]:
+    """A bias that folding added loses what the rows of its weight lose."""
+    cuts = {}
+    for name in added:
+        weight = plan.cuts.get(name.removesuffix("bias") + "weight")
+        if weight is not None:
+            rows = weight.axes[0].reshape(-1)
+            cuts[name] = Cut((rows,), weight.before[:1], weight.after[:1])
+    return cuts
+
+
+def _smaller(old: Tensor, cut: Cut | None, mask: Tensor | None) -> Tensor:
+    """What stays of a tensor, masked; a parameter stays one, with its gradient cut alike."""
+    with torch.no_grad():
+        new = old.detach()
+        if cut is not None:
+            new = cut.apply(new)
+            mask = None if mask is None else cut.apply(mask.to(old.device).expand(cut.before))
+        if mask is not None:
+            new = new.masked_fill(~mask.to(old.device), 0)
+        if not isinstance(old, nn.Parameter):
+            return new
+        parameter = nn.Parameter(new, requires_grad=old.requires_grad)
+        if old.grad is not None:
+            parameter.grad = old.grad if cut is None else cut.apply(old.grad)
+        return parameter
+
+
+def _record(model: nn.Module, plan: ShrinkPlan, added: list[str]) -> dict[str, Any]:
+    """The structure record, joined to the one of an earlier shrink: kept indices always count in the first model."""
+    before = getattr(model, STRUCTURE, None) or {"version": 1, "attributes": {}, "added_parameters": [], "kept": {}}
+    attributes = {path: dict(values) for path, values in before["attributes"].items()}
+    for path, values in plan.attributes.items():
+        attributes.setdefault(path, {}).update(values)
+    kept = {name: dict(axes) for name, axes in before["kept"].items()}
+    for name, cut in plan.cuts.items():
+        axes = kept.setdefault(name, {})
+        for axis in range(len(cut.before)):
+            indices = cut.indices(axis)
+            if indices is None or (str(axis) not in axes and cut.axes[axis].all()):
+                continue
+            earlier = axes.get(str(axis))
+            axes[str(axis)] = indices if earlier is None else [earlier[index] for index in indices]
+    return {
+        "version": 1,
+        "attributes": attributes,
+        "added_parameters": sorted({*before["added_parameters"], *added}),
+        "kept": {name: axes for name, axes in kept.items() if axes},
+    }
