@@ -8,10 +8,12 @@ import warnings
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.pruning.nets import Residual, batch, randomised
+from tests.pruning.nets import CONVOLUTIONS, Residual, batch, randomised
 from torchpare.attach import is_attached, masks_of
 from torchpare.pruning import FPGMPruner, L1FilterPruner, L2FilterPruner, LevelPruner
 from torchpare.pruning.groups import is_incomplete
@@ -86,6 +88,25 @@ def test_a_fine_tuned_model_shrinks_to_the_same_function(pruner, together):
     assert model.inner.weight.shape[0] == 3
     if together:
         assert model.stem.weight.shape[0] == model.outer.weight.shape[0] == 4
+
+
+@given(
+    pruner=st.sampled_from([L1FilterPruner, L2FilterPruner, FPGMPruner]),
+    sparsities=st.fixed_dictionaries({name: st.sampled_from([None, 0.1, 0.3, 0.5, 0.8]) for name in CONVOLUTIONS}),
+    together=st.booleans(),
+    early=st.booleans(),
+    seed=st.integers(0, 100),
+)
+@settings(max_examples=25)
+def test_whatever_is_asked_and_learnt_the_small_model_is_the_masked_one(pruner, sparsities, together, early, seed):
+    asked = [{"sparsity": s, "op_names": [name]} for name, s in sparsities.items() if s is not None]
+    if not asked:
+        return
+    model, x = randomised(Residual(), seed).eval(), batch(2)
+    pruner(model, asked, dependency_aware=together, dummy_input=x if together or early else None).compress()
+    model(x)
+    randomised(model, seed + 1000)  # as far from the weights that were pruned as training could take it
+    assert ModelSpeedup(model, x).speedup_model().masked_difference < 1e-10
 
 
 def test_single_weights_take_nothing_along():
@@ -173,8 +194,21 @@ def test_the_first_batch_may_come_in_any_form(args, kwargs):
     assert masks_of(model)["b"]["weight"].shape == (1, 4, 1, 1)
 
 
+class PositionalOnly(Keywords):
+    def forward(self, x, /, *, flip=False):
+        return super().forward(x, flip=flip)
+
+
+def test_a_first_batch_that_has_no_names_does_not_stop_the_user():
+    model = PositionalOnly()
+    L1FilterPruner(model, [{"sparsity": 0.5, "op_names": ["a"]}]).compress()
+    with pytest.warns(UserWarning, match="positional arguments without names beside keywords"):
+        assert model(torch.ones(1, 2, 4, 4), flip=True).shape == (1, 2, 4, 4)
+    assert set(masks_of(model)) == {"a"}
+
+
 class Impossible(nn.Module):
-    """Runs on its first call only, so that the analysis, which runs a copy, fails."""
+    """Cannot be copied, so that the analysis, which runs a copy, fails."""
 
     def __init__(self):
         super().__init__()

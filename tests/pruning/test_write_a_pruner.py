@@ -21,7 +21,7 @@ def test_the_page_does_what_it_says():
     assert len(blocks) == 3
     names = {"model": randomised(Residual()), "example": batch(1)}
     for block in blocks:
-        exec(compile(block, str(PAGE), "exec", dont_inherit=True), names)  # noqa: S102 - our own page
+        exec(compile(block, str(PAGE), "exec", dont_inherit=True), names)
     model = names["model"]
     spread = model.inner.old_weight.detach().flatten(1).var(dim=1)
     expected = set(spread.argsort()[:3].tolist())

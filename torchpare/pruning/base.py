@@ -41,7 +41,8 @@ class Pruner(ABC):
         dependency_aware: choose channels together where layers can only lose them together, such as across a residual.
             Needs ``dummy_input``, and a pruner of filters.
         dummy_input: an example input (a tensor, a tuple of positional arguments, or a dict of keyword arguments). With
-            it, ``compress()`` masks whole groups of coupled channels at once; without it, the first forward pass does.
+            it, ``compress()`` masks whole groups of coupled channels at once; without it, the first forward pass does,
+            which ``torch.compile(fullgraph=True)`` and strict ``torch.export`` can only follow from the second on.
 
     Raises:
         ConfigError: the config_list or another argument cannot be used. The model is untouched.

@@ -55,13 +55,23 @@ def forget_first_forward(model: nn.Module) -> bool:
     return bool(waiting)
 
 
-def try_to_complete(model: nn.Module, dummy_input: Any) -> bool:
-    """Complete the model's masks over their groups, or warn why that was not possible and leave them as they are."""
+def try_to_complete(model: nn.Module, dummy_input: Any, keywords: dict[str, Any] | None = None) -> bool:
+    """Complete the model's masks over their groups, or warn why that was not possible and leave them as they are.
+
+    Args:
+        model: a masked model.
+        dummy_input: as for ``analyse``; or, with ``keywords``, the tuple of positional arguments beside them.
+        keywords: the keyword arguments of a call.
+
+    Returns:
+        whether the masks are complete now.
+    """
     forget_first_forward(model)
     # Called from a user's forward pass, whose modes must not leak into masks that training will read.
     with torch.inference_mode(False), torch.no_grad():
         try:
-            attach_masks(model, complete_masks(analyse(model, dummy_input), masks_of(model)))
+            example = _named(model, dummy_input, keywords) if keywords else dummy_input
+            attach_masks(model, complete_masks(analyse(model, example), masks_of(model)))
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the user's own forward pass must go on
             message = (
                 "the masks cover the selected layers only, not the norms and consumers behind them, because the model "
@@ -83,7 +93,7 @@ class _FirstForward:
         if is_in_torch_dispatch_mode() or tracing or _is_abstract((args, kwargs)):
             return  # somebody records or counts the model's operators; ours would be among them
         if masks_of(model):
-            try_to_complete(model, _as_dummy_input(model, args, kwargs))
+            try_to_complete(model, args, kwargs)
         else:
             forget_first_forward(model)
 
@@ -92,10 +102,8 @@ def _is_abstract(inputs: Any) -> bool:
     return any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in pytree.tree_leaves(inputs))
 
 
-def _as_dummy_input(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A call's arguments in the form that ``analyse`` takes: a tuple of positional ones, or a dict of keywords."""
-    if not kwargs:
-        return args
+def _named(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call by name: ``analyse`` takes either positional ones or a dict of keywords."""
     parameters = inspect.signature(model.forward).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
     if len(names) < len(args):
