@@ -1,0 +1,39 @@
+"""What CONTRIBUTING.md shows works, and its words are those of the Makefile."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from tests.support.nets import Net
+from torchpare.attach import masks_of
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_the_pruner_it_shows_prunes():
+    names: dict = {}
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    exec(compile(block, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
+    model = Net()
+    spread = model.conv1.weight.detach().flatten(1).var(dim=1)
+    names["SpreadPruner"](
+        model, [{"sparsity": 0.5, "op_names": ["conv1"]}], dummy_input=torch.zeros(1, 3, 6, 6)
+    ).compress()
+    gone = ~masks_of(model)["conv1"]["weight"].flatten()
+    assert set(gone.nonzero().flatten().tolist()) == set(spread.argsort()[:4].tolist())
+
+
+def test_every_word_it_tells_is_a_word_of_make():
+    words = set(re.findall(r"`make (\w+)`", PAGE))
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert words
+    assert words <= targets
+
+
+def test_every_link_leads_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", PAGE):
+        assert (ROOT / target).exists(), target
