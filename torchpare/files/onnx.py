@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from torchpare.errors import ExportError, MissingExtraError
 from torchpare.files.atomic import atomic_write
-from torchpare.graph.capture import call_arguments, output_tensors
+from torchpare.graph.capture import call_arguments
 
 __all__ = ["OnnxExport", "check_onnx", "export_onnx"]
 
@@ -87,7 +87,8 @@ def check_onnx(model: nn.Module, path: str | os.PathLike[str], dummy_input: Any,
         raise ExportError(f"there is no ONNX file {path}; write it with export_onnx")
     args, kwargs = call_arguments(dummy_input)
     with _quiet_evaluation(model):
-        expected = [tensor.cpu() for tensor in output_tensors(_run(model, args, kwargs))]
+        leaves = pytree.tree_leaves(_run(model, args, kwargs))
+    expected = [leaf.cpu() for leaf in leaves if isinstance(leaf, Tensor)]
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     try:
