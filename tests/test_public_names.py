@@ -1,0 +1,47 @@
+"""The names that users know are where they look for them, and asking for one does not load the rest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module, metadata
+from pathlib import Path
+
+import pytest
+
+import torchpare
+
+ROOT = Path(__file__).parents[1]
+NAMES = {
+    "torchpare": ["ModelSpeedup", "apply_compression_results", "load", "save"],
+    "torchpare.pruning": ["FPGMPruner", "L1FilterPruner", "L2FilterPruner", "LevelPruner", "Pruner"],
+    "torchpare.utils": ["ChannelDependency", "GroupDependency", "count_flops_params", "fix_mask_conflict"],
+}
+
+
+@pytest.mark.parametrize("package", NAMES)
+def test_public_names_are_there_and_documented(package):
+    module = import_module(package)
+    for name in NAMES[package]:
+        assert name in module.__all__
+        assert getattr(module, name).__doc__
+
+
+def test_an_unknown_name_lists_those_there_are():
+    with pytest.raises(AttributeError, match=r"module 'torchpare' has no attribute 'Speedup'; it has ModelSpeedup"):
+        torchpare.Speedup  # noqa: B018 - the access is the test
+    assert set(torchpare.__all__) <= set(dir(torchpare))
+
+
+def test_importing_the_package_loads_none_of_its_rooms():
+    script = "import sys, torchpare; print(*sorted(name for name in sys.modules if name.startswith('torchpare')))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["torchpare"]
+
+
+def test_the_version_is_told_once():
+    try:
+        installed = metadata.version("torchpare")
+    except metadata.PackageNotFoundError:
+        pytest.skip("torchpare is not installed here, only importable")
+    assert installed == torchpare.__version__
