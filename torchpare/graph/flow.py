@@ -60,6 +60,8 @@ class Flow:
     """Label arrays of each value, by uid."""
     roles: dict[tuple[int, int], Role] = field(default_factory=dict)
     """Which (parameter uid, axis) makes channels, and which reads them."""
+    other_readers: list[LabelArray] = field(default_factory=list)
+    """Labels of channels that something without a parameter takes in: a sum or mean over them."""
     channels: dict[int, LabelArray] = field(default_factory=dict)
     """The labels of the channels that a parameter makes, in order, by parameter uid."""
     equations: list[Equation] = field(default_factory=list)
@@ -78,7 +80,7 @@ class Flow:
         return self.program.values[ref.uid if isinstance(ref, Ref) else ref].shape
 
     def labels(self, ref: Ref | int) -> Axes:
-        """The label arrays of a value. Parameters, buffers get theirs when first met; what comes from outside is fixed."""
+        """The label arrays of a value. Parameters and buffers get theirs when first met; constants are fixed."""
         uid = ref.uid if isinstance(ref, Ref) else ref
         known = self.axes.get(uid)
         if known is None:
@@ -228,7 +230,7 @@ class Flow:
         return axes
 
     def _parts(self, grid: LabelArray) -> list[LabelArray]:
-        """The components of composites as grids of their own, where each varies along few axes; else the grid itself."""
+        """The components of composites as grids of their own, the simplest first; else the grid itself."""
         if not self.store.composed():
             return [grid]
         atoms = {root: sorted(self.store.atoms(root)) for root in np.unique(grid).tolist()}

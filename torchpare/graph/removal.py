@@ -7,7 +7,6 @@ drops the most it can, puts back the least it must, and remembers every channel 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -17,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from torchpare.errors import MaskConflictError, MaskError
+from torchpare.errors import MaskConflictError
 from torchpare.graph.labels import LabelArray
 from torchpare.graph.sizes import Attribute, Const, Dim, Expr, attributes, evaluate, solve
+from torchpare.graph.votes import Restored, Votes, as_bool, count_votes, masks_by_uid, scattered
 from torchpare.types import Mask, Masks
 
 if TYPE_CHECKING:
@@ -28,15 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["OnConflict", "Removal", "Restored", "decide_removal", "group_masks", "reconciled_masks"]
 
 OnConflict = Literal["reconcile", "refuse"]
-
-
-@dataclass(frozen=True)
-class Restored:
-    """Channels that were asked for and stay: how many, of which layers, and why."""
-
-    layers: tuple[str, ...]
-    channels: int
-    why: str
 
 
 @dataclass(frozen=True)
@@ -92,7 +83,7 @@ def decide_removal(
         MaskError: if a mask names a layer or parameter that the model does not have, or has the wrong shape.
         MaskConflictError: if layers that share channels disagree, and ``on_conflict`` is ``refuse``.
     """
-    votes = _count_votes(space, _masks_by_uid(space, masks))
+    votes = count_votes(space, masks_by_uid(space, masks))
     if on_conflict == "refuse" and votes.conflicts:
         lines = "\n  ".join(f"{item.channels} channels of {', '.join(item.layers)}" for item in votes.conflicts)
         message = (
@@ -122,19 +113,19 @@ def group_masks(removal: Removal, masks: Masks) -> Masks:
             continue
         layer, _, parameter = name.rpartition(".")
         given = completed.setdefault(layer, {}).get(parameter)
-        completed[layer][parameter] = keep if given is None else _as_bool(given) & keep.to(given.device)
+        completed[layer][parameter] = keep if given is None else as_bool(given) & keep.to(given.device)
     return completed
 
 
 def reconciled_masks(removal: Removal, masks: Masks) -> Masks:
     """``masks``, with every channel that stays unmasked as a whole. Fine-grained masks are left as they are."""
     space = removal.space
-    given = _masks_by_uid(space, masks)
+    given = masks_by_uid(space, masks)
     fixed: Masks = {layer: dict(parameters) for layer, parameters in masks.items()}
     for layer, parameters in masks.items():
         for name, mask in parameters.items():
             uid = space.values[f"{layer}.{name}" if layer else name].uid
-            if _scattered(space, uid, given[uid]):
+            if scattered(space, uid, given[uid]):
                 continue
             keep = np.ones_like(given[uid])
             for axis, kept in enumerate(removal.kept_axes(uid)):
@@ -155,128 +146,10 @@ def group_mask(removal: Removal, uid: int) -> Mask | None:
     return torch.from_numpy(np.ascontiguousarray(keep))
 
 
-# -- votes -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Votes:
-    wanted: NDArray[np.bool_]
-    staying: NDArray[np.bool_]
-    covered: NDArray[np.bool_]
-    """Classes whose readers are masked too: an earlier decision dropped them, so the same ones should go again."""
-    conflicts: tuple[Restored, ...]
-    fixed: tuple[Restored, ...]
-
-
-def _masks_by_uid(space: PruningSpace, masks: Masks) -> dict[int, NDArray[np.bool_]]:
-    found: dict[int, NDArray[np.bool_]] = {}
-    for layer, parameters in masks.items():
-        for parameter, mask in parameters.items():
-            name = f"{layer}.{parameter}" if layer else parameter
-            value = space.values.get(name)
-            if value is None:
-                message = f"the masks name '{name}', but the model has no such parameter"
-                raise MaskError(message)
-            shape = tuple(mask.shape)
-            fits = len(shape) == len(value.shape) and all(m in (1, n) for m, n in zip(shape, value.shape, strict=True))
-            if not fits:
-                message = f"the mask of '{name}' has shape {shape}, which does not fit its shape {value.shape}"
-                raise MaskError(message)
-            found[value.uid] = _as_bool(mask).cpu().numpy()
-    return found
-
-
-def _as_bool(mask: Tensor) -> Tensor:
-    return mask if mask.dtype == torch.bool else mask != 0
-
-
-def _count_votes(space: PruningSpace, masks: dict[int, NDArray[np.bool_]]) -> _Votes:
-    """A class is wanted gone where every layer that makes it, or every layer that reads it, was asked to drop it."""
-    members = {kind: np.zeros(space.size, dtype=np.int64) for kind in ("makes", "reads")}
-    asked = {kind: np.zeros(space.size, dtype=np.int64) for kind in ("makes", "reads")}
-    makers: dict[str, NDArray[np.int64]] = {}
-    fixed: list[Restored] = []
-    scattered = {uid for uid, mask in masks.items() if _scattered(space, uid, mask)}
-    scattered_layers = {space.layer_of(uid) for uid in scattered}
-    for (uid, axis), role in space.roles.items():
-        layer, is_bias = space.layer_of(uid), len(space.program.values[uid].shape) == 1
-        if is_bias and uid not in masks and layer not in scattered_layers:
-            continue  # a bias goes where its weight goes, unless it was given a mask of its own
-        labels = space.canonical(role.labels)
-        mask = None if uid in scattered else masks.get(uid)
-        present = np.unique(labels)
-        members[role.kind][present] += 1
-        if mask is not None:
-            asked[role.kind][_dead_classes(labels, mask)] += 1
-        if role.kind == "makes" and not is_bias:
-            makers[layer] = present
-            if mask is not None:
-                fixed.extend(_fixed_wishes(space, layer, labels, mask, axis))
-    wanted = np.zeros(space.size, dtype=bool)
-    for kind in ("makes", "reads"):
-        wanted |= (members[kind] > 0) & (asked[kind] == members[kind])
-    wanted[0] = False
-    contested = (asked["makes"] > 0) & ~wanted
-    contested[0] = False
-    present = (members["makes"] > 0) | (members["reads"] > 0)
-    covered = (members["reads"] > 0) & (asked["reads"] == members["reads"])
-    return _Votes(wanted, present & ~wanted, covered, _conflicts(contested, makers), tuple(fixed))
-
-
-def _scattered(space: PruningSpace, uid: int, mask: NDArray[np.bool_]) -> bool:
-    """Whether a mask is fine-grained: scattered zeros, which are no wish to drop a channel even where a row is empty.
-
-    A structured mask is the product of one vector for each axis; in grouped convolutions, of vectors for each group.
-    """
-    value = space.program.values[uid]
-    grouped = any(array.shape[0] > 1 for array in space.axes(uid)[1:])
-    if mask.ndim < 2 or mask.shape != value.shape or grouped:
-        return False
-    box = np.ones_like(mask)
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        box &= mask.any(axis=others, keepdims=True)
-    return not np.array_equal(box, mask)
-
-
-def _dead_classes(labels: LabelArray, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The classes of which the mask leaves no entry."""
-    single = tuple(axis for axis, size in enumerate(labels.shape) if size == 1)
-    alive = mask.any(axis=single, keepdims=True)  # an entry lives where any entry under its label does
-    full = np.broadcast_shapes(labels.shape, alive.shape)
-    return np.setdiff1d(labels, np.broadcast_to(labels, full)[np.broadcast_to(alive, full)])
-
-
-def _fixed_wishes(
-    space: PruningSpace, layer: str, labels: LabelArray, mask: NDArray[np.bool_], axis: int
-) -> list[Restored]:
-    """Channels that were asked for although nothing can remove them."""
-    others = tuple(other for other in range(mask.ndim) if other != axis)
-    dead = ~mask.any(axis=others)
-    if labels.size not in (1, dead.size) or dead.size == 1:
-        return []
-    count = int((dead & (np.broadcast_to(labels.ravel(), dead.shape) == 0)).sum())
-    return [Restored((layer,), count, space.frozen(layer) or "its channels cannot be removed")] if count else []
-
-
-def _conflicts(contested: NDArray[np.bool_], makers: Mapping[str, NDArray[np.int64]]) -> tuple[Restored, ...]:
-    """Contested classes, gathered by the set of layers that share them."""
-    sharing: dict[int, list[str]] = {}
-    for layer, present in makers.items():
-        for label in present[contested[present]].tolist():
-            sharing.setdefault(label, []).append(layer)
-    counts = Counter(tuple(layers) for layers in sharing.values() if len(layers) > 1)
-    why = "the layers share these channels, and not all of them were asked to drop them"
-    return tuple(Restored(layers, count, why) for layers, count in counts.items())
-
-
-# -- the decision ----------------------------------------------------------------------------------------------------
-
-
 class _Decision:
     """Drops every atom it can, then puts back until rows, counts and sizes agree. Putting back only, so it ends."""
 
-    def __init__(self, space: PruningSpace, votes: _Votes, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, space: PruningSpace, votes: Votes, weights: Mapping[str, Tensor]) -> None:
         self.space = space
         self.weights = weights
         self.covered = votes.covered.copy()
@@ -351,7 +224,7 @@ class _Decision:
         return changed
 
     def _follow_sizes(self) -> bool:
-        """Give every attribute the value that the sizes ask for; where sizes cannot be followed, put everything back."""
+        """Give attributes the values that the sizes ask for; put back what no value can follow."""
         self.edits = {}
         for _ in range(len(self.space.equations) + 1):
             before = dict(self.edits)

@@ -1,7 +1,7 @@
 """Integers that remember where they came from.
 
-While a model is recorded, every size it reads (``x.shape``, ``x.size(1)``, ``x.numel()``) and every integer attribute of
-its modules is a `Size`: an ``int`` that carries the expression it was computed by. When such a number reaches an
+While a model is recorded, every size it reads (``x.shape``, ``x.size(1)``, ``x.numel()``) and every integer attribute
+of its modules is a `Size`: an ``int`` that carries the expression it was computed by. When such a number reaches an
 operator (``view``, ``split``, a slice, ``groups=``), the engine learns which *rule* the number follows, instead of
 guessing which attribute happens to be equal to an old size. A number that lost its expression (``int(x)``, numpy,
 scripted code) degrades to a literal, and a literal freezes what it measures: a weaker result, never a wrong one.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 __all__ = ["Attribute", "BinaryOp", "Const", "Dim", "Expr", "Size", "attributes", "evaluate", "expression", "solve"]
 
@@ -79,7 +79,8 @@ class Size(int):
 
     expr: Expr
 
-    def __new__(cls, value: int, expr: Expr) -> Size:
+    def __new__(cls, value: int, expr: Expr) -> Self:
+        """An integer that was computed by ``expr``."""
         size = super().__new__(cls, value)
         size.expr = expr
         return size

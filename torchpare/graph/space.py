@@ -50,6 +50,7 @@ class PruningSpace:
         self.program: Program = flow.program
         self.equations: tuple[Equation, ...] = tuple(flow.equations)
         self.equal_counts: tuple[LabelArray, ...] = tuple(flow.equal_counts)
+        self.other_readers: tuple[LabelArray, ...] = tuple(flow.other_readers)
         self.notes: tuple[Note, ...] = tuple(flow.notes)
         self.unknown: Mapping[str, str] = dict(flow.unknown)
         """Operators without a rule, each with the first place where it was met."""

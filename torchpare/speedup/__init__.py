@@ -1,5 +1,7 @@
 """Where a masked model becomes a small one: plan, cut, prove, report; all or nothing."""
 
+from __future__ import annotations
+
 from torchpare.speedup.dependency import ChannelDependency, GroupDependency, fix_mask_conflict
 from torchpare.speedup.model_speedup import ModelSpeedup, apply_compression_results
 from torchpare.speedup.plan import ShrinkPlan, make_plan

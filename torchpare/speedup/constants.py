@@ -6,6 +6,8 @@ Where a reader of that channel is exact about it (a linear layer, a convolution 
 into the reader's bias, and nothing changes. Elsewhere the change is real, and is reported by name.
 """
 
+# ruff: noqa: SLF001 - registered parameters are read and replaced where nn.Module keeps them
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -57,7 +59,7 @@ def find_leftovers(
             return tensor.double() + offset * noise
 
         varied = pytree.tree_map_only(Tensor, lambda t: vary(t) if t.is_floating_point() else t, dummy_input)
-        with _collecting(model, readers, seen):
+        with _collecting(readers, seen):
             run_exact(model, varied, masks)
     leftovers, changes = [], []
     for path, (module, columns) in readers.items():
@@ -72,7 +74,7 @@ def find_leftovers(
             kind = "removed channels still carry a signal"
             changes.append(FunctionChange(kind, path, len(columns), "its masks do not silence what it reads"))
             continue
-        reads_once = len(inputs) == 2  # noqa: PLR2004 - one input a run
+        reads_once = len(inputs) == 2
         if reads_once and _is_exact(module):
             leftovers.append(Leftover(path, columns, constant))
         else:
@@ -119,20 +121,17 @@ def _readers(model: nn.Module, removal: Removal) -> Iterator[tuple[str, tuple[nn
         module = modules.get(path)
         if role.kind != "reads" or key != "weight" or not isinstance(module, (_ConvNd, nn.Linear)):
             continue
-        gone = removal.lost(role.labels)
-        if isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd) and module.groups > 1:
-            rows = gone.reshape(gone.shape[:2])
-            gone = rows[:: max(1, rows.shape[0] // module.groups)].reshape(-1)  # channels in order: group by group
-        else:
-            gone = np.moveaxis(gone, axis, -1).reshape(-1, gone.shape[axis])[0]
-        columns = np.flatnonzero(gone)
+        rows = np.moveaxis(removal.lost(role.labels), axis, -1).reshape(-1, role.labels.shape[axis])
+        # Where the slots differ between groups there is a row for each filter: channels in order, group by group.
+        groups = module.groups if isinstance(module, _ConvNd) and len(rows) > 1 else 1
+        columns = np.flatnonzero(rows[:: max(1, len(rows) // groups)].reshape(-1) if groups > 1 else rows[0])
         if columns.size:
             yield path, (module, columns)
 
 
 @contextmanager
 def _collecting(
-    model: nn.Module, readers: Mapping[str, tuple[nn.Module, NDArray[np.int64]]], seen: dict[str, list[Tensor]]
+    readers: Mapping[str, tuple[nn.Module, NDArray[np.int64]]], seen: dict[str, list[Tensor]]
 ) -> Iterator[None]:
     handles = []
     for path, (module, columns) in readers.items():

@@ -88,12 +88,13 @@ class GroupDependency(_Dependency):
     def dependency(self) -> dict[str, int]:
         """The divisor by layer name; 1 where nothing is asked."""
         modules = dict(self.model.named_modules())
-        convolutions = {name: modules[name] for name in self.space.producers if isinstance(modules.get(name), _ConvNd)}
+        found = ((name, modules.get(name)) for name in self.space.producers)
+        convolutions = {name: module for name, module in found if isinstance(module, _ConvNd)}
         divisors = dict.fromkeys(convolutions, 1)
         classes = {name: set(self.space.channels(name).classes.tolist()) - {0} for name in convolutions}
         for name, module in convolutions.items():
-            groups = int(module.groups)
-            if groups == 1 or groups == module.in_channels:
+            groups = module.groups
+            if groups in (1, module.in_channels):
                 continue
             divisors[name] = math.lcm(divisors[name], groups)
             read = set(self.space.reads(name).tolist())
@@ -146,5 +147,5 @@ def fix_mask_conflict(
 
 
 def _write_csv(path: str | os.PathLike[str], rows: list[list[str]]) -> None:
-    with atomic_write(path) as target, open(target, "w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as target, target.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)

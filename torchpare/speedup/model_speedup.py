@@ -1,5 +1,7 @@
 """The two calls that the original toolkit's tutorial makes after pruning: apply the masks, and shrink the model."""
 
+# ruff: noqa: SLF001 - parameters are written where nn.Module keeps them
+
 from __future__ import annotations
 
 import os
@@ -140,8 +142,8 @@ class ModelSpeedup:
                 raise
             except Exception as error:
                 message = (
-                    f"the model could not be made smaller: {type(error).__name__}: {error}. It is as it was before; "
-                    f"plan() shows what would be removed. A shape written as a number in the model's code is a common cause"
+                    f"the model could not be made smaller: {type(error).__name__}: {error}. It is as it was; "
+                    f"plan() shows what would go. A size written as a number in the model's code is a common cause"
                 )
                 raise ShrinkError(message) from error
 

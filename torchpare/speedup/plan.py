@@ -1,4 +1,4 @@
-"""A shrink, decided: which entries of which tensors stay, and which numbers follow. Pure data, made before any knife."""
+"""A shrink, decided: which entries of which tensors stay, and which numbers follow. Pure data, before any knife."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ own. Nothing of the user's model is written: `torch.func.functional_call` lends 
 two correct programs agree to about 1e-15 of the output's range, so 1e-10 separates rounding from mistakes.
 """
 
+# ruff: noqa: SLF001 - buffers are put back where nn.Module keeps them
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +20,8 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from torchpare.graph import Removal
-from torchpare.graph.capture import call_arguments, output_tensors
+from torchpare.graph.capture import call_arguments
+from torchpare.graph.recorder import output_tensors
 from torchpare.speedup.plan import Cut
 
 __all__ = ["Outputs", "first_difference", "largest_difference", "run_exact"]
@@ -65,7 +68,7 @@ def run_exact(
 
 
 def _copies(model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """What the run reads: parameters times their masks, and buffers (which a forward pass may write), tied ones tied."""
+    """What the run reads: parameters times their masks, and buffers, which a forward pass may write."""
     tensors: dict[str, Tensor] = {}
     copies: dict[int, Tensor] = {}
     parameters = dict(model.named_parameters(remove_duplicate=False))

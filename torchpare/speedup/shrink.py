@@ -1,5 +1,7 @@
 """The knife: carries a plan out on the user's own modules. Classes, names and the model object itself survive."""
 
+# ruff: noqa: SLF001 - parameters and buffers are replaced where nn.Module keeps them
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,9 +1,11 @@
 """All or nothing: every change made to the user's model goes through here, and can be taken back."""
 
+# ruff: noqa: SLF001 - the dicts in which nn.Module keeps tensors and hooks are what is changed and changed back
+
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -22,7 +24,7 @@ class Transaction:
         self.model = model
         self._undo: list[Callable[[], None]] = []
 
-    def __enter__(self) -> Transaction:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -5,6 +5,8 @@ whole, and *defines* the labels of the outputs. An operator without a rule freez
 in the report: it is never guessed.
 """
 
+from __future__ import annotations
+
 from torchpare.graph.rules import contractions, elementwise, factories, movement, norms, reductions, reshapes
 from torchpare.graph.rules.apply import apply_rules
 

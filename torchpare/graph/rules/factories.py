@@ -15,7 +15,7 @@ __all__: list[str] = []
     "zeros", "ones", "empty", "full", "rand", "randn", "new_zeros", "new_ones", "new_empty", "new_full", "scalar_tensor"
 )
 def constant(flow: Flow, op: Op) -> None:
-    """Constant fill: an axis whose size the model computes gets free labels, one that is a number in the source does not."""
+    """Constant fill: an axis whose size the model computes gets free labels, a number in the source fixes it."""
     result = op.outputs[0]
     shape = flow.shape(result)
     arrays = flow.fixed(shape)

@@ -48,7 +48,7 @@ def unsqueeze(flow: Flow, op: Op) -> None:
 
 @rule("squeeze")
 def squeeze(flow: Flow, op: Op) -> None:
-    """Axes of size 1 go; an axis that only happens to have size 1 after pruning would too, so the others stay above 1."""
+    """Axes of size 1 go. An axis pruned down to 1 would go too, by accident, so the others named stay whole."""
     x = op.args[0]
     shape = flow.shape(x)
     given = op.args[1] if len(op.args) > 1 else range(len(shape))

@@ -23,6 +23,7 @@ def reduce(flow: Flow, op: Op) -> None:
     why = f"{op.name} in {op.where}"
     for axis in axes:
         labels = flow.labels(x)[axis]
+        flow.other_readers.append(labels)
         if op.name in ("aten.max", "aten.min", "aten.prod"):
             flow.store.freeze(labels, why)
         elif op.name != "aten.sum":

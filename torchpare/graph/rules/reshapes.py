@@ -21,7 +21,7 @@ def reshape(flow: Flow, op: Op) -> None:
     """Split the shapes into the smallest groups of axes with equal products; merge and split inside each."""
     x, result = op.args[0], op.outputs[0]
     old, new = flow.shape(x), flow.shape(result)
-    if 0 in old or op.args[1:] and not isinstance(op.args[1], (list, tuple)):
+    if 0 in old or (op.args[1:] and not isinstance(op.args[1], (list, tuple))):
         flow.freeze_all(op, f"{op.name} in {op.where}")
         return
     exprs = requested_sizes(op, result, len(new))
@@ -51,7 +51,7 @@ def reshape(flow: Flow, op: Op) -> None:
 
 
 def factor_groups(old: tuple[int, ...], new: tuple[int, ...]) -> list[Group]:
-    """Pairs of neighbouring axes with equal products, as small as they come: (2, 6, 4) -> (2, 24): [0]-[0], [1, 2]-[1]."""
+    """Runs of axes with equal products, as short as they come: (2, 6, 4) -> (2, 24) is [0]-[0] and [1, 2]-[1]."""
     groups: list[Group] = []
     i = j = 0
     while i < len(old) or j < len(new):

@@ -1,0 +1,140 @@
+"""Seeing numbers before they lose their origin.
+
+A dispatched operator receives plain integers. One level above, at the functions that the model's own Python code calls,
+the same integers still are `Size` objects that know their expression: this mode notes them down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from torchpare.graph.program import Call
+from torchpare.graph.sizes import Const, Expr, Size, expression
+
+__all__ = ["Provenance"]
+
+
+class Watcher(Protocol):
+    """What is told of each call: the recorder of the run."""
+
+    call: Call | None
+
+    def uid(self, tensor: Tensor) -> int:
+        """The uid of a tensor."""
+        ...
+
+    def shape(self, tensor: Tensor) -> torch.Size:
+        """The shape of a tensor, every size knowing its axis."""
+        ...
+
+
+class Provenance(TorchFunctionMode):
+    """Answers size questions with `Size`, and notes the expressions of the numbers passed to shape operators."""
+
+    def __init__(self, recorder: Watcher) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.shape.__get__:  # type: ignore[attr-defined]
+            return self.recorder.shape(args[0])
+        if func is Tensor.size:
+            shape = self.recorder.shape(args[0])
+            dim = args[1] if len(args) > 1 else kwargs.get("dim")
+            return shape if dim is None else shape[dim]
+        if func is Tensor.numel or func is torch.numel:
+            return _product(self.recorder.shape(args[0]))
+        call = _note(getattr(func, "__name__", ""), args, kwargs)
+        outer, self.recorder.call = self.recorder.call, call or self.recorder.call
+        try:
+            result = func(*args, **kwargs)
+        finally:
+            self.recorder.call = outer
+        if call is not None:
+            call.results = tuple(
+                self.recorder.uid(leaf) for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)
+            )
+        return result
+
+
+def _product(sizes: torch.Size) -> int:
+    total = 1
+    for size in sizes:
+        total = size * total if isinstance(size, Size) else total * size
+    return total
+
+
+_SHAPE_CALLS = frozenset({"view", "reshape", "expand", "zeros", "ones", "empty", "full", "randn", "rand"}) | frozenset(
+    {"new_zeros", "new_ones", "new_empty", "new_full", "repeat", "unflatten"}
+)
+_SPLIT_CALLS = frozenset({"split", "split_with_sizes", "chunk", "narrow", "tensor_split"})
+_GROUP_CALLS = {"conv1d": 6, "conv2d": 6, "conv3d": 6, "group_norm": 1} | {
+    f"conv_transpose{rank}d": 6 for rank in (1, 2, 3)
+}
+
+
+def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+    """The expressions of a call that takes sizes, positions or a number of groups; None for every other call."""
+    if name in _SHAPE_CALLS:
+        return Call(name, sizes=_requested_shape(name, args, kwargs))
+    if name in _SPLIT_CALLS:
+        numbers = [*args[1:2], *(kwargs[key] for key in kwargs if "split" in key or key in ("sections", "chunks"))]
+        return Call(name, sizes=tuple(_expressions(numbers)))
+    if name == "__getitem__":
+        return Call(name, slices=_slices(args[0], args[1]))
+    if name == "layer_norm":
+        shape = args[1] if len(args) > 1 else kwargs.get("normalized_shape", ())
+        return Call(name, sizes=tuple(_expressions(shape)))
+    if name in _GROUP_CALLS:
+        position = _GROUP_CALLS[name]
+        number = args[position] if len(args) > position else kwargs.get("groups", kwargs.get("num_groups", 1))
+        return Call(name, number=expression(number))
+    return None
+
+
+def _requested_shape(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Expr, ...] | None:
+    first = 1 if args and isinstance(args[0], Tensor) else 0
+    numbers = list(args[first:]) or [kwargs.get("size", kwargs.get("shape", ()))]
+    if name == "unflatten" and len(numbers) > 1:
+        return None  # the engine sees the view it becomes; its literal sizes are read from there
+    if name in ("full", "new_full"):
+        numbers = numbers[:1]
+    try:
+        return tuple(_expressions(numbers))
+    except (TypeError, ValueError):
+        return None  # view(dtype) and the like request no shape
+
+
+def _expressions(numbers: Any) -> Iterator[Expr]:
+    for number in numbers:
+        if isinstance(number, (tuple, list)):
+            yield from _expressions(number)
+        else:
+            yield expression(number)
+
+
+def _slices(tensor: Tensor, index: Any) -> dict[int, tuple[Expr, Expr | None]]:
+    """(start, stop) expressions by the axis at which the dispatcher will slice."""
+    items = index if isinstance(index, tuple) else (index,)
+    consumed = sum(1 for item in items if item is not None and item is not Ellipsis)
+    found: dict[int, tuple[Expr, Expr | None]] = {}
+    axis = 0
+    for item in items:
+        if item is Ellipsis:
+            axis += tensor.dim() - consumed
+        elif isinstance(item, slice):
+            start = Const(0) if item.start is None else expression(item.start)
+            found[axis] = (start, None if item.stop is None else expression(item.stop))
+            axis += 1
+        elif item is None:
+            axis += 1
+        elif not isinstance(item, int):
+            break  # advanced indexing: handled by its own operator
+    return found

@@ -1,0 +1,141 @@
+"""Writing down every operator that a run dispatches, with the tensors it reads and writes."""
+
+# ruff: noqa: SLF001 - a dispatched operator tells its name only through its schema
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchpare.graph.program import Call, Kind, Op, Ref, Value
+from torchpare.graph.provenance import Provenance
+from torchpare.graph.sizes import Dim, Size
+
+__all__ = ["Recorder", "output_tensors"]
+
+_TORCH = str(Path(torch.__file__).parent)
+_HERE = str(Path(__file__).parent.parent)
+
+
+def output_tensors(tree: Any) -> Iterator[Tensor]:
+    """Every tensor in a nested output: tuples, lists, dicts and objects with attributes."""
+    for leaf in pytree.tree_leaves(tree):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif hasattr(leaf, "__dict__") and not isinstance(leaf, (nn.Module, type)):
+            yield from output_tensors(list(vars(leaf).values()))
+
+
+class Recorder(TorchDispatchMode):
+    """Writes down every operator that is dispatched."""
+
+    def __init__(self, twin: nn.Module, inputs: Any) -> None:
+        super().__init__()
+        self.values: list[Value] = []
+        self.ops: list[Op] = []
+        self.module_outputs: list[tuple[str, int]] = []
+        self.call: Call | None = None
+        self._uids: dict[int, int] = {}
+        self._alive: list[Tensor] = []  # an id() is unique only while its tensor lives
+        self._stack: list[str] = [""]
+        registries: tuple[tuple[Kind, Any], ...] = (
+            ("parameter", twin.named_parameters(remove_duplicate=False)),
+            ("buffer", twin.named_buffers(remove_duplicate=False)),
+        )
+        for kind, named in registries:
+            names: dict[int, list[str]] = {}
+            tensors: dict[int, Tensor] = {}
+            for name, tensor in named:
+                names.setdefault(id(tensor), []).append(name)
+                tensors[id(tensor)] = tensor
+            for key, tensor in tensors.items():
+                self._add(tensor, kind, tuple(names[key]))
+        for tensor in output_tensors(inputs):
+            if id(tensor) not in self._uids:
+                self._add(tensor, "input")
+
+    def run(self, twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
+        """Record one forward pass; returns the uids of its outputs."""
+        with torch.no_grad(), Provenance(self), self:
+            output = twin(*args, **kwargs)
+        return tuple(self.uid(tensor) for tensor in output_tensors(output))
+
+    def abandon_run(self) -> None:
+        """After a pass that failed: its operators stay recorded (they are real), its module stack does not."""
+        self._stack, self.call = [""], None
+
+    def _add(self, tensor: Tensor, kind: Kind, names: tuple[str, ...] = ()) -> int:
+        uid = len(self.values)
+        self.values.append(Value(uid, tuple(int(size) for size in tensor.shape), kind, names))
+        self._uids[id(tensor)] = uid
+        self._alive.append(tensor)
+        return uid
+
+    def uid(self, tensor: Tensor) -> int:
+        """The uid of a tensor; one that was never seen before is a constant from outside the model."""
+        known = self._uids.get(id(tensor))
+        return self._add(tensor, "constant") if known is None else known
+
+    def shape(self, tensor: Tensor) -> torch.Size:
+        """The shape of a tensor, every size knowing its axis."""
+        uid = self.uid(tensor)
+        return torch.Size([Size(size, Dim(uid, axis)) for axis, size in enumerate(self.values[uid].shape)])
+
+    def watch_modules(self, twin: nn.Module) -> None:
+        """Keep the path of the running module, and what each module returned."""
+        for path, module in twin.named_modules():
+
+            def enter(_module: nn.Module, _args: Any, path: str = path) -> None:
+                self._stack.append(path)
+
+            def leave(_module: nn.Module, _args: Any, output: Any, path: str = path) -> None:
+                self._stack.pop()
+                self.module_outputs.extend((path, self.uid(tensor)) for tensor in output_tensors(output))
+
+            module.register_forward_pre_hook(enter)
+            module.register_forward_hook(leave)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        before = {id(tensor): tuple(tensor.shape) for tensor in output_tensors((args, kwargs))}
+        recorded_args, recorded_kwargs = pytree.tree_map_only(Tensor, lambda t: Ref(self.uid(t)), (args, kwargs))
+        result = func(*args, **kwargs)
+        outputs = []
+        for tensor in output_tensors(result):
+            # An operator that reshapes in place (transpose_, squeeze_) makes a new version of the same object.
+            if id(tensor) in before and before[id(tensor)] == tuple(tensor.shape):
+                outputs.append(self.uid(tensor))
+            else:
+                outputs.append(self._add(tensor, "temporary"))
+        self.ops.append(
+            Op(
+                name=func._schema.name.replace("::", "."),
+                args=recorded_args,
+                kwargs=recorded_kwargs,
+                outputs=tuple(outputs),
+                module=self._stack[-1],
+                site=_user_site(),
+                pointwise=torch.Tag.pointwise in func.tags,
+                call=self.call,
+            )
+        )
+        return result
+
+
+def _user_site() -> str:
+    """``file:line`` of the innermost frame that belongs neither to torch nor to torchpare."""
+    frame = sys._getframe(2)
+    fallback = ""
+    while frame is not None:
+        filename = frame.f_code.co_filename
+        if not filename.startswith((_TORCH, _HERE, "<")):
+            return f"{Path(filename).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return fallback
