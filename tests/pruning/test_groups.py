@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -163,6 +165,19 @@ def test_a_compiled_model_completes_its_masks_too():
     assert not is_incomplete(model)
     torch.testing.assert_close(first, model(x))
     torch.testing.assert_close(compiled(x), model(x))
+
+
+def test_an_export_does_not_complete_the_masks():
+    model = randomised(Residual()).eval()
+    L1FilterPruner(model, DEFAULT).compress()
+    program = torch.export.export(model, (batch(),), strict=False)
+    assert is_incomplete(model)
+    assert program.module()(batch()).shape == (4, 5)
+
+
+def test_importing_pruners_does_not_load_the_compiler():
+    script = "import sys, torchpare.pruning; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 class Keywords(nn.Module):

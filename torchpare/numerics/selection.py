@@ -37,13 +37,21 @@ def keep_highest(scores: Tensor, drop: int) -> Tensor:
     flat = scores.detach().flatten()
     if drop <= 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    threshold = flat.kthvalue(drop).values
+    threshold = _kth_lowest(flat, drop)
     keep = flat > threshold
     # At the threshold itself as many go as are still missing: the first ones.
     equal = (flat == threshold).nonzero().flatten()
     surplus = equal[drop - int((flat < threshold).sum()) :]
     keep[surplus] = True
     return keep.reshape(scores.shape)
+
+
+def _kth_lowest(flat: Tensor, k: int) -> Tensor:
+    if flat.device.type != "cpu":
+        return flat.kthvalue(k).values
+    # numpy selects several times faster on the CPU; it knows no bfloat16, and float32 holds that exactly.
+    values = (flat.float() if flat.dtype == torch.bfloat16 else flat).numpy()
+    return torch.as_tensor(np.partition(values, k - 1)[k - 1])
 
 
 def select_common(

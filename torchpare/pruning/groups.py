@@ -87,15 +87,22 @@ def try_to_complete(model: nn.Module, dummy_input: Any, keywords: dict[str, Any]
 class _FirstForward:
     """A forward pre-hook that completes the masks once. It has no state: copies and pickles of the model carry it."""
 
-    @torch.compiler.disable
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        tracing = torch.jit.is_tracing()  # type: ignore[reportPrivateImportUsage]
-        if is_in_torch_dispatch_mode() or tracing or _is_abstract((args, kwargs)):
-            return  # somebody records or counts the model's operators; ours would be among them
-        if masks_of(model):
-            try_to_complete(model, args, kwargs)
+        if torch.compiler.is_compiling():
+            # Not a decorator: that would load the whole compiler for everybody who imports this file.
+            torch.compiler.disable(_complete_now)(model, args, kwargs)  # type: ignore[reportCallIssue]
         else:
-            forget_first_forward(model)
+            _complete_now(model, args, kwargs)
+
+
+def _complete_now(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    tracing = torch.jit.is_tracing()  # type: ignore[reportPrivateImportUsage]
+    if is_in_torch_dispatch_mode() or tracing or _is_abstract((args, kwargs)):
+        return  # somebody records or counts the model's operators; ours would be among them
+    if masks_of(model):
+        try_to_complete(model, args, kwargs)
+    else:
+        forget_first_forward(model)
 
 
 def _is_abstract(inputs: Any) -> bool:
