@@ -41,7 +41,7 @@ def keep_highest(scores: Tensor, drop: int) -> Tensor:
     keep = flat > threshold
     # At the threshold itself as many go as are still missing: the first ones.
     equal = (flat == threshold).nonzero().flatten()
-    surplus = equal[drop - int((flat < threshold).sum()) :]
+    surplus = equal[drop - int(torch.count_nonzero(flat < threshold)) :]
     keep[surplus] = True
     return keep.reshape(scores.shape)
 

@@ -262,7 +262,7 @@ class Pruner(ABC):
                 f"{type(self).__name__}.score gave scores of shape {tuple(scores.shape)} for {target.name}, whose "
                 f"{'filters' if self.structured else 'weights'} are {tuple(expected)}: return one score for each"
             )
-        if not bool(scores.isfinite().all()):
+        if not all(bool(bound.isfinite()) for bound in scores.aminmax()):  # NaN is both, where there is one
             raise MaskError(
                 f"{target.name}.weight holds NaN or infinite values, so {type(self).__name__} cannot rank them: "
                 "repair the checkpoint, or exclude the layer"
