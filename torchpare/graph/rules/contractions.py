@@ -35,7 +35,8 @@ def convolution(flow: Flow, op: Op) -> None:
         columns = np.broadcast_to(_two(flow, weight, 1, why), (channels_in, shape[1]))
         out = flow.store.either(group_in, columns[::slots]).reshape(-1)
         flow.store.unify(np.repeat(columns[::slots], slots, axis=0), columns, why)
-        flow.reads(weight, 0)
+        flow.equal_counts.append(columns[::slots])  # every group makes equally many
+        flow.reads(weight, 0, x)
         per_row = np.repeat(out.reshape(groups, -1), slots, axis=0)
         flow.makes(weight, 1, out, per_row.reshape(per_row.shape + (1,) * (rank - 2)))
     else:
@@ -48,12 +49,12 @@ def convolution(flow: Flow, op: Op) -> None:
         out = rows
         flow.makes(weight, 0, out)
         if groups == 1:
-            flow.reads(weight, 1)
+            flow.reads(weight, 1, x)
         else:
             per_row = np.repeat(inputs.reshape(groups, slots), per_group, axis=0)
-            flow.reads(weight, 1, per_row.reshape(per_row.shape + (1,) * (rank - 2)))
+            flow.reads(weight, 1, x, per_row.reshape(per_row.shape + (1,) * (rank - 2)))
     if groups > 1 and op.call is not None and op.call.number is not None:
-        flow.require(group_in.reshape(-1), op.call.number, op, "the number of groups")
+        flow.require(np.broadcast_to(group_in, (groups, 1)).reshape(-1), op.call.number, op, "the number of groups")
     elif groups > 1:
         flow.store.freeze(group_in, f"the number of groups of {why} is fixed")
     if isinstance(bias, Ref):
@@ -94,8 +95,8 @@ def matrix_product(flow: Flow, op: Op) -> None:
         ),
         why,
     )
-    flow.reads(left, summed_left)
-    flow.reads(right, summed_right)
+    flow.reads(left, summed_left, right)
+    flow.reads(right, summed_right, left)
     axes = []
     rank = len(flow.shape(op.outputs[0]))
     if batched:
@@ -138,7 +139,7 @@ def linear(flow: Flow, op: Op) -> None:
     rows = flow.vector(weight, 0, why)
     flow.store.unify(flow.vector(x, last, why), flow.vector(weight, 1, why), why)
     flow.makes(weight, 0, rows)
-    flow.reads(weight, 1)
+    flow.reads(weight, 1, x)
     if isinstance(bias, Ref):
         flow.store.unify(flow.vector(bias, 0, why), rows, why)
         flow.makes(bias, 0, rows)
