@@ -15,9 +15,9 @@ __all__ = ["LayerMasks", "Mask", "Masks"]
 Mask: TypeAlias = Tensor
 """A bool tensor that broadcasts to its parameter: True stays, False is pruned.
 
-It has the parameter's rank, with size 1 on every axis along which it is constant. A per-channel mask of a
-``(O, I, K, K)`` weight is therefore a bool vector lying along its own axis, of shape ``(O, 1, 1, 1)``; a fine-grained one has the full
-shape. Of a bias or a norm's scale it is a plain ``(O,)`` vector.
+It has the parameter's rank, with size 1 on every axis along which it is constant. A per-channel mask of a weight of
+shape ``(O, I, K, K)`` is therefore a bool vector lying along its own axis, of shape ``(O, 1, 1, 1)``; a fine-grained
+one has the full shape. Of a bias or a norm's scale it is a plain ``(O,)`` vector.
 """
 
 LayerMasks: TypeAlias = dict[str, Mask]

@@ -60,6 +60,8 @@ class Flow:
     """Label arrays of each value, by uid."""
     roles: dict[tuple[int, int], Role] = field(default_factory=dict)
     """Which (parameter uid, axis) makes channels, and which reads them."""
+    sources: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+    """The values from which each (parameter uid, axis) reads channels."""
     other_readers: list[LabelArray] = field(default_factory=list)
     """Labels of channels that something without a parameter takes in: a sum or mean over them."""
     channels: dict[int, LabelArray] = field(default_factory=dict)
@@ -162,9 +164,11 @@ class Flow:
         else:
             self.equations.append(Equation(labels, expr, op.where))
 
-    def reads(self, ref: Ref, axis: int, labels: LabelArray | None = None) -> None:
-        """Note that an axis of a parameter (seen directly or with its axes permuted) reads channels."""
-        self._role("reads", ref, axis, labels)
+    def reads(self, ref: Ref, axis: int, source: Ref, labels: LabelArray | None = None) -> None:
+        """Note that an axis of a parameter (seen directly or with its axes permuted) reads channels of ``source``."""
+        parameter = self._role("reads", ref, axis, labels)
+        if parameter is not None:
+            self.sources.setdefault((parameter, self.origin[ref.uid][1][axis]), []).append(source.uid)
 
     def makes(self, ref: Ref, axis: int, channels: LabelArray, labels: LabelArray | None = None) -> None:
         """Note that an axis of a parameter (seen directly or with its axes permuted) makes these channels."""

@@ -20,7 +20,7 @@ from torchpare.errors import MaskConflictError
 from torchpare.graph.labels import LabelArray
 from torchpare.graph.sizes import Attribute, Const, Dim, Expr, attributes, evaluate, solve
 from torchpare.graph.votes import Restored, Votes, as_bool, count_votes, masks_by_uid, scattered
-from torchpare.types import Mask, Masks
+from torchpare.types import Masks
 
 if TYPE_CHECKING:
     from torchpare.graph.space import PruningSpace
@@ -39,6 +39,8 @@ class Removal:
     """By class id, whether it goes."""
     attributes: Mapping[Attribute, int]
     restored: tuple[Restored, ...]
+    returned: NDArray[np.bool_]
+    """By class id, whether it was asked for by all and had to be put back, for counts or sizes to agree."""
 
     def lost(self, labels: LabelArray) -> NDArray[np.bool_]:
         """Which entries of an array of labels go."""
@@ -93,28 +95,56 @@ def decide_removal(
         raise MaskConflictError(message)
     decision = _Decision(space, votes, weights or {})
     decision.settle()
-    return Removal(space, decision.gone, decision.edits, (*votes.conflicts, *votes.fixed, *decision.restored))
+    restored = (*votes.conflicts, *votes.fixed, *decision.restored)
+    return Removal(space, decision.gone, decision.edits, restored, votes.wanted & ~decision.gone)
 
 
 def group_masks(removal: Removal, masks: Masks) -> Masks:
     """``masks``, completed over the whole group of every channel that will leave the model.
 
-    Every parameter entry of a removed channel is masked: the filter and its bias, the scale and shift of its norm, and
-    the input columns of whatever reads it. A model that is fine-tuned under these masks is the same function as the
-    small one.
+    Masked are the filter that makes the channel and its bias, the scale and shift of its norm, and, where the channel
+    does not arrive as zero (behind a sigmoid, say), the columns that read it. A model that is fine-tuned under these
+    masks is the same function as the small one. Channels that had to be put back, because every group of a grouped
+    convolution must keep equally many, are unmasked: they will be there, so they may learn.
     """
     space = removal.space
+    given = masks_by_uid(space, masks)
     completed: Masks = {layer: dict(parameters) for layer, parameters in masks.items()}
     for name, value in space.values.items():
         if value.kind != "parameter":
             continue
-        keep = group_mask(removal, value.uid)
-        if keep is None:
-            continue
         layer, _, parameter = name.rpartition(".")
-        given = completed.setdefault(layer, {}).get(parameter)
-        completed[layer][parameter] = keep if given is None else as_bool(given) & keep.to(given.device)
+        keep = _group_mask(removal, value.uid)
+        if value.uid in given:
+            own = _without_returned(removal, value.uid, given[value.uid])
+            keep = own if keep is None else own & keep
+        if keep is not None:
+            known = completed.setdefault(layer, {}).get(parameter)
+            tensor = torch.from_numpy(np.ascontiguousarray(keep))
+            completed[layer][parameter] = tensor if known is None else tensor.to(known.device)
     return completed
+
+
+def _group_mask(removal: Removal, uid: int) -> NDArray[np.bool_] | None:
+    """What must be zero of one parameter for its channels to be gone; None where nothing is."""
+    silent = removal.space.silent_readers
+    keep = None
+    for axis, kept in enumerate(removal.kept_axes(uid)):
+        if not kept.all() and (uid, axis) not in silent:
+            keep = kept if keep is None else keep & kept
+    return keep
+
+
+def _without_returned(removal: Removal, uid: int, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A structured mask, with the channels unmasked that were put back."""
+    if not removal.returned.any() or scattered(removal.space, uid, mask):
+        return mask
+    result = np.ones((1,) * mask.ndim, dtype=bool)
+    for axis, labels in enumerate(removal.space.axes(uid)):
+        others = tuple(other for other in range(mask.ndim) if other != axis and labels.shape[other] == 1)
+        own = mask.any(axis=others, keepdims=True)
+        result = result & (own | removal.returned[removal.space.canonical(labels)])
+    return result
 
 
 def reconciled_masks(removal: Removal, masks: Masks) -> Masks:
@@ -135,26 +165,13 @@ def reconciled_masks(removal: Removal, masks: Masks) -> Masks:
     return fixed
 
 
-def group_mask(removal: Removal, uid: int) -> Mask | None:
-    """The mask of what leaves one parameter with its channels; None where nothing does."""
-    axes = removal.kept_axes(uid)
-    if not axes or all(kept.all() for kept in axes):
-        return None
-    keep = axes[0]
-    for kept in axes[1:]:
-        keep = keep & kept
-    return torch.from_numpy(np.ascontiguousarray(keep))
-
-
 class _Decision:
     """Drops every atom it can, then puts back until rows, counts and sizes agree. Putting back only, so it ends."""
 
     def __init__(self, space: PruningSpace, votes: Votes, weights: Mapping[str, Tensor]) -> None:
         self.space = space
         self.weights = weights
-        self.covered = votes.covered.copy()
         self.whole, self.part = space.composites
-        np.logical_or.at(self.covered, self.part, votes.covered[self.whole])
         self._returned: dict[str, list[LabelArray]] = {}
         self.edits: dict[Attribute, int] = {}
         self._strength: NDArray[np.float64] | None = None
@@ -202,7 +219,7 @@ class _Decision:
         """The ``count`` strongest lost classes among ``labels``."""
         ids = np.unique(self.space.canonical(labels))
         ids = ids[self.gone[ids]]
-        return ids[np.lexsort((-self.strength[ids], self.covered[ids]))][:count]
+        return ids[np.argsort(-self.strength[ids], kind="stable")][:count]
 
     def _fill_empty_axes(self) -> bool:
         changed = False

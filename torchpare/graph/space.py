@@ -18,6 +18,7 @@ from torchpare.graph.labels import LabelArray
 from torchpare.graph.program import Program, Value
 from torchpare.graph.removal import OnConflict, Removal, decide_removal, group_masks
 from torchpare.graph.rules import apply_rules
+from torchpare.graph.zeros import silent_values
 from torchpare.types import Masks
 
 __all__ = ["Channels", "PruningSpace", "analyse"]
@@ -103,6 +104,12 @@ class PruningSpace:
     ) -> Masks:
         """``masks``, completed over the groups of what will leave: see `torchpare.graph.removal.group_masks`."""
         return group_masks(self.decide(masks, on_conflict=on_conflict, weights=weights), masks)
+
+    @cached_property
+    def silent_readers(self) -> frozenset[tuple[int, int]]:
+        """The (parameter uid, axis) that read nothing but zeros from channels that go: see `torchpare.graph.zeros`."""
+        silent = silent_values(self.program)
+        return frozenset(place for place, sources in self._flow.sources.items() if silent.issuperset(sources))
 
     # -- what plans ask ----------------------------------------------------------------------------------------------
 

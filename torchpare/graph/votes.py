@@ -37,8 +37,6 @@ class Votes:
 
     wanted: NDArray[np.bool_]
     staying: NDArray[np.bool_]
-    covered: NDArray[np.bool_]
-    """Classes whose readers are masked too: an earlier decision dropped them, so the same ones should go again."""
     conflicts: tuple[Restored, ...]
     fixed: tuple[Restored, ...]
 
@@ -102,8 +100,7 @@ def count_votes(space: PruningSpace, masks: dict[int, NDArray[np.bool_]]) -> Vot
     contested = (asked["makes"] > 0) & ~wanted
     contested[0] = False
     present = (members["makes"] > 0) | (members["reads"] > 0)
-    covered = (members["reads"] > 0) & (asked["reads"] == members["reads"])
-    return Votes(wanted, present & ~wanted, covered, _conflicts(contested, makers), tuple(fixed))
+    return Votes(wanted, present & ~wanted, _conflicts(contested, makers), tuple(fixed))
 
 
 def scattered(space: PruningSpace, uid: int, mask: NDArray[np.bool_]) -> bool:

@@ -123,7 +123,7 @@ class Pruner(ABC):
             space = analyse(self.bound_model, self.dummy_input)
         masks = self._own_masks(space if self.dependency_aware else None)
         if space is not None:
-            masks = complete_masks(space, masks)
+            masks = complete_masks(space, masks, self.bound_model)
         attach_masks(self.bound_model, masks)
         if self.structured and space is None:
             complete_on_first_forward(self.bound_model)

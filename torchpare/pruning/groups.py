@@ -20,8 +20,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from torchpare.attach import attach_masks, masks_of
 from torchpare.errors import CaptureError
-from torchpare.files.masks import compact
-from torchpare.graph import PruningSpace, analyse
+from torchpare.graph import PruningSpace, analyse, group_masks
 from torchpare.types import Masks
 
 __all__ = ["complete_masks", "complete_on_first_forward", "forget_first_forward", "is_incomplete", "try_to_complete"]
@@ -29,10 +28,12 @@ __all__ = ["complete_masks", "complete_on_first_forward", "forget_first_forward"
 log = logging.getLogger(__name__)
 
 
-def complete_masks(space: PruningSpace, masks: Masks) -> Masks:
-    """The masks, completed over the groups of what will leave the model, each in its smallest form."""
-    completed = space.group_masks(masks)
-    return {layer: {name: compact(mask) for name, mask in own.items()} for layer, own in completed.items()}
+def complete_masks(space: PruningSpace, masks: Masks, model: nn.Module) -> Masks:
+    """The masks, completed over the groups of what will leave the model; what has to stay after all is logged."""
+    removal = space.decide(masks, weights=dict(model.named_parameters(remove_duplicate=False)))
+    for item in removal.restored:
+        log.info("%d channels of %s stay: %s", item.channels, ", ".join(item.layers), item.why)
+    return group_masks(removal, masks)
 
 
 def complete_on_first_forward(model: nn.Module) -> None:
@@ -71,7 +72,7 @@ def try_to_complete(model: nn.Module, dummy_input: Any, keywords: dict[str, Any]
     with torch.inference_mode(False), torch.no_grad():
         try:
             example = _named(model, dummy_input, keywords) if keywords else dummy_input
-            attach_masks(model, complete_masks(analyse(model, example), masks_of(model)))
+            attach_masks(model, complete_masks(analyse(model, example), masks_of(model), model))
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the user's own forward pass must go on
             message = (
                 "the masks cover the selected layers only, not the norms and consumers behind them, because the model "
