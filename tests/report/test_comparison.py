@@ -18,6 +18,7 @@ def test_a_fall_is_a_gain_and_a_rise_is_a_loss():
 
     assert row(3.0, 1.0).change == (f"3.0{TIMES}", "faster")
     assert row(1.0, 3.0).change == (f"3.0{TIMES}", "slower")
+    assert row(1.0, 1.01).change == (f"1.0{TIMES}", "as much")
 
 
 def test_accuracy_changes_in_points_and_is_told_with_its_spread():

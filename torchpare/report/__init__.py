@@ -13,6 +13,7 @@ from torchpare.report.comparison import (
     read_report,
     shares_row,
 )
+from torchpare.report.counts import count_flops_params
 from torchpare.report.html import render_html, write_html
 from torchpare.report.measure import Measurement, describe_machine, measure
 from torchpare.report.tables import comparison_table
@@ -26,6 +27,7 @@ __all__ = [
     "Report",
     "Row",
     "comparison_table",
+    "count_flops_params",
     "describe_machine",
     "latency_row",
     "measure",

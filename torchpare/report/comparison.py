@@ -63,6 +63,8 @@ class Row:
         if self.quantity == "share":
             return numbers.points(self.small.value - self.dense.value), "points"
         factor = self.factor
+        if numbers.ratio(factor) == numbers.ratio(1 / factor if factor else 0):
+            return numbers.ratio(1.0), "as much"
         return (numbers.ratio(factor), self.gain) if factor >= 1 else (numbers.ratio(1 / factor), self.loss)
 
     def say(self, amount: Amount) -> str:
