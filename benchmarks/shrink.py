@@ -33,8 +33,8 @@ TOOLS = ("torchpare", "torchpare, proved", "Torch-Pruning")
 
 def prune_with_torchpare(model: nn.Module, dummy_input: torch.Tensor, *, verify: bool) -> None:
     """Mask half of every group of channels, then shrink."""
-    from torchpare import ModelSpeedup  # noqa: PLC0415 - imported by the process that measures it, before the clock
-    from torchpare.pruning import L1FilterPruner  # noqa: PLC0415
+    from torchpare import ModelSpeedup
+    from torchpare.pruning import L1FilterPruner
 
     config_list = [{"sparsity": 0.5, "op_types": ["Conv2d", "Linear"]}, {"exclude": True, "op_names": [_head(model)]}]
     L1FilterPruner(model, config_list, dependency_aware=True, dummy_input=dummy_input).compress()
@@ -43,7 +43,7 @@ def prune_with_torchpare(model: nn.Module, dummy_input: torch.Tensor, *, verify:
 
 def prune_with_torch_pruning(model: nn.Module, dummy_input: torch.Tensor) -> None:
     """The same with Torch-Pruning's pruner of coupled groups."""
-    import torch_pruning  # noqa: PLC0415
+    import torch_pruning
 
     torch_pruning.pruner.BasePruner(
         model,
@@ -61,16 +61,16 @@ def _head(model: nn.Module) -> str:
 
 def measure(tool: str, name: str) -> dict[str, float]:
     """One run, in this process: seconds, peak MiB above the built model, and the share of parameters kept."""
-    from tests.support.vision import torchvision_models  # noqa: PLC0415
+    from tests.support.vision import torchvision_models
 
     model = getattr(torchvision_models(), name)(weights=None).eval()
     dummy_input = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     before = sum(parameter.numel() for parameter in model.parameters())
     if tool == "Torch-Pruning":
-        import torch_pruning  # noqa: F401, PLC0415 - not on the clock
+        import torch_pruning  # noqa: F401 - not on the clock
     else:
-        import torchpare.pruning  # noqa: PLC0415
-        import torchpare.speedup  # noqa: F401, PLC0415
+        import torchpare.pruning
+        import torchpare.speedup  # noqa: F401
     resting = _reset_peak()
     start = time.perf_counter()
     if tool == "Torch-Pruning":
@@ -122,11 +122,12 @@ def main(
 
 def _summary(rows: list[dict[str, float]]) -> dict[str, list[float]]:
     """Lower quartile, median and upper quartile of each figure."""
-    return {key: quantiles([row[key] for row in rows] * (1 if len(rows) > 1 else 2), n=4, method="inclusive") for key in rows[0]}
+    rows = rows if len(rows) > 1 else rows * 2
+    return {key: quantiles([row[key] for row in rows], n=4, method="inclusive") for key in rows[0]}
 
 
 def _environment() -> dict[str, Any]:
-    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.processor() or platform.machine()}
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
 
 
 def _table(summary: dict[str, dict[str, dict[str, list[float]]]], runs: int) -> Table:

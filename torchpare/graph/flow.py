@@ -72,8 +72,8 @@ class Flow:
     notes: list[Note] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
     """Operators without a rule, with the first place where each was met."""
-    origin: dict[int, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
-    """Values that are a parameter with its axes permuted: uid -> (parameter uid, its axis for each of ours)."""
+    origin: dict[int, tuple[int, tuple[int | None, ...]]] = field(default_factory=dict)
+    """Values that are a parameter seen otherwise: uid -> (parameter uid, its axis for each of ours or None)."""
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -168,7 +168,9 @@ class Flow:
         """Note that an axis of a parameter (seen directly or with its axes permuted) reads channels of ``source``."""
         parameter = self._role("reads", ref, axis, labels)
         if parameter is not None:
-            self.sources.setdefault((parameter, self.origin[ref.uid][1][axis]), []).append(source.uid)
+            own = self.origin[ref.uid][1][axis]
+            assert own is not None
+            self.sources.setdefault((parameter, own), []).append(source.uid)
 
     def makes(self, ref: Ref, axis: int, channels: LabelArray, labels: LabelArray | None = None) -> None:
         """Note that an axis of a parameter (seen directly or with its axes permuted) makes these channels."""
@@ -182,7 +184,10 @@ class Flow:
         if origin is None:
             return None
         parameter, axes = origin
-        self.roles[parameter, axes[axis]] = Role(kind, self.axes[parameter][axes[axis]] if labels is None else labels)
+        own = axes[axis]
+        if own is None:
+            return None
+        self.roles[parameter, own] = Role(kind, self.axes[parameter][own] if labels is None else labels)
         return parameter
 
     def note(self, kind: str, labels: LabelArray, op: Op) -> None:

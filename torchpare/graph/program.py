@@ -29,6 +29,7 @@ class Value:
 
     uid: int
     shape: tuple[int, ...]
+    strides: tuple[int, ...]
     kind: Kind
     names: tuple[str, ...] = ()
 

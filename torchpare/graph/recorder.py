@@ -73,7 +73,8 @@ class Recorder(TorchDispatchMode):
 
     def _add(self, tensor: Tensor, kind: Kind, names: tuple[str, ...] = ()) -> int:
         uid = len(self.values)
-        self.values.append(Value(uid, tuple(int(size) for size in tensor.shape), kind, names))
+        strides = tuple(tensor.stride()) if tensor.layout == torch.strided else ()
+        self.values.append(Value(uid, tuple(int(size) for size in tensor.shape), strides, kind, names))
         self._uids[id(tensor)] = uid
         self._alive.append(tensor)
         return uid

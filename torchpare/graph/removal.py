@@ -19,7 +19,7 @@ from torch import Tensor
 from torchpare.errors import MaskConflictError
 from torchpare.graph.labels import LabelArray
 from torchpare.graph.sizes import Attribute, Const, Dim, Expr, attributes, evaluate, solve
-from torchpare.graph.votes import Restored, Votes, as_bool, count_votes, masks_by_uid, scattered
+from torchpare.graph.votes import Restored, Votes, count_votes, masks_by_uid, scattered
 from torchpare.types import Masks
 
 if TYPE_CHECKING:

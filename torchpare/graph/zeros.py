@@ -2,8 +2,8 @@
 
 Masks silence a channel where it is made: the filter, its bias, the scale and shift of its norm. If everything between
 there and a layer that reads the channel keeps zero at zero, that layer may keep its weights: what it reads is zero. If
-not (a sigmoid makes 0.5 of it, a norm without scale something else), the columns that read it must be masked too, or the
-masked model would learn to use a constant that the small one does not have.
+not (a sigmoid makes 0.5 of it, a norm without scale something else), the columns that read it must be masked too, or
+the masked model would learn to use a constant that the small one does not have.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ __all__ = ["silent_values"]
 
 _MAKERS = frozenset(f"aten.{name}" for name in ("convolution", "linear", "embedding"))
 _PRODUCTS = frozenset(f"aten.{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv"))
-_VIEWS = frozenset(f"aten.{name}" for name in ("t", "transpose", "permute", "view", "expand", "alias", "detach"))
+_VIEWS = frozenset(
+    f"aten.{name}" for name in ("t", "transpose", "permute", "view", "expand", "alias", "detach", "clone")
+)
 _AFFINE_NORMS = frozenset(
     f"aten.{name}"
     for name in (
@@ -77,7 +79,19 @@ _FIRST = frozenset(
             "copy",
             "square",
         ),
-        *("view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "unsqueeze", "squeeze"),
+        *(
+            "view",
+            "_unsafe_view",
+            "reshape",
+            "as_strided",
+            "glu",
+            "_reshape_alias",
+            "permute",
+            "transpose",
+            "t",
+            "unsqueeze",
+            "squeeze",
+        ),
         *(
             "expand",
             "slice",
@@ -116,23 +130,19 @@ def silent_values(program: Program) -> set[int]:
 
 
 def _is_quiet(op: Op, silent: set[int]) -> bool:
+    """Whether what an operator writes is zero in channels that go."""
     name = op.name if op.name in _FIRST else op.name.rstrip("_")
-    inputs = [ref.uid for ref in op.inputs]
+    quiet = [ref.uid in silent for ref in op.inputs]
     if name in _MAKERS:
         return True  # rows and bias are masked where they make the channel
-    if name in _PRODUCTS:
-        return all(uid in silent for uid in inputs)
     if name in _AFFINE_NORMS:
-        return any(uid in silent for uid in inputs[1:])  # a scale and shift of its own, both masked
-    if name in _SHIFTED and not _keeps_zero(name, op.args):
-        return False
-    if name in _EVERY:
-        numbers = [argument for argument in op.args[:2] if isinstance(argument, (int, float))]
-        scalars_are_zero = all(number == 0 for number in numbers) if name != "aten.cat" else True
-        return scalars_are_zero and all(uid in silent for uid in inputs)
+        return any(quiet[1:])  # a scale and shift of its own, both masked
     if name in _ANY:
-        return any(uid in silent for uid in inputs)
-    return name in _FIRST and bool(inputs) and inputs[0] in silent
+        return any(quiet)
+    if name in _EVERY or name in _PRODUCTS:
+        numbers = [argument for argument in op.args[:2] if isinstance(argument, (int, float))]
+        return all(quiet) and (name in ("aten.cat", "aten.stack") or not any(numbers))
+    return name in _FIRST and quiet[:1] == [True] and (name not in _SHIFTED or _keeps_zero(name, op.args))
 
 
 def _keeps_zero(name: str, args: Sequence[object]) -> bool:

@@ -91,26 +91,30 @@ def find_leftovers(
     return leftovers, changes
 
 
-def fold(change: Transaction, leftovers: list[Leftover], masks: Mapping[str, Tensor]) -> list[str]:
-    """Move constants into the biases of their (masked) readers; returns the names of biases that had to be added."""
+def fold(change: Transaction, leftovers: list[Leftover], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Move constants into the biases of their (masked) readers.
+
+    Returns:
+        The new biases in float64, by qualified name: the proof computes with them, since the rounding of a sum to
+        float32 is not what it looks for.
+    """
     modules = dict(change.model.named_modules(remove_duplicate=False))
-    added = []
+    biases = {}
     for leftover in leftovers:
         module = modules[leftover.module]
         weight = module._parameters["weight"]
         assert weight is not None
-        name = f"{leftover.module}.weight" if leftover.module else "weight"
+        prefix = f"{leftover.module}." if leftover.module else ""
         seen = weight.detach().double()
-        if name in masks:
-            seen = seen * masks[name].to(weight.device)
-        delta = _contribution(module, seen, leftover)
+        if f"{prefix}weight" in masks:
+            seen = seen * masks[f"{prefix}weight"].to(weight.device)
+        total = _contribution(module, seen, leftover)
         bias = module._parameters.get("bias")
-        if bias is None:
-            added.append(f"{leftover.module}.bias" if leftover.module else "bias")
-        total = delta if bias is None else bias.detach().double() + delta
-        new = nn.Parameter(total.to(weight.dtype), requires_grad=weight.requires_grad)
-        change.set_tensor(module, "bias", new)
-    return added
+        if bias is not None:
+            total = total + bias.detach().double()
+        biases[f"{prefix}bias"] = total
+        change.set_tensor(module, "bias", nn.Parameter(total.to(weight.dtype), requires_grad=weight.requires_grad))
+    return biases
 
 
 def _readers(model: nn.Module, removal: Removal) -> Iterator[tuple[str, tuple[nn.Module, NDArray[np.int64]]]]:

@@ -21,7 +21,7 @@ from torchpare.speedup.constants import find_leftovers, fold
 from torchpare.speedup.plan import ShrinkPlan, make_plan
 from torchpare.speedup.proof import Outputs, first_difference, largest_difference, run_exact
 from torchpare.speedup.report import FunctionChange, LayerChange, SpeedupReport
-from torchpare.speedup.shrink import shrink
+from torchpare.speedup.shrink import cuts_of_added, shrink
 from torchpare.speedup.transaction import Transaction
 from torchpare.types import Mask, Masks
 
@@ -157,26 +157,29 @@ class ModelSpeedup:
         model, removal, given = self.bound_model, plan.removal, _flat(self.masks)
         before = _sizes(model)
         changes = _norms_over_pruned_axes(removal)
-        folded: list[str] = []
-        added: list[str] = []
+        biases: dict[str, Tensor] = {}
+        known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         with clock("proof"):
             reference = as_given = self._outputs(given) if self.verify else None
             output_change = _difference(self._dense_outputs(), as_given) if self.verify else float("nan")
             if not _covers(given, group):
                 leftovers, more = find_leftovers(model, self.dummy_input, removal, given)
                 changes = (*changes, *more)
-                folded = [leftover.module for leftover in leftovers]
-                added = fold(change, leftovers, given)
+                biases = fold(change, leftovers, given)
                 if self.verify and more:
-                    reference = self._outputs(group)
+                    reference = self._outputs(group, lent=_masked(biases, group))
+        added = biases.keys() - known
         with clock("shrink"):
             shrink(change, plan, group, added)
+            cuts = {**plan.cuts, **cuts_of_added(plan, added)}
+            lent = {n: cuts[n].apply(b) if n in cuts else b for n, b in _masked(biases, group).items()}
         with clock("proof"):
-            small = self._outputs({}, reference) if self.verify else None
+            small = self._outputs({}, like=reference, lent=lent) if self.verify else None
             difference = _difference(reference, small)
             masked = difference if reference is as_given else _difference(as_given, small)
             if self.verify and not difference <= self.tolerance and not _by_nature(changes):
-                raise ProofError(self._explain(change, plan, group, difference))
+                masks = given if reference is as_given else group
+                raise ProofError(self._explain(change, plan, masks, lent, difference))
         return SpeedupReport(
             largest_difference=difference,
             tolerance=self.tolerance,
@@ -185,7 +188,7 @@ class ModelSpeedup:
             masked_difference=masked,
             output_change=output_change,
             changes=changes,
-            folded=tuple(folded),
+            folded=tuple(name.rpartition(".")[0] for name in biases),
             restored=removal.restored,
             unknown=dict(removal.space.unknown),
             unreached=removal.space.unreached,
@@ -195,36 +198,46 @@ class ModelSpeedup:
             seconds=dict(clock.seconds),
         )
 
-    def _outputs(self, masks: Mapping[str, Tensor], like: Outputs | None = None) -> Outputs:
+    def _outputs(
+        self, masks: Mapping[str, Tensor], *, like: Outputs | None = None, lent: Mapping[str, Tensor] | None = None
+    ) -> Outputs:
         """The model's outputs in float64, or in its own type where its code insists on that."""
         if like is not None:
-            return run_exact(self.bound_model, self.dummy_input, masks, dtype=like.dtype)
+            return run_exact(self.bound_model, self.dummy_input, masks, lent=lent, dtype=like.dtype)
         try:
-            return run_exact(self.bound_model, self.dummy_input, masks)
+            return run_exact(self.bound_model, self.dummy_input, masks, lent=lent)
         except RuntimeError:
             dtypes = {p.dtype for p in self.bound_model.parameters() if p.is_floating_point()} - {torch.float64}
             if not dtypes:
                 raise
-            return run_exact(self.bound_model, self.dummy_input, masks, dtype=next(iter(dtypes)))
+            return run_exact(self.bound_model, self.dummy_input, masks, lent=lent, dtype=next(iter(dtypes)))
 
     def _dense_outputs(self) -> Outputs:
         """The outputs without masks, in the model's own type: precise enough to see that masking did something."""
         dtypes = [parameter.dtype for parameter in self.bound_model.parameters() if parameter.is_floating_point()]
         return run_exact(self.bound_model, self.dummy_input, dtype=dtypes[0] if dtypes else torch.float32)
 
-    def _explain(self, change: Transaction, plan: ShrinkPlan, group: dict[str, Tensor], difference: float) -> str:
+    def _explain(
+        self,
+        change: Transaction,
+        plan: ShrinkPlan,
+        masks: Mapping[str, Tensor],
+        lent: Mapping[str, Tensor],
+        difference: float,
+    ) -> str:
         """Name the first module that differs; the model is taken back to what it was to find out."""
         small: list[tuple[str, str, Tensor]] = []
         run_exact(
             self.bound_model,
             self.dummy_input,
+            lent=lent,
             watch=lambda module, path, tensor: small.append((path, type(module).__name__, tensor)),
         )
         change.roll_back()
         change.detach_masks()
         change.remove_own_hooks()
         dense: list[Tensor] = []
-        run_exact(self.bound_model, self.dummy_input, group, watch=lambda _module, _path, tensor: dense.append(tensor))
+        run_exact(self.bound_model, self.dummy_input, masks, watch=lambda _module, _path, tensor: dense.append(tensor))
         first = first_difference(plan.removal, dict(enumerate(dense)), small, self.tolerance)
         where = f"The first to differ is {first}" if first else "No single module's output shows it"
         return (
@@ -269,6 +282,10 @@ def _flat(masks: Masks) -> dict[str, Mask]:
         for layer, parameters in masks.items()
         for name, mask in parameters.items()
     }
+
+
+def _masked(biases: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: bias * masks[name].to(bias.device) if name in masks else bias for name, bias in biases.items()}
 
 
 def _covers(given: Mapping[str, Tensor], group: Mapping[str, Tensor]) -> bool:

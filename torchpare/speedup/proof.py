@@ -40,6 +40,7 @@ def run_exact(
     dummy_input: Any,
     masks: Mapping[str, Tensor] | None = None,
     *,
+    lent: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype = torch.float64,
     watch: Callable[[nn.Module, str, Tensor], None] | None = None,
 ) -> Outputs:
@@ -49,10 +50,11 @@ def run_exact(
         model: left as it was, caches that its forward writes included.
         dummy_input: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
         masks: by qualified parameter name.
+        lent: parameters to compute with in place of the model's own, by qualified name.
         dtype: the floating type to compute in.
         watch: called with (module, path, output) for every tensor that a module returns, in order.
     """
-    tensors = _copies(model, masks or {}, dtype)
+    tensors = {**_copies(model, masks or {}, dtype), **{name: t.to(dtype) for name, t in (lent or {}).items()}}
     args, kwargs = call_arguments(dummy_input)
     args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, (args, kwargs))
     default = torch.get_default_dtype()

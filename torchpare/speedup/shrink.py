@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -14,12 +14,12 @@ from torchpare.files.leaf_attributes import leaf_attributes
 from torchpare.speedup.plan import Cut, ShrinkPlan
 from torchpare.speedup.transaction import Transaction
 
-__all__ = ["shrink"]
+__all__ = ["cuts_of_added", "shrink"]
 
 STRUCTURE = "torchpare_structure"
 
 
-def shrink(change: Transaction, plan: ShrinkPlan, masks: Mapping[str, Tensor], added: list[str]) -> None:
+def shrink(change: Transaction, plan: ShrinkPlan, masks: Mapping[str, Tensor], added: Collection[str]) -> None:
     """Cut every tensor, edit every number, and leave the record that `torchpare.save` writes.
 
     Args:
@@ -30,7 +30,7 @@ def shrink(change: Transaction, plan: ShrinkPlan, masks: Mapping[str, Tensor], a
     """
     modules = dict(change.model.named_modules(remove_duplicate=False))
     made: dict[int, Tensor] = {}
-    cuts = {**plan.cuts, **_cuts_of_added(plan, added)}
+    cuts = {**plan.cuts, **cuts_of_added(plan, added)}
     for name in dict.fromkeys((*cuts, *masks)):
         path, _, key = name.rpartition(".")
         module = modules[path]
@@ -55,7 +55,7 @@ def shrink(change: Transaction, plan: ShrinkPlan, masks: Mapping[str, Tensor], a
     change.set_attribute(change.model, STRUCTURE, _record(change.model, plan, added))
 
 
-def _cuts_of_added(plan: ShrinkPlan, added: list[str]) -> dict[str, Cut]:
+def cuts_of_added(plan: ShrinkPlan, added: Collection[str]) -> dict[str, Cut]:
     """A bias that folding added loses what the rows of its weight lose."""
     cuts = {}
     for name in added:
@@ -83,7 +83,7 @@ def _smaller(old: Tensor, cut: Cut | None, mask: Tensor | None) -> Tensor:
         return parameter
 
 
-def _record(model: nn.Module, plan: ShrinkPlan, added: list[str]) -> dict[str, Any]:
+def _record(model: nn.Module, plan: ShrinkPlan, added: Collection[str]) -> dict[str, Any]:
     """The structure record, joined to the one of an earlier shrink: kept indices always count in the first model."""
     before = getattr(model, STRUCTURE, None) or {"version": 1, "attributes": {}, "added_parameters": [], "kept": {}}
     attributes = {path: dict(values) for path, values in before["attributes"].items()}

@@ -71,6 +71,9 @@ def expand(flow: Flow, op: Op) -> None:
         if flow.shape(x)[axis] == shape[axis + lead]:
             arrays[axis + lead] = array.reshape((1,) * lead + array.shape)
     flow.define(result, arrays)
+    if x.uid in flow.origin:
+        parameter, axes = flow.origin[x.uid]
+        flow.origin[result] = (parameter, (None,) * lead + axes)
     for axis, expr in enumerate(requested_sizes(op, result, rank)):
         if expr is not None and axis >= lead and flow.shape(x)[axis - lead] == shape[axis] and arrays[axis].any():
             flow.require(arrays[axis].reshape(-1), expr, op, "a size")
@@ -82,6 +85,33 @@ def requested_sizes(op: Op, result: int, rank: int) -> list[Expr | None]:
     if call is None or call.sizes is None or call.results != (result,) or len(call.sizes) != rank:
         return [None] * rank
     return [None if expr == Const(-1) or expr == BinaryOp("-", Const(0), Const(1)) else expr for expr in call.sizes]
+
+
+@rule("as_strided")
+def as_strided(flow: Flow, op: Op) -> None:
+    """A pool on channels-last memory restates the strides it has; any other use reads memory in an order of its own."""
+    x, shape, strides = op.args[:3]
+    value = flow.program.values[x.uid]
+    same = tuple(shape) == value.shape and all(
+        new == old for size, new, old in zip(shape, strides, value.strides, strict=True) if size > 1
+    )
+    if not same:
+        flow.freeze_all(op, f"{op.name} in {op.where}")
+        return
+    flow.define(op.outputs[0], flow.labels(x))
+
+
+@rule("glu")
+def gated_linear_unit(flow: Flow, op: Op) -> None:
+    """The first half of an axis times a gate of the second half: each channel and its gate are one."""
+    x = op.args[0]
+    rank = len(flow.shape(x))
+    axis = (op.args[1] if len(op.args) > 1 else -1) % rank
+    half = flow.shape(x)[axis] // 2
+    first, second = _cut(flow, x, axis, slice(0, half)), _cut(flow, x, axis, slice(half, None))
+    for value, gate in zip(first, second, strict=True):
+        flow.store.unify(value, gate, f"the gate in {op.where}")
+    flow.define(op.outputs[0], first)
 
 
 @rule("slice")

@@ -25,6 +25,10 @@ def reshape(flow: Flow, op: Op) -> None:
         flow.freeze_all(op, f"{op.name} in {op.where}")
         return
     exprs = requested_sizes(op, result, len(new))
+    if x.uid in flow.origin:  # a parameter seen otherwise: axes that go over one to one are still its own
+        parameter, own = flow.origin[x.uid]
+        kept = {b[0]: own[a[0]] for a, b in factor_groups(old, new) if len(a) == len(b) == 1}
+        flow.origin[result] = (parameter, tuple(kept.get(axis) for axis in range(len(new))))
     arrays = flow.fixed(new)
     why = f"the reshape in {op.where}"
     groups = factor_groups(old, new)
