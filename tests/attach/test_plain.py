@@ -45,6 +45,14 @@ def test_tied_weights_with_several_masks_keep_what_all_of_them_keep():
     assert not model.head.weight[1].any()
 
 
+def test_a_tied_layer_that_cannot_be_masked_leaves_all_of_them_plain():
+    model = Tied()
+    model.head.weight_mask = "mine"
+    with pytest.raises(MaskError, match=r"head\.weight: the layer already has an attribute 'weight_mask'"):
+        attach_masks(model, {"embed": {"weight": EVERY_OTHER[:, None]}})
+    assert not is_attached(model)
+
+
 def test_a_shared_layer_is_masked_once_under_any_of_its_names():
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     model.add_module("again", model[0])

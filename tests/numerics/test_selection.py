@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.twins import scores as twins
@@ -51,9 +51,9 @@ def test_what_is_at_minus_infinity_goes_first():
 @st.composite
 def spaces(draw):
     """Layers whose channels are spread over a few cells; classes repeat within and across layers; some are frozen."""
-    cell_of = {k: draw(st.integers(1, 3)) for k in range(1, 9)} | {0: 9}
+    cell_of = {k: draw(st.integers(1, 3)) for k in range(9)}
     layers = [f"layer{at}" for at in range(draw(st.integers(1, 4)))]
-    classes = {name: draw(st.lists(st.integers(0, 8), min_size=1, max_size=9)) for name in layers}
+    classes = {name: draw(st.lists(st.integers(0, 8), min_size=2, max_size=9)) for name in layers}
     cells = {name: [cell_of[k] for k in ids] for name, ids in classes.items()}
     chosen = [name for name in layers if draw(st.integers(0, 3))]
     scores = {name: [float(draw(st.integers(0, 5))) for _ in classes[name]] for name in chosen}
@@ -62,6 +62,7 @@ def spaces(draw):
 
 
 @given(spaces())
+@settings(max_examples=400)
 def test_dependency_aware_selection(space):
     scores, sparsities, classes, cells = space
     keep = select_common(
@@ -96,6 +97,13 @@ def test_the_layer_with_the_larger_sparsity_prunes_further_on_its_own():
     )
     assert keep["a"].tolist() == [False, True, True, True]
     assert keep["b"].tolist() == [False, True, False, False]
+
+
+def test_a_class_with_many_channels_in_one_layer_goes_whole():
+    keep = select_common(
+        {"a": torch.tensor([0.0, 0.0, 0.0, 1.0])}, {"a": 0.5}, {"a": np.array([1, 1, 1, 2])}, {"a": np.ones(4, int)}
+    )
+    assert keep["a"].tolist() == [False, False, False, True]
 
 
 def test_a_layer_that_was_not_selected_holds_its_cell_back():

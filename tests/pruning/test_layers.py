@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations
 from torchpare.attach import is_attached, masks_of
 from torchpare.config import FILTERED, WEIGHTED
 from torchpare.errors import ConfigError
-from torchpare.pruning import FPGMPruner, L1FilterPruner, L2FilterPruner, LevelPruner
+from torchpare.pruning import FilterPruner, FPGMPruner, L1FilterPruner, L2FilterPruner, LevelPruner
 
 MAKE = {
     nn.Conv1d: lambda: nn.Conv1d(2, 4, 3),
@@ -68,6 +68,21 @@ def test_a_lazy_layer_is_refused_until_it_has_run():
     model(torch.ones(1, 2, 5, 5))
     L1FilterPruner(model, [{"sparsity": 0.5, "op_types": ["default"]}]).compress()
     assert is_attached(model)
+
+
+class LargestFirst(FilterPruner):
+    def score(self, weight):
+        return -weight.flatten(1).norm(dim=1)
+
+
+def test_what_is_gone_goes_first_whatever_the_score_of_zeros():
+    model = nn.Sequential(nn.Conv2d(2, 8, 3))
+    LargestFirst(model, [{"sparsity": 0.25, "op_types": ["default"]}]).compress()
+    first = masks_of(model)["0"]["bias"]
+    LargestFirst(model, [{"sparsity": 0.5, "op_types": ["default"]}]).compress()
+    second = masks_of(model)["0"]["bias"]
+    assert (int(first.sum()), int(second.sum())) == (6, 4)
+    assert not (second & ~first).any()
 
 
 def test_a_frozen_layer_is_pruned_like_any_other():
