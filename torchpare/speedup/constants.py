@@ -118,17 +118,30 @@ def fold(change: Transaction, leftovers: list[Leftover], masks: Mapping[str, Ten
 
 
 def _readers(model: nn.Module, removal: Removal) -> Iterator[tuple[str, tuple[nn.Module, NDArray[np.int64]]]]:
-    """Convolutions and linear layers some of whose input channels go, with the places of those channels."""
+    """Convolutions and linear layers that stay and read channels that go, with the places of those channels.
+
+    A depthwise filter that goes with its channel reads nothing that matters.
+    """
     modules = dict(model.named_modules())
     for (uid, axis), role in removal.space.roles.items():
         path, _, key = removal.space.program.values[uid].names[0].rpartition(".")
         module = modules.get(path)
         if role.kind != "reads" or key != "weight" or not isinstance(module, (_ConvNd, nn.Linear)):
             continue
-        rows = np.moveaxis(removal.lost(role.labels), axis, -1).reshape(-1, role.labels.shape[axis])
-        # Where the slots differ between groups there is a row for each filter: channels in order, group by group.
-        groups = module.groups if isinstance(module, _ConvNd) and len(rows) > 1 else 1
-        columns = np.flatnonzero(rows[:: max(1, len(rows) // groups)].reshape(-1) if groups > 1 else rows[0])
+        reads = removal.lost(role.labels)
+        for other, kept in enumerate(removal.kept_axes(uid)):
+            if other != axis and not kept.all():
+                reads = reads & kept
+        size = reads.shape[axis]
+        groups = 1
+        if isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd):
+            groups = module.groups  # rows are filters, group by group, and each group has slots of its own
+        rows = np.moveaxis(reads, axis, -1).reshape(-1, size)
+        if groups > 1:
+            rows = np.broadcast_to(rows, (module.weight.shape[0], size)).reshape(groups, -1, size)
+            columns = np.flatnonzero(rows.any(axis=1).reshape(-1))
+        else:
+            columns = np.flatnonzero(rows.any(axis=0))
         if columns.size:
             yield path, (module, columns)
 
