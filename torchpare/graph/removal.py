@@ -99,13 +99,19 @@ def decide_removal(
     return Removal(space, decision.gone, decision.edits, restored, votes.wanted & ~decision.gone)
 
 
-def group_masks(removal: Removal, masks: Masks) -> Masks:
+def group_masks(removal: Removal, masks: Masks, *, unmask_returned: bool = False) -> Masks:
     """``masks``, completed over the whole group of every channel that will leave the model.
 
     Masked are the filter that makes the channel and its bias, the scale and shift of its norm, and, where the channel
     does not arrive as zero (behind a sigmoid, say), the columns that read it. A model that is fine-tuned under these
-    masks is the same function as the small one. Channels that had to be put back, because every group of a grouped
-    convolution must keep equally many, are unmasked: they will be there, so they may learn.
+    masks is the same function as the small one.
+
+    Args:
+        removal: the decision made about these masks.
+        masks: by layer and parameter name.
+        unmask_returned: channels that had to be put back, because every group of a grouped convolution must keep
+            equally many, lose their masks: they will be there, so they may learn. For masks that nothing was trained
+            under yet.
     """
     space = removal.space
     given = masks_by_uid(space, masks)
@@ -116,7 +122,8 @@ def group_masks(removal: Removal, masks: Masks) -> Masks:
         layer, _, parameter = name.rpartition(".")
         keep = _group_mask(removal, value.uid)
         if value.uid in given:
-            own = _without_returned(removal, value.uid, given[value.uid])
+            own = given[value.uid]
+            own = _without_returned(removal, value.uid, own) if unmask_returned else own
             keep = own if keep is None else own & keep
         if keep is not None:
             known = completed.setdefault(layer, {}).get(parameter)

@@ -103,7 +103,8 @@ class PruningSpace:
         self, masks: Masks, *, on_conflict: OnConflict = "reconcile", weights: Mapping[str, Tensor] | None = None
     ) -> Masks:
         """``masks``, completed over the groups of what will leave: see `torchpare.graph.removal.group_masks`."""
-        return group_masks(self.decide(masks, on_conflict=on_conflict, weights=weights), masks)
+        removal = self.decide(masks, on_conflict=on_conflict, weights=weights)
+        return group_masks(removal, masks, unmask_returned=True)
 
     @cached_property
     def silent_readers(self) -> frozenset[tuple[int, int]]:

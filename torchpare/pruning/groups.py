@@ -33,7 +33,7 @@ def complete_masks(space: PruningSpace, masks: Masks, model: nn.Module) -> Masks
     removal = space.decide(masks, weights=dict(model.named_parameters(remove_duplicate=False)))
     for item in removal.restored:
         log.info("%d channels of %s stay: %s", item.channels, ", ".join(item.layers), item.why)
-    return group_masks(removal, masks)
+    return group_masks(removal, masks, unmask_returned=True)
 
 
 def complete_on_first_forward(model: nn.Module) -> None:
