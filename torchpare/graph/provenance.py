@@ -43,7 +43,7 @@ class Provenance(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is Tensor.shape.__get__:  # type: ignore[attr-defined]
+        if func == Tensor.shape.__get__:  # type: ignore[attr-defined] - a new wrapper at each look, so not `is`
             return self.recorder.shape(args[0])
         if func is Tensor.size:
             shape = self.recorder.shape(args[0])

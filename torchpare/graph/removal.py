@@ -148,8 +148,13 @@ def _without_returned(removal: Removal, uid: int, mask: NDArray[np.bool_]) -> ND
         return mask
     result = np.ones((1,) * mask.ndim, dtype=bool)
     for axis, labels in enumerate(removal.space.axes(uid)):
+        if mask.shape[axis] == 1:
+            continue
         others = tuple(other for other in range(mask.ndim) if other != axis and labels.shape[other] == 1)
         own = mask.any(axis=others, keepdims=True)
+        own = own | ~np.logical_or.reduce(
+            own, axis=axis, keepdims=True
+        )  # a row that is masked whole says nothing about its columns
         result = result & (own | removal.returned[removal.space.canonical(labels)])
     return result
 

@@ -109,7 +109,7 @@ class PruningSpace:
     @cached_property
     def silent_readers(self) -> frozenset[tuple[int, int]]:
         """The (parameter uid, axis) that read nothing but zeros from channels that go: see `torchpare.graph.zeros`."""
-        silent = silent_values(self.program)
+        silent = silent_values(self._flow)
         return frozenset(place for place, sources in self._flow.sources.items() if silent.issuperset(sources))
 
     # -- what plans ask ----------------------------------------------------------------------------------------------
@@ -174,8 +174,10 @@ class PruningSpace:
         for row in rows:
             signature[np.unique(self.canonical(row))] += generator.integers(1, 2**63, dtype=np.uint64)
         whole, atom = self.composites
-        combined = signature.copy()
-        np.add.at(combined, whole, signature[atom])
+        own = signature.copy()
+        np.add.at(own, atom, signature[whole])  # rows may hold a composite of which the class shares just an atom
+        combined = own.copy()
+        np.add.at(combined, whole, own[atom])
         return combined
 
     def _cells(self, classes: LabelArray) -> NDArray[np.int64]:

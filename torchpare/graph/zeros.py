@@ -10,14 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torchpare.graph.flow import Flow
 from torchpare.graph.program import Op, Program
 
 __all__ = ["silent_values"]
 
-_MAKERS = frozenset(f"aten.{name}" for name in ("convolution", "linear", "embedding"))
 _PRODUCTS = frozenset(f"aten.{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv"))
 _VIEWS = frozenset(
     f"aten.{name}" for name in ("t", "transpose", "permute", "view", "expand", "alias", "detach", "clone")
+)
+_ALIASES = (_VIEWS - {"aten.clone"}) | frozenset(
+    f"aten.{name}"
+    for name in (
+        *("_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "slice", "select", "split", "unbind"),
+        *("split_with_sizes", "as_strided"),
+    )
 )
 _AFFINE_NORMS = frozenset(
     f"aten.{name}"
@@ -112,37 +119,84 @@ _FIRST = frozenset(
 _SHIFTED = frozenset({"aten.hardtanh", "aten.clamp", "aten.clamp_min", "aten.clamp_max", "aten.constant_pad_nd"})
 
 
-def silent_values(program: Program) -> set[int]:
+def silent_values(flow: Flow) -> set[int]:
     """Uids of values that are zero in every channel that goes, once its parameters are masked where it is made."""
-    parameters = {value.uid for value in program.values if value.kind == "parameter"}
-    silent = set(parameters)
-    for op in program.ops:
-        if op.name in _VIEWS and op.inputs[0].uid in parameters:
+    base = _bases(flow.program)
+    loud: set[int] = set()
+    while True:  # a write into a view may spoil what was read through another one, before or after
+        silent, found = _pass(flow, base, loud)
+        if found <= loud:
+            return silent
+        loud |= found
+
+
+def _pass(flow: Flow, base: dict[int, int], loud: set[int]) -> tuple[set[int], set[int]]:
+    """One walk through the program: silent values, and the memory that is written with something else than zeros."""
+    parameters = {value.uid for value in flow.program.values if value.kind == "parameter"}
+    silent, found = set(parameters), set(loud)
+    for op in flow.program.ops:
+        if op.name in _VIEWS and op.inputs and op.inputs[0].uid in parameters:
             parameters.update(op.outputs)
-        made_here = op.name in _PRODUCTS and any(ref.uid in parameters for ref in op.inputs)
-        quiet = made_here or _is_quiet(op, silent)
+        quiet = _is_made_here(flow, op, parameters) or _is_quiet(flow, op, silent)
         for uid in op.outputs:
-            if quiet:
+            written_in_place = any(ref.uid == uid for ref in op.inputs)
+            if not quiet and written_in_place:
+                found.add(base.get(uid, uid))
+            if quiet and base.get(uid, uid) not in loud:
                 silent.add(uid)
             else:
-                silent.discard(uid)  # written in place
-    return silent
+                silent.discard(uid)
+    return silent, found
 
 
-def _is_quiet(op: Op, silent: set[int]) -> bool:
-    """Whether what an operator writes is zero in channels that go."""
+def _bases(program: Program) -> dict[int, int]:
+    """The value whose memory each view shows."""
+    base: dict[int, int] = {}
+    for op in program.ops:
+        if op.name in _ALIASES and op.inputs:
+            seen = op.inputs[0].uid
+            for uid in op.outputs:
+                if uid != seen:
+                    base[uid] = base.get(seen, seen)
+    return base
+
+
+def _labelled(flow: Flow, uid: int) -> set[int]:
+    """The axes of a value along which something may go."""
+    return {axis for axis, labels in enumerate(flow.labels(uid)) if flow.store.find(labels).any()}
+
+
+def _is_made_here(flow: Flow, op: Op, parameters: set[int]) -> bool:
+    """Whether an operator makes the channels of its output, from rows and a bias that are masked."""
+    out = _labelled(flow, op.outputs[0]) if op.outputs else set()
+    last = len(flow.shape(op.outputs[0])) - 1 if op.outputs else 0
+    if op.name == "aten.convolution":
+        return out <= {1}
+    if op.name in ("aten.linear", "aten.embedding"):
+        return out <= {last}
+    if op.name in _PRODUCTS:
+        left, right = op.inputs[-2:]
+        return (right.uid in parameters and out <= {last}) or (left.uid in parameters and out <= {last - 1})
+    return False
+
+
+def _is_quiet(flow: Flow, op: Op, silent: set[int]) -> bool:
+    """Whether what an operator writes is zero in channels that go, given what it reads."""
     name = op.name if op.name in _FIRST else op.name.rstrip("_")
     quiet = [ref.uid in silent for ref in op.inputs]
-    if name in _MAKERS:
-        return True  # rows and bias are masked where they make the channel
-    if name in _AFFINE_NORMS:
-        return any(quiet[1:])  # a scale and shift of its own, both masked
+    if name in _AFFINE_NORMS:  # masked scale and shift, if they lie along the channels
+        rank = len(flow.shape(op.outputs[0]))
+        own = set(range(rank - len(op.args[1]), rank)) if name == "aten.native_layer_norm" else {1}
+        return any(quiet[1:]) and _labelled(flow, op.outputs[0]) <= own
     if name in _ANY:
         return any(quiet)
+    if name in ("aten.copy", "aten.zero", "aten.fill"):
+        return quiet[1:2] == [True] or name == "aten.zero" or (name == "aten.fill" and op.args[1] == 0)
     if name in _EVERY or name in _PRODUCTS:
         numbers = [argument for argument in op.args[:2] if isinstance(argument, (int, float))]
         return all(quiet) and (name in ("aten.cat", "aten.stack") or not any(numbers))
-    return name in _FIRST and quiet[:1] == [True] and (name not in _SHIFTED or _keeps_zero(name, op.args))
+    shifted = name in _SHIFTED and (len(quiet) > 1 or not _keeps_zero(name, op.args))
+    return name in _FIRST and quiet[:1] == [True] and not shifted
 
 
 def _keeps_zero(name: str, args: Sequence[object]) -> bool:
