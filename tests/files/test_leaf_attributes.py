@@ -22,6 +22,11 @@ LAYERS = [
     nn.LayerNorm((3, 4)),
     nn.RMSNorm(4),
     nn.PReLU(3),
+    nn.LSTM(3, 5, num_layers=2, bidirectional=True),
+    nn.LSTM(3, 5, proj_size=2),
+    nn.GRU(3, 5),
+    nn.RNN(3, 5),
+    nn.LSTMCell(3, 5),
 ]
 
 

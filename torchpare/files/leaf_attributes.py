@@ -40,6 +40,11 @@ def leaf_attributes(module: nn.Module) -> dict[str, int | tuple[int, ...]]:  # n
             return {"num_channels": weight[0]}
         case nn.LayerNorm() | nn.RMSNorm() if weight:
             return {"normalized_shape": weight}
+        case nn.RNNBase() if "weight_ih_l0" in shapes:
+            gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+            return {"input_size": shapes["weight_ih_l0"][1], "hidden_size": shapes["weight_ih_l0"][0] // gates}
+        case nn.RNNCellBase() if "weight_ih" in shapes:
+            return {"input_size": shapes["weight_ih"][1], "hidden_size": shapes["weight_hh"][1]}
         case nn.PReLU() if weight:
             return {"num_parameters": weight[0]}
         case _:
