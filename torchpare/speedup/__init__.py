@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from torchpare.speedup.dependency import ChannelDependency, GroupDependency, fix_mask_conflict
-from torchpare.speedup.model_speedup import ModelSpeedup, apply_compression_results
+from torchpare.speedup.given import apply_compression_results
+from torchpare.speedup.model_speedup import ModelSpeedup
 from torchpare.speedup.plan import ShrinkPlan, make_plan
 from torchpare.speedup.report import FunctionChange, LayerChange, SpeedupReport
 

@@ -1,10 +1,7 @@
-"""The two calls that the original toolkit's tutorial makes after pruning: apply the masks, and shrink the model."""
-
-# ruff: noqa: SLF001 - parameters are written where nn.Module keeps them
+"""The call that the original toolkit's tutorial ends with: the masked model becomes a small one."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,43 +12,17 @@ from torch import Tensor, nn
 
 from torchpare.attach import masks_of
 from torchpare.errors import ProofError, ShrinkError
-from torchpare.files.masks import fit_masks, load_masks
 from torchpare.graph import OnConflict, PruningSpace, Removal, analyse, group_masks
 from torchpare.speedup.constants import find_leftovers, fold
+from torchpare.speedup.given import MasksOrFile, covers, flatten_masks, masked, merge_masks, read_masks
 from torchpare.speedup.plan import ShrinkPlan, make_plan
 from torchpare.speedup.proof import Outputs, first_difference, largest_difference, run_exact
 from torchpare.speedup.report import FunctionChange, LayerChange, SpeedupReport
 from torchpare.speedup.shrink import cuts_of_added, shrink
 from torchpare.speedup.transaction import Transaction
-from torchpare.types import Mask, Masks
+from torchpare.types import Masks
 
-__all__ = ["ModelSpeedup", "apply_compression_results"]
-
-MasksOrFile = Mapping[str, Mapping[str, Tensor | None]] | str | os.PathLike[str]
-
-
-def apply_compression_results(
-    model: nn.Module, masks_file: MasksOrFile, map_location: torch.device | str | None = None
-) -> None:
-    """Write zeros into the masked entries of a model's parameters, in place. Shapes stay: `ModelSpeedup` changes them.
-
-    Args:
-        model: the plain model, or one that still carries masks.
-        masks_file: a mask file, or masks by layer and parameter name.
-        map_location: where to load the masks, as in ``torch.load``.
-
-    Raises:
-        MaskFileError: if the file is not a mask file.
-        MaskError: if the masks do not fit the model, which is then unchanged.
-    """
-    masks = _read_masks(model, masks_file, map_location)
-    modules = dict(model.named_modules(remove_duplicate=False))
-    with torch.no_grad():
-        for layer, parameters in masks.items():
-            for name, mask in parameters.items():
-                parameter = modules[layer]._parameters[name]
-                if parameter is not None:
-                    parameter.masked_fill_(~mask.to(parameter.device), 0)
+__all__ = ["ModelSpeedup"]
 
 
 class ModelSpeedup:
@@ -98,8 +69,8 @@ class ModelSpeedup:
         self.bound_model = model
         self.dummy_input = dummy_input
         attached = masks_of(model)
-        given = {} if masks_file is None and attached else _read_masks(model, masks_file or {}, map_location)
-        self.masks: Masks = _merge(given, attached)
+        given = {} if masks_file is None and attached else read_masks(model, masks_file or {}, map_location)
+        self.masks: Masks = merge_masks(given, attached)
         self.on_conflict: OnConflict = on_conflict
         self.tolerance = tolerance
         self.verify = verify
@@ -132,7 +103,7 @@ class ModelSpeedup:
         with clock("plan"):
             removal = self._decide(space)
             plan = make_plan(removal)
-            group = _flat(group_masks(removal, self.masks))
+            group = flatten_masks(group_masks(removal, self.masks))
         with Transaction(self.bound_model) as change:
             change.detach_masks()
             change.remove_own_hooks()
@@ -154,7 +125,7 @@ class ModelSpeedup:
     def _carry_out(
         self, change: Transaction, plan: ShrinkPlan, group: dict[str, Tensor], clock: _Clock
     ) -> SpeedupReport:
-        model, removal, given = self.bound_model, plan.removal, _flat(self.masks)
+        model, removal, given = self.bound_model, plan.removal, flatten_masks(self.masks)
         before = _sizes(model)
         changes = _norms_over_pruned_axes(removal)
         biases: dict[str, Tensor] = {}
@@ -162,30 +133,30 @@ class ModelSpeedup:
         with clock("proof"):
             reference = as_given = self._outputs(given) if self.verify else None
             output_change = _difference(self._dense_outputs(), as_given) if self.verify else float("nan")
-            if not _covers(given, group):
+            if not covers(given, group):
                 leftovers, more = find_leftovers(model, self.dummy_input, removal, given)
                 changes = (*changes, *more)
                 biases = fold(change, leftovers, given)
                 if self.verify and more:
-                    reference = self._outputs(group, lent=_masked(biases, group))
+                    reference = self._outputs(group, lent=masked(biases, group))
         added = biases.keys() - known
         with clock("shrink"):
             shrink(change, plan, group, added)
             cuts = {**plan.cuts, **cuts_of_added(plan, added)}
-            lent = {n: cuts[n].apply(b) if n in cuts else b for n, b in _masked(biases, group).items()}
+            lent = {n: cuts[n].apply(b) if n in cuts else b for n, b in masked(biases, group).items()}
         with clock("proof"):
             small = self._outputs({}, like=reference, lent=lent) if self.verify else None
             difference = _difference(reference, small)
-            masked = difference if reference is as_given else _difference(as_given, small)
-            if self.verify and not difference <= self.tolerance and not _by_nature(changes):
+            from_given = difference if reference is as_given else _difference(as_given, small)
+            if reference is not None and not difference <= self._allowed(reference) and not _by_nature(changes):
                 masks = given if reference is as_given else group
                 raise ProofError(self._explain(change, plan, masks, lent, difference))
         return SpeedupReport(
             largest_difference=difference,
-            tolerance=self.tolerance,
+            tolerance=self._allowed(reference),
             dtype=str(reference.dtype if reference else None).removeprefix("torch."),
             exact=not changes,
-            masked_difference=masked,
+            masked_difference=from_given,
             output_change=output_change,
             changes=changes,
             folded=tuple(name.rpartition(".")[0] for name in biases),
@@ -211,6 +182,12 @@ class ModelSpeedup:
             if not dtypes:
                 raise
             return run_exact(self.bound_model, self.dummy_input, masks, lent=lent, dtype=next(iter(dtypes)))
+
+    def _allowed(self, reference: Outputs | None) -> float:
+        """The tolerance; where the model's code refuses float64, what the rounding of its own type asks for."""
+        if reference is None or reference.dtype == torch.float64:
+            return self.tolerance
+        return max(self.tolerance, torch.finfo(reference.dtype).eps ** 0.5)
 
     def _dense_outputs(self) -> Outputs:
         """The outputs without masks, in the model's own type: precise enough to see that masking did something."""
@@ -259,40 +236,6 @@ class _Clock:
             yield
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
-
-
-def _read_masks(model: nn.Module, masks: MasksOrFile, map_location: torch.device | str | None) -> Masks:
-    if isinstance(masks, (str, os.PathLike)):
-        masks = load_masks(masks, map_location)
-    return fit_masks(masks, model)
-
-
-def _merge(left: Masks, right: Masks) -> Masks:
-    merged: Masks = {layer: dict(parameters) for layer, parameters in left.items()}
-    for layer, parameters in right.items():
-        own = merged.setdefault(layer, {})
-        for name, mask in parameters.items():
-            own[name] = own[name] & mask.to(own[name].device) if name in own else mask
-    return merged
-
-
-def _flat(masks: Masks) -> dict[str, Mask]:
-    return {
-        f"{layer}.{name}" if layer else name: mask
-        for layer, parameters in masks.items()
-        for name, mask in parameters.items()
-    }
-
-
-def _masked(biases: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: bias * masks[name].to(bias.device) if name in masks else bias for name, bias in biases.items()}
-
-
-def _covers(given: Mapping[str, Tensor], group: Mapping[str, Tensor]) -> bool:
-    """Whether the given masks already are the group's."""
-    return given.keys() >= group.keys() and all(
-        bool((given[name] == group[name].to(given[name].device)).all()) for name in group
-    )
 
 
 def _difference(reference: Outputs | None, other: Outputs | None) -> float:
