@@ -54,7 +54,8 @@ class Cut:
                 kept = kept.index_select(axis, torch.from_numpy(np.flatnonzero(mask)).to(tensor.device))
             else:
                 dependent.append(axis)
-        return self._apply_box(tensor, dependent) if dependent else kept
+        small = self._apply_box(tensor, dependent) if dependent else kept
+        return small.contiguous(memory_format=_memory_format(tensor))
 
     def _apply_box(self, tensor: Tensor, dependent: list[int]) -> Tensor:
         """Cut axes whose kept indices depend on other axes, which must come first for the order to hold."""
@@ -64,7 +65,16 @@ class Cut:
             box = box & mask
         kept = torch.from_numpy(np.broadcast_to(box, self.before).transpose(order).copy()).to(tensor.device)
         small = tensor.permute(order)[kept].reshape([self.after[axis] for axis in order])
-        return small.permute([order.index(axis) for axis in range(tensor.dim())]).contiguous()
+        return small.permute([order.index(axis) for axis in range(tensor.dim())])
+
+
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    """Channels last where the tensor is laid out so, and not only by chance of its shape."""
+    if not tensor.is_contiguous():
+        for rank, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+            if tensor.dim() == rank and tensor.is_contiguous(memory_format=layout):
+                return layout
+    return torch.contiguous_format
 
 
 @dataclass(frozen=True)
