@@ -1,0 +1,86 @@
+"""Axes that are summed away, looked at as a whole, or pooled."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.graph.nets import free, image, net, shrinks, why_not
+from torchpare.speedup import ModelSpeedup
+
+CARRIED = {
+    "max pool": lambda y: F.max_pool2d(y, 2),
+    "max pool with padding": lambda y: F.max_pool2d(y, 3, padding=1),
+    "average pool": lambda y: F.avg_pool2d(y, 2),
+    "average pool with padding": lambda y: F.avg_pool2d(y, 3, padding=1),
+    "adaptive average": lambda y: F.adaptive_avg_pool2d(y, 3),
+    "global average": lambda y: F.adaptive_avg_pool2d(y, 1),
+    "adaptive max": lambda y: F.adaptive_max_pool2d(y, 2),
+    "nearest": lambda y: F.interpolate(y, scale_factor=2),
+    "bilinear": lambda y: F.interpolate(y, size=(7, 7), mode="bilinear"),
+    "bicubic": lambda y: F.interpolate(y, scale_factor=2, mode="bicubic"),
+    "mean over pixels": lambda y: y.mean((2, 3), keepdim=True),
+    "sum over rows": lambda y: y.sum(2, keepdim=True),
+    "largest pixel": lambda y: y.amax((2, 3), keepdim=True),
+    "softmax over pixels": lambda y: torch.softmax(y, dim=3),
+    "norm over pixels": lambda y: torch.linalg.vector_norm(y, dim=(2, 3), keepdim=True),
+    "standard deviation over pixels": lambda y: y.std((2, 3), keepdim=True),
+}
+
+
+@pytest.mark.parametrize("name", CARRIED)
+def test_what_happens_to_pixels_leaves_channels_alone(name):
+    run = CARRIED[name]
+    model = net(lambda m, x: m.b(run(m.a(x))), a=nn.Conv2d(3, 5, 1), b=nn.Conv2d(5, 2, 1))
+    x = image()
+    assert free(model, x, "a") == 5, why_not(model, x, "a")
+    assert shrinks(model, x, {"a": [0, 3]}, expect={"a": (3, 3), "b": (2, 3)}).exact
+
+
+@pytest.mark.parametrize("keepdim", [True, False])
+def test_a_mean_without_keepdim_moves_the_axes(keepdim):
+    model = net(
+        lambda m, x: m.b(m.a(x).mean((2, 3), keepdim=keepdim).flatten(1)), a=nn.Conv2d(3, 5, 1), b=nn.Linear(5, 2)
+    )
+    shrinks(model, image(), {"a": [0, 3]}, expect={"a": (3, 3), "b": (2, 3)})
+
+
+def test_one_dimensional_pooling():
+    model = net(lambda m, x: m.b(F.avg_pool1d(F.max_pool1d(m.a(x), 2), 2)), a=nn.Conv1d(3, 5, 1), b=nn.Conv1d(5, 2, 1))
+    shrinks(model, torch.randn(2, 3, 8).double(), {"a": [0, 3]}, expect={"a": (3, 3), "b": (2, 3)})
+
+
+def gate(reduce):
+    return net(lambda m, x: m.b(m.a(x) * torch.sigmoid(reduce(m.a(x)))), a=nn.Conv2d(3, 5, 1), b=nn.Conv2d(5, 2, 1))
+
+
+def dropping(model, *channels):
+    keep = torch.ones(5, dtype=torch.bool)
+    keep[list(channels)] = False
+    return ModelSpeedup(model, image(), {"a": {"weight": keep.view(5, 1, 1, 1), "bias": keep}}).speedup_model()
+
+
+def test_a_sum_over_channels_is_the_same_sum():
+    report = dropping(gate(lambda y: y.sum(1, keepdim=True)), 1, 2)
+    assert report.exact
+    assert report.largest_difference <= 1e-10
+
+
+@pytest.mark.parametrize("name", ["mean", "amax", "amin", "var", "std"])
+def test_a_reduction_over_pruned_channels_is_a_change_by_name(name):
+    model = gate(lambda y: getattr(y, name)(1, keepdim=True))
+    report = dropping(model, 1, 2)
+    assert not report.exact
+    assert f"{name} over the pruned axis" in {change.kind for change in report.changes}
+    assert model.a.out_channels == 3
+
+
+@pytest.mark.parametrize(
+    "reduce", [lambda y: torch.softmax(y, 1), lambda y: y.log_softmax(1), lambda y: y.max(1, keepdim=True).values]
+)
+def test_channels_that_are_compared_with_each_other_stay(reduce):
+    model = gate(reduce)
+    assert free(model, image(), "a") == 0
+    assert "test_reductions.py" in why_not(model, image(), "a")

@@ -1,0 +1,157 @@
+"""The proof: a mistake anywhere is an error that names the first module that differs, and the model is as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.graph.nets import image, keep_without, net
+from tests.networks.oracles import fingerprint
+from torchpare.attach import attach_masks
+from torchpare.errors import CaptureError, MaskConflictError, MaskError, ProofError, ShrinkError
+from torchpare.graph.rules import table
+from torchpare.speedup import ModelSpeedup, model_speedup
+
+
+def residual():
+    return net(
+        lambda m, x: m.head(torch.relu(m.norm(m.a(x)) + m.b(x))),
+        a=nn.Conv2d(3, 6, 1), norm=nn.BatchNorm2d(6), b=nn.Conv2d(3, 6, 3, padding=1), head=nn.Conv2d(6, 2, 1),
+    )  # fmt: skip
+
+
+def masks(**dropped):
+    found = {}
+    for layer, indices in dropped.items():
+        keep = keep_without(6, *indices)
+        weight = keep if layer == "norm" else keep.view(6, 1, 1, 1)
+        found[layer] = {"weight": weight, "bias": keep}
+    return found
+
+
+GROUP = masks(a=[1, 4], b=[1, 4], norm=[1, 4])
+
+
+def broken(monkeypatch, edit):
+    """Let every plan be edited before it is carried out."""
+    real = model_speedup.make_plan
+    monkeypatch.setattr(model_speedup, "make_plan", lambda removal: edit(real(removal)))
+
+
+def keeping(cut, axis, indices):
+    kept = np.zeros(cut.before[axis], dtype=bool)
+    kept[indices] = True
+    axes = list(cut.axes)
+    axes[axis] = kept.reshape([-1 if other == axis else 1 for other in range(len(cut.before))])
+    return dataclasses.replace(cut, axes=tuple(axes))
+
+
+@pytest.mark.parametrize("attached", [False, True])
+@pytest.mark.parametrize(
+    ("tensor", "axis", "kept", "culprit"),
+    [
+        ("a.weight", 0, [0, 1, 2, 3], "module 'a' (Conv2d)"),
+        ("b.weight", 0, [0, 1, 3, 5], "module 'b' (Conv2d)"),
+        ("norm.running_mean", 0, [1, 2, 3, 5], "module 'norm' (BatchNorm2d)"),
+        ("head.weight", 1, [2, 3, 4, 5], "module 'head' (Conv2d)"),
+    ],
+)
+def test_a_wrong_cut_is_found_and_named(monkeypatch, tensor, axis, kept, culprit, attached):
+    model = residual()
+    if attached:
+        attach_masks(model, GROUP)
+    before = fingerprint(model)
+    broken(
+        monkeypatch,
+        lambda plan: dataclasses.replace(plan, cuts={**plan.cuts, tensor: keeping(plan.cuts[tensor], axis, kept)}),
+    )
+    with pytest.raises(ProofError) as caught:
+        ModelSpeedup(model, image(), GROUP).speedup_model()
+    assert culprit in str(caught.value)
+    assert "as it was" in str(caught.value)
+    assert fingerprint(model) == before
+
+
+def test_a_forgotten_cut_is_an_error_and_no_change(monkeypatch):
+    model = residual()
+    before = fingerprint(model)
+    broken(
+        monkeypatch,
+        lambda plan: dataclasses.replace(plan, cuts={k: c for k, c in plan.cuts.items() if k != "head.weight"}),
+    )
+    with pytest.raises(ShrinkError, match="as it was"):
+        ModelSpeedup(model, image(), GROUP).speedup_model()
+    assert fingerprint(model) == before
+
+
+def test_a_wrong_rule_is_caught_by_the_proof(monkeypatch):
+    """A concatenation whose labels come out in the wrong order."""
+    real = table._RULES["cat"]
+
+    def swapped(flow, op):
+        real(flow, dataclasses.replace(op, args=(op.args[0][::-1], *op.args[1:])))
+
+    model = net(
+        lambda m, x: m.head(torch.cat([m.a(x), m.b(x)], 1)),
+        a=nn.Conv2d(3, 6, 1),
+        b=nn.Conv2d(3, 6, 1),
+        head=nn.Conv2d(12, 2, 1),
+    )
+    before = fingerprint(model)
+    monkeypatch.setitem(table._RULES, "cat", swapped)
+    with pytest.raises(ProofError, match="module 'head'"):
+        ModelSpeedup(model, image(), masks(a=[1])).speedup_model()
+    assert fingerprint(model) == before
+    monkeypatch.undo()
+    assert ModelSpeedup(model, image(), masks(a=[1])).speedup_model().exact
+
+
+def test_without_the_proof_nothing_is_claimed():
+    report = ModelSpeedup(residual(), image(), GROUP, verify=False).speedup_model()
+    assert np.isnan([report.largest_difference, report.masked_difference, report.output_change]).all()
+
+
+def test_a_model_that_cannot_run_on_the_dummy_input_is_untouched():
+    model = residual()
+    before = fingerprint(model)
+    with pytest.raises(CaptureError, match="dummy input"):
+        ModelSpeedup(model, image(channels=5), GROUP).speedup_model()
+    assert fingerprint(model) == before
+
+
+def test_layers_that_disagree_can_be_refused_by_name():
+    model = residual()
+    before = fingerprint(model)
+    with pytest.raises(MaskConflictError) as caught:
+        ModelSpeedup(model, image(), masks(a=[1, 4], b=[4, 5]), on_conflict="refuse").speedup_model()
+    assert "2 channels of a, b" in str(caught.value)
+    assert fingerprint(model) == before
+    assert ModelSpeedup(model, image(), masks(a=[1, 4], b=[1, 4]), on_conflict="refuse").speedup_model()
+
+
+def test_masks_that_do_not_fit_are_refused_before_anything_happens():
+    model = residual()
+    before = fingerprint(model)
+    for wrong in ({"c": {"weight": keep_without(6, 1)}}, {"a": {"weight": keep_without(5, 1).view(5, 1, 1, 1)}}, {}):
+        with pytest.raises(MaskError):
+            ModelSpeedup(model, image(), wrong)
+    with pytest.raises(ShrinkError, match="Module"):
+        ModelSpeedup(lambda x: x, image(), GROUP)
+    assert fingerprint(model) == before
+
+
+def test_a_model_that_fails_only_when_small_is_taken_back():
+    def run(m, x):
+        y = m.a(x)
+        assert y.shape[1] == 6 or y.device.type == "meta", "six channels, please"
+        return m.b(y)
+
+    model = net(run, a=nn.Conv2d(3, 6, 1), b=nn.Conv2d(6, 2, 1))
+    before = fingerprint(model)
+    with pytest.raises(ShrinkError, match="six channels, please"):
+        ModelSpeedup(model, image(), masks(a=[1])).speedup_model()
+    assert fingerprint(model) == before
