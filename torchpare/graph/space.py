@@ -18,7 +18,7 @@ from torchpare.graph.labels import LabelArray
 from torchpare.graph.program import Program, Value
 from torchpare.graph.removal import OnConflict, Removal, decide_removal, group_masks
 from torchpare.graph.rules import apply_rules
-from torchpare.graph.zeros import silent_values
+from torchpare.graph.zeros import silent_values, steady_values
 from torchpare.types import Masks
 
 __all__ = ["Channels", "PruningSpace", "analyse"]
@@ -111,6 +111,12 @@ class PruningSpace:
         """The (parameter uid, axis) that read nothing but zeros from channels that go: see `torchpare.graph.zeros`."""
         silent = silent_values(self._flow)
         return frozenset(place for place, sources in self._flow.sources.items() if silent.issuperset(sources))
+
+    @cached_property
+    def steady_readers(self) -> frozenset[tuple[int, int]]:
+        """The (parameter uid, axis) that read nothing but constants from channels whose filters are masked."""
+        steady = steady_values(self._flow)
+        return frozenset(place for place, sources in self._flow.sources.items() if steady.issuperset(sources))
 
     # -- what plans ask ----------------------------------------------------------------------------------------------
 

@@ -8,12 +8,12 @@ the masked model would learn to use a constant that the small one does not have.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torchpare.graph.flow import Flow
 from torchpare.graph.program import Op, Program
 
-__all__ = ["silent_values"]
+__all__ = ["silent_values", "steady_values"]
 
 _PRODUCTS = frozenset(f"aten.{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv"))
 _VIEWS = frozenset(
@@ -119,34 +119,52 @@ _FIRST = frozenset(
 _SHIFTED = frozenset({"aten.hardtanh", "aten.clamp", "aten.clamp_min", "aten.clamp_max", "aten.constant_pad_nd"})
 
 
+Judge = Callable[[Flow, Op, set[int]], bool]
+
+
 def silent_values(flow: Flow) -> set[int]:
     """Uids of values that are zero in every channel that goes, once its parameters are masked where it is made."""
+    return _settle(flow, _parameters(flow.program), _is_quiet)
+
+
+def steady_values(flow: Flow) -> set[int]:
+    """Uids of values that are constants, whatever the input, in every channel whose filters are masked."""
+    known = {value.uid for value in flow.program.values if value.kind in ("parameter", "buffer", "constant")}
+    return _settle(flow, known, _is_steady)
+
+
+def _settle(flow: Flow, known: set[int], judge: Judge) -> set[int]:
+    """Walk through the program until no write into a view spoils what was read through another one."""
     base = _bases(flow.program)
     loud: set[int] = set()
-    while True:  # a write into a view may spoil what was read through another one, before or after
-        silent, found = _pass(flow, base, loud)
+    while True:
+        values, found = _walk(flow, base, loud, known, judge)
         if found <= loud:
-            return silent
+            return values
         loud |= found
 
 
-def _pass(flow: Flow, base: dict[int, int], loud: set[int]) -> tuple[set[int], set[int]]:
-    """One walk through the program: silent values, and the memory that is written with something else than zeros."""
-    parameters = {value.uid for value in flow.program.values if value.kind == "parameter"}
-    silent, found = set(parameters), set(loud)
+def _walk(flow: Flow, base: dict[int, int], loud: set[int], known: set[int], judge: Judge) -> tuple[set[int], set[int]]:
+    """One walk: the values that pass, and the memory that is written with something that does not."""
+    parameters = _parameters(flow.program)
+    passing, found = set(known), set(loud)
     for op in flow.program.ops:
         if op.name in _VIEWS and op.inputs and op.inputs[0].uid in parameters:
             parameters.update(op.outputs)
-        quiet = _is_made_here(flow, op, parameters) or _is_quiet(flow, op, silent)
+        passes = _is_made_here(flow, op, parameters) or judge(flow, op, passing)
         for uid in op.outputs:
             written_in_place = any(ref.uid == uid for ref in op.inputs)
-            if not quiet and written_in_place:
+            if not passes and written_in_place:
                 found.add(base.get(uid, uid))
-            if quiet and base.get(uid, uid) not in loud:
-                silent.add(uid)
+            if passes and base.get(uid, uid) not in loud:
+                passing.add(uid)
             else:
-                silent.discard(uid)
-    return silent, found
+                passing.discard(uid)
+    return passing, found
+
+
+def _parameters(program: Program) -> set[int]:
+    return {value.uid for value in program.values if value.kind == "parameter"}
 
 
 def _bases(program: Program) -> dict[int, int]:
@@ -178,6 +196,13 @@ def _is_made_here(flow: Flow, op: Op, parameters: set[int]) -> bool:
         left, right = op.inputs[-2:]
         return (right.uid in parameters and out <= {last}) or (left.uid in parameters and out <= {last - 1})
     return False
+
+
+def _is_steady(_flow: Flow, op: Op, steady: set[int]) -> bool:
+    """Whether what an operator writes is constant in channels that go: it is, if all that it reads is."""
+    if op.name in _AFFINE_NORMS and not op.name.endswith(("_no_training", "native_batch_norm")):
+        return False  # statistics of the batch, or taken over other channels
+    return bool(op.inputs) and all(ref.uid in steady for ref in op.inputs)
 
 
 def _is_quiet(flow: Flow, op: Op, silent: set[int]) -> bool:

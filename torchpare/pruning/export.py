@@ -52,16 +52,16 @@ def export(
                 "call the model once before, or pass input_shape or the pruner's dummy_input",
                 stacklevel=3,
             )
-    with atomic_write(model_path) as lent:
-        torch.save(plain_state_dict(model), lent)
-    if mask_path is not None:
-        save_masks(masks or masks_of(model), mask_path)
-    if onnx_path is not None:
+    if onnx_path is not None:  # first, since only this can fail: then no file is written
         baked = copy.deepcopy(model)
         forget_first_forward(baked)
         detach(baked, bake=True)
         baked.to(device or _device_of(model)).eval()
         export_onnx(baked, onnx_path, dummy_input)
+    with atomic_write(model_path) as lent:
+        torch.save(plain_state_dict(model), lent)
+    if mask_path is not None:
+        save_masks(masks or masks_of(model), mask_path)
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -67,7 +67,6 @@ def try_to_complete(model: nn.Module, dummy_input: Any, keywords: dict[str, Any]
     Returns:
         whether the masks are complete now.
     """
-    forget_first_forward(model)
     # Called from a user's forward pass, whose modes must not leak into masks that training will read.
     with torch.inference_mode(False), torch.no_grad():
         try:
@@ -82,28 +81,47 @@ def try_to_complete(model: nn.Module, dummy_input: Any, keywords: dict[str, Any]
             log.warning(message)
             warnings.warn(message, stacklevel=2)
             return False
+    forget_first_forward(model)
     return True
 
 
+_PATIENCE = 3
+
+
 class _FirstForward:
-    """A forward pre-hook that completes the masks once. It has no state: copies and pickles of the model carry it."""
+    """A forward pre-hook that completes the masks once; copies and pickles of the model carry it.
+
+    A batch that cannot be analysed (one of a wrong shape, which the model refuses too) does not end the wait; a model
+    that cannot be analysed does, after a few batches.
+    """
+
+    def __init__(self) -> None:
+        self.failures = 0
 
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():
             # Not a decorator: that would load the whole compiler for everybody who imports this file.
-            torch.compiler.disable(_complete_now)(model, args, kwargs)  # type: ignore[reportCallIssue]
+            torch.compiler.disable(self._complete_now)(model, args, kwargs)  # type: ignore[reportCallIssue]
         else:
-            _complete_now(model, args, kwargs)
+            self._complete_now(model, args, kwargs)
+
+    def _complete_now(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if getattr(model, "_is_replica", False):
+            message = "under DataParallel masks cannot be completed over their groups: pass dummy_input to the pruner"
+            warnings.warn(message, stacklevel=2)
+        elif _is_watched(args, kwargs):
+            return  # somebody records or counts the model's operators; ours would be among them
+        elif not masks_of(model):
+            forget_first_forward(model)
+        elif not try_to_complete(model, args, kwargs):
+            self.failures += 1
+            if self.failures == _PATIENCE:
+                forget_first_forward(model)
 
 
-def _complete_now(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _is_watched(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     tracing = torch.jit.is_tracing()  # type: ignore[reportPrivateImportUsage]
-    if is_in_torch_dispatch_mode() or tracing or _is_abstract((args, kwargs)):
-        return  # somebody records or counts the model's operators; ours would be among them
-    if masks_of(model):
-        try_to_complete(model, args, kwargs)
-    else:
-        forget_first_forward(model)
+    return is_in_torch_dispatch_mode() or tracing or _is_abstract((args, kwargs))
 
 
 def _is_abstract(inputs: Any) -> bool:

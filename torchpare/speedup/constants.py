@@ -31,6 +31,9 @@ __all__ = ["Leftover", "find_leftovers", "fold"]
 
 _ROUNDING = 1e-12
 
+Reader = tuple[nn.Module, NDArray[np.int64], bool]
+"""A layer, the places of the channels it reads that go, and whether they are constants whatever the input."""
+
 
 @dataclass(frozen=True)
 class Leftover:
@@ -42,14 +45,18 @@ class Leftover:
 
 
 def find_leftovers(
-    model: nn.Module, dummy_input: Any, removal: Removal, masks: Mapping[str, Tensor]
+    model: nn.Module,
+    dummy_input: Any,
+    removal: Removal,
+    masks: Mapping[str, Tensor],
+    dtype: torch.dtype = torch.float64,
 ) -> tuple[list[Leftover], list[FunctionChange]]:
     """Run the masked model twice, on different numbers, and look at what each reader gets from channels that go.
 
     Returns:
         What can be moved into biases, and the places where the function changes by nature.
     """
-    readers = dict(_readers(model, removal))
+    readers = dict(_readers(model, removal, masks))
     seen: dict[str, list[Tensor]] = {path: [] for path in readers}
     for offset in (0.0, 1.0):
         generator = torch.Generator().manual_seed(0)
@@ -60,19 +67,21 @@ def find_leftovers(
 
         varied = pytree.tree_map_only(Tensor, lambda t: vary(t) if t.is_floating_point() else t, dummy_input)
         with _collecting(readers, seen):
-            run_exact(model, varied, masks)
+            run_exact(model, varied, masks, dtype=dtype)
     leftovers, changes = [], []
-    for path, (module, columns) in readers.items():
+    for path, (module, columns, steady) in readers.items():
         inputs = seen[path]
         if not inputs or all(not tensor.any() for tensor in inputs):
+            continue
+        if not steady:
+            changes.append(_signal(path, columns))
             continue
         # (N, channels, everything else) -> one row of values a channel, over both runs
         values = torch.cat([tensor.movedim(1, 0).flatten(1) for tensor in inputs], dim=1)
         constant = values[:, 0]
         scale = values.abs().max()
         if (values - constant[:, None]).abs().max() > _ROUNDING * scale:
-            kind = "removed channels still carry a signal"
-            changes.append(FunctionChange(kind, path, len(columns), "its masks do not silence what it reads"))
+            changes.append(_signal(path, columns))
             continue
         reads_once = len(inputs) == 2
         if reads_once and _is_exact(module):
@@ -117,10 +126,15 @@ def fold(change: Transaction, leftovers: list[Leftover], masks: Mapping[str, Ten
     return biases
 
 
-def _readers(model: nn.Module, removal: Removal) -> Iterator[tuple[str, tuple[nn.Module, NDArray[np.int64]]]]:
+def _signal(path: str, columns: NDArray[np.int64]) -> FunctionChange:
+    detail = "the masks do not silence what it reads, which depends on the input"
+    return FunctionChange("removed channels still carry a signal", path, len(columns), detail)
+
+
+def _readers(model: nn.Module, removal: Removal, masks: Mapping[str, Tensor]) -> Iterator[tuple[str, Reader]]:
     """Convolutions and linear layers that stay and read channels that go, with the places of those channels.
 
-    A depthwise filter that goes with its channel reads nothing that matters.
+    A depthwise filter that goes with its channel reads nothing that matters, nor does a masked column.
     """
     modules = dict(model.named_modules())
     for (uid, axis), role in removal.space.roles.items():
@@ -132,6 +146,10 @@ def _readers(model: nn.Module, removal: Removal) -> Iterator[tuple[str, tuple[nn
         for other, kept in enumerate(removal.kept_axes(uid)):
             if other != axis and not kept.all():
                 reads = reads & kept
+        name = f"{path}.{key}" if path else key
+        if name in masks:
+            others = tuple(other for other in range(reads.ndim) if reads.shape[other] == 1)
+            reads = reads & masks[name].cpu().numpy().any(axis=others, keepdims=True)
         size = reads.shape[axis]
         groups = 1
         if isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd):
@@ -143,15 +161,13 @@ def _readers(model: nn.Module, removal: Removal) -> Iterator[tuple[str, tuple[nn
         else:
             columns = np.flatnonzero(rows.any(axis=0))
         if columns.size:
-            yield path, (module, columns)
+            yield path, (module, columns, (uid, axis) in removal.space.steady_readers)
 
 
 @contextmanager
-def _collecting(
-    readers: Mapping[str, tuple[nn.Module, NDArray[np.int64]]], seen: dict[str, list[Tensor]]
-) -> Iterator[None]:
+def _collecting(readers: Mapping[str, Reader], seen: dict[str, list[Tensor]]) -> Iterator[None]:
     handles = []
-    for path, (module, columns) in readers.items():
+    for path, (module, columns, _) in readers.items():
 
         def keep(module: nn.Module, args: Any, path: str = path, columns: NDArray[np.int64] = columns) -> None:
             x = args[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,9 @@ class ModelSpeedup:
             raise ShrinkError(message)
         self.bound_model = model
         self.dummy_input = dummy_input
+        if on_conflict not in get_args(OnConflict):
+            message = f"on_conflict is {on_conflict!r}; it is one of {', '.join(map(repr, get_args(OnConflict)))}"
+            raise ShrinkError(message)
         attached = masks_of(model)
         given = {} if masks_file is None and attached else read_masks(model, masks_file or {}, map_location)
         self.masks: Masks = merge_masks(given, attached)
@@ -134,7 +137,9 @@ class ModelSpeedup:
             reference = as_given = self._outputs(given) if self.verify else None
             output_change = _difference(self._dense_outputs(), as_given) if self.verify else float("nan")
             if not covers(given, group):
-                leftovers, more = find_leftovers(model, self.dummy_input, removal, given)
+                leftovers, more = find_leftovers(
+                    model, self.dummy_input, removal, given, as_given.dtype if as_given else torch.float64
+                )
                 changes = (*changes, *more)
                 biases = fold(change, leftovers, given)
                 if self.verify and more:

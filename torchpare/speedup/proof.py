@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchpare.graph import Removal
 from torchpare.graph.capture import call_arguments
@@ -58,7 +59,7 @@ def run_exact(
     args, kwargs = call_arguments(dummy_input)
     args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, (args, kwargs))
     default = torch.get_default_dtype()
-    with _as_it_was(model), _watching(model, watch), torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with _as_it_was(model), _watching(model, watch), torch.no_grad(), torch.random.fork_rng(devices=[]), _Stays(dtype):
         torch.manual_seed(0)  # models that draw numbers draw the same ones each time
         model.eval()
         torch.set_default_dtype(dtype)
@@ -67,6 +68,24 @@ def run_exact(
         finally:
             torch.set_default_dtype(default)
     return Outputs([tensor.detach() for tensor in output_tensors(output)], dtype)
+
+
+class _Stays(TorchDispatchMode):
+    """Keeps a run in one floating type: ``x.float()``, ``.half()`` and ``zeros(dtype=float32)`` give that type.
+
+    Half of all models say ``x.float()`` somewhere; taken at its word it would round away what the proof looks for.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        asked = kwargs.get("dtype")
+        if isinstance(asked, torch.dtype) and asked.is_floating_point:
+            kwargs["dtype"] = self.dtype
+        return func(*args, **kwargs)
 
 
 def _copies(model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

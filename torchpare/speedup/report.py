@@ -83,8 +83,8 @@ class SpeedupReport:
     seconds: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON-able data."""
-        return asdict(self)
+        """The report as JSON-able data; figures that were not measured are None."""
+        return {key: None if value != value else value for key, value in asdict(self).items()}  # noqa: PLR0124 - NaN
 
     @property
     def frozen(self) -> list[str]:
@@ -97,6 +97,10 @@ class SpeedupReport:
     def _lines(self) -> Iterator[str]:
         before, after = self.parameters_before, self.parameters_after
         yield f"{before:,} -> {after:,} parameters ({before / max(after, 1):.2f}x fewer)"
+        if self.largest_difference != self.largest_difference:  # noqa: PLR0124 - NaN
+            yield "not compared with the masked model (verify=False)"
+            yield from self._remarks()
+            return
         verdict = "the same function as" if self.exact else "by nature not the same function as"
         yield (
             f"{verdict} the masked model: largest difference {self.largest_difference:.2g} of the output's range "
@@ -104,6 +108,9 @@ class SpeedupReport:
         )
         if not self.exact:
             yield f"against the masks exactly as given: {self.masked_difference:.2g}"
+        yield from self._remarks()
+
+    def _remarks(self) -> Iterator[str]:
         for change in self.changes:
             yield f"changed by nature: {change}"
         if self.folded:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from torchpare.attach import attach_masks, detach, masks_of
+from torchpare.attach import detach, is_attached
 
 __all__ = ["Transaction"]
 
@@ -38,33 +38,18 @@ class Transaction:
 
     def detach_masks(self) -> None:
         """Give masked layers their plain classes back, with dense parameters."""
-        masks = masks_of(self.model)
-        if masks:
+        if is_attached(self.model):
+            before = [(module, type(module), dict(module._buffers)) for module in self.model.modules()]
             detach(self.model, bake=False)
-            self._undo.append(lambda: attach_masks(self.model, masks))
+            self._undo.append(lambda: _restore_layers(before))
 
     def remove_own_hooks(self) -> None:
         """Take off hooks that torchpare left on the model to wait for a first batch: pruning is over."""
         for module in self.model.modules():
             for hooks in (module._forward_pre_hooks, module._forward_hooks):
-                for key, hook in list(hooks.items()):
-                    if type(hook).__module__.startswith("torchpare."):
-                        self._remove_key(hooks, key)
-                        for flags in (module._forward_pre_hooks_with_kwargs, module._forward_hooks_with_kwargs):
-                            if key in flags:
-                                self._remove_key(flags, key)
-
-    def eval(self) -> None:
-        """Evaluation mode throughout; each module's own mode comes back on roll-back (and by `restore_modes`)."""
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
-        self._modes = modes
-        self._undo.append(self.restore_modes)
-
-    def restore_modes(self) -> None:
-        """Put every module back into the mode it was in."""
-        for module, training in self._modes:
-            module.training = training
+                own = [key for key, hook in hooks.items() if type(hook).__module__.startswith("torchpare.")]
+                for flags in (hooks, module._forward_pre_hooks_with_kwargs, module._forward_hooks_with_kwargs):
+                    self._remove_keys(flags, own)
 
     def set_tensor(self, module: nn.Module, name: str, tensor: Tensor | None) -> None:
         """Replace a registered parameter or buffer; None for a parameter that is not there."""
@@ -83,6 +68,24 @@ class Transaction:
             self._undo.append(lambda: namespace.pop(name, None))
         namespace[name] = value
 
-    def _remove_key(self, mapping: Any, key: Any) -> None:
-        hook = mapping.pop(key)
-        self._undo.append(lambda: mapping.__setitem__(key, hook))
+    def _remove_keys(self, mapping: Any, keys: list[Any]) -> None:
+        if any(key in mapping for key in keys):
+            before = dict(mapping)
+            self._undo.append(lambda: _refill(mapping, before))
+            for key in keys:
+                mapping.pop(key, None)
+
+
+def _restore_layers(before: list[tuple[nn.Module, type[nn.Module], dict[str, Any]]]) -> None:
+    """Classes and buffers as they were, the very same buffers in the same order."""
+    for module, kind, buffers in before:
+        if type(module) is not kind:
+            module.__class__ = kind
+        _refill(module._buffers, buffers)
+        if isinstance(module, nn.RNNBase):
+            module.__dict__.pop("_flat_weights", None)  # a masked recurrent layer reads its list anew each time
+
+
+def _refill(mapping: Any, content: dict[Any, Any]) -> None:
+    mapping.clear()
+    mapping.update(content)
