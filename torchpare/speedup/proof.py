@@ -89,17 +89,27 @@ class _Stays(TorchDispatchMode):
 
 
 def _copies(model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """What the run reads: parameters times their masks, and buffers, which a forward pass may write."""
+    """What the run reads: parameters times their masks, and buffers, which a forward pass may write.
+
+    A tied tensor has one copy, masked by whatever name its mask goes. A module that is registered twice is named once:
+    lent twice, `functional_call` would take the first copy for the original when it puts things back.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    masks_by_id = {id(parameters[name]): mask for name, mask in masks.items() if name in parameters}
     tensors: dict[str, Tensor] = {}
     copies: dict[int, Tensor] = {}
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    for name, tensor in (*parameters.items(), *model.named_buffers(remove_duplicate=False)):
-        if id(tensor) not in copies:
-            wanted = dtype if tensor.is_floating_point() else tensor.dtype
-            copies[id(tensor)] = tensor.detach().to(wanted, copy=name in masks or name not in parameters)
-            if name in masks:
-                copies[id(tensor)].mul_(masks[name].to(tensor.device))
-        tensors[name] = copies[id(tensor)]
+    for path, module in model.named_modules():
+        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is None:
+                continue
+            if id(tensor) not in copies:
+                mask = masks_by_id.get(id(tensor))
+                wanted = dtype if tensor.is_floating_point() else tensor.dtype
+                fresh = mask is not None or not isinstance(tensor, nn.Parameter)
+                copies[id(tensor)] = tensor.detach().to(wanted, copy=fresh)
+                if mask is not None:
+                    copies[id(tensor)].mul_(mask.to(tensor.device))
+            tensors[f"{path}.{key}" if path else key] = copies[id(tensor)]
     return tensors
 
 

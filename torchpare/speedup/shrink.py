@@ -30,17 +30,21 @@ def shrink(change: Transaction, plan: ShrinkPlan, masks: Mapping[str, Tensor], a
     """
     modules = dict(change.model.named_modules(remove_duplicate=False))
     made: dict[int, Tensor] = {}
+    done: set[tuple[int, str]] = set()
     cuts = {**plan.cuts, **cuts_of_added(plan, added)}
+    parameters = dict(change.model.named_parameters(remove_duplicate=False))
+    masks_by_id = {id(parameters[name]): mask for name, mask in masks.items() if name in parameters}  # tied ones too
     for name in dict.fromkeys((*cuts, *masks)):
         path, _, key = name.rpartition(".")
         module = modules[path]
         old = module._parameters.get(key)
         if old is None:
             old = module._buffers.get(key)
-        if old is None:
+        if old is None or (id(module), key) in done:  # a module that is registered twice is cut once
             continue
+        done.add((id(module), key))
         if id(old) not in made:
-            made[id(old)] = _smaller(old, cuts.get(name), masks.get(name))
+            made[id(old)] = _smaller(old, cuts.get(name), masks_by_id.get(id(old)))
         change.set_tensor(module, key, made[id(old)])
     for path, values in plan.attributes.items():
         for key, value in values.items():
