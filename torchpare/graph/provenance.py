@@ -89,6 +89,8 @@ def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | No
         return Call(name, sizes=tuple(_expressions(numbers)))
     if name == "__getitem__":
         return Call(name, slices=_slices(args[0], args[1]))
+    if name == "pad":
+        return Call(name, sizes=tuple(_expressions(args[1] if len(args) > 1 else kwargs.get("pad", ()))))
     if name == "layer_norm":
         shape = args[1] if len(args) > 1 else kwargs.get("normalized_shape", ())
         return Call(name, sizes=tuple(_expressions(shape)))

@@ -56,13 +56,16 @@ def forget_first_forward(model: nn.Module) -> bool:
     return bool(waiting)
 
 
-def try_to_complete(model: nn.Module, dummy_input: Any, keywords: dict[str, Any] | None = None) -> bool:
+def try_to_complete(
+    model: nn.Module, dummy_input: Any, keywords: dict[str, Any] | None = None, *, warn: bool = True
+) -> bool:
     """Complete the model's masks over their groups, or warn why that was not possible and leave them as they are.
 
     Args:
         model: a masked model.
         dummy_input: as for ``analyse``; or, with ``keywords``, the tuple of positional arguments beside them.
         keywords: the keyword arguments of a call.
+        warn: False keeps a failure to itself.
 
     Returns:
         whether the masks are complete now.
@@ -78,8 +81,9 @@ def try_to_complete(model: nn.Module, dummy_input: Any, keywords: dict[str, Any]
                 f"could not be analysed ({type(error).__name__}: {error}). A shrunk model may then differ from the "
                 "masked one; pass dummy_input to the pruner to see this error in compress()"
             )
-            log.warning(message)
-            warnings.warn(message, stacklevel=2)
+            if warn:
+                log.warning(message)
+                warnings.warn(message, stacklevel=2)
             return False
     forget_first_forward(model)
     return True
@@ -113,7 +117,7 @@ class _FirstForward:
             return  # somebody records or counts the model's operators; ours would be among them
         elif not masks_of(model):
             forget_first_forward(model)
-        elif not try_to_complete(model, args, kwargs):
+        elif not try_to_complete(model, args, kwargs, warn=self.failures == 0):
             self.failures += 1
             if self.failures == _PATIENCE:
                 forget_first_forward(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -84,7 +85,7 @@ class SpeedupReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-able data; figures that were not measured are None."""
-        return {key: None if value != value else value for key, value in asdict(self).items()}  # noqa: PLR0124 - NaN
+        return {key: None if _missing(value) else value for key, value in asdict(self).items()}
 
     @property
     def frozen(self) -> list[str]:
@@ -97,7 +98,7 @@ class SpeedupReport:
     def _lines(self) -> Iterator[str]:
         before, after = self.parameters_before, self.parameters_after
         yield f"{before:,} -> {after:,} parameters ({before / max(after, 1):.2f}x fewer)"
-        if self.largest_difference != self.largest_difference:  # noqa: PLR0124 - NaN
+        if _missing(self.largest_difference):
             yield "not compared with the masked model (verify=False)"
             yield from self._remarks()
             return
@@ -139,3 +140,7 @@ class SpeedupReport:
             )
         yield table
         yield from self._lines()
+
+
+def _missing(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)

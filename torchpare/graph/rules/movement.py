@@ -126,19 +126,16 @@ def slice_axis(flow: Flow, op: Op) -> None:
     if step != 1:
         flow.store.freeze(array, f"a slice with a step in {op.where}")
     elif array.any() and (start > 0 or stop < size):
-        start_expr, stop_expr = op.call.slices.get(axis, (None, None)) if op.call else (None, None)
+        exprs = op.call.slices.get(axis, (None, None)) if op.call else (None, None)
         vector = flow.vector(x, axis, f"a slice in {op.where}")
-        if start > 0:
-            flow.require(vector[:start], _position(start_expr, start), op, "the start of a slice")
-        if stop < size:
-            flow.require(vector[:stop], _position(stop_expr, stop), op, "the end of a slice")
+        for position, expr, end in zip((start, stop), exprs, ("start", "end"), strict=True):
+            if not 0 < position < size:
+                continue
+            if isinstance(expr, Const) and expr.value < 0:  # counted from the back: so many must be left there
+                flow.require(vector[position:], Const(-expr.value), op, f"the {end} of a slice")
+            else:
+                flow.require(vector[:position], expr or Const(position), op, f"the {end} of a slice")
     flow.define(op.outputs[0], _cut(flow, x, axis, slice(start, stop, step)))
-
-
-def _position(expr: Expr | None, value: int) -> Expr:
-    """A position counted from the front; one that was counted from the back has lost its meaning as an expression."""
-    known = expr is not None and not (isinstance(expr, Const) and expr.value < 0)
-    return expr if known and expr is not None else Const(value)
 
 
 def _cut(flow: Flow, x: Ref, axis: int, piece: slice) -> list[LabelArray]:
@@ -253,6 +250,9 @@ def pad(flow: Flow, op: Op) -> None:
         if before < 0 or after < 0:
             flow.freeze(x, axis, f"negative padding in {op.where}")
         array = flow.labels(x)[axis]
+        exprs = op.call.sizes[2 * pair : 2 * pair + 2] if op.call is not None and op.call.sizes is not None else ()
+        if not all(isinstance(expr, Const) for expr in exprs):
+            flow.store.freeze(array, f"the padding in {op.where} is computed")
         if array.any() and array.shape[axis] > 1:
             widths = [(0, 0)] * rank
             widths[axis] = (max(before, 0), max(after, 0))
