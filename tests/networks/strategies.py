@@ -19,7 +19,7 @@ from tests.support.vision import randomise
 from torchpare.graph import PruningSpace
 from torchpare.types import Masks
 
-__all__ = ["MASKS", "Recipe", "masks_for", "recipes"]
+__all__ = ["BLOCK_BY_NAME", "MASKS", "Recipe", "masks_for", "recipes"]
 
 SIZE = 16
 

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.networks.oracles import exact_output, fingerprint, masked_by_hand, relative, retrace
-from tests.networks.strategies import MASKS, Recipe, masks_for, recipes
+from tests.networks.strategies import BLOCK_BY_NAME, MASKS, Recipe, masks_for, recipes
 from torchpare.errors import ShrinkError
 from torchpare.graph import analyse
 from torchpare.graph.rules import table
@@ -62,12 +62,11 @@ def test_every_tensor_has_the_planned_shape(recipe, kind, seed):
 
 @some
 @given(recipes(), seeds)
-def test_masks_of_whole_groups_change_the_output_and_shrink_exactly(recipe, seed):
+def test_masks_of_whole_groups_shrink_exactly_and_train_afterwards(recipe, seed):
     model, x, masks = case(recipe, "aware", seed)
     report = ModelSpeedup(model, x, masks).speedup_model()
     assert report.folded == ()
     assert all("over the pruned axis" in change.kind for change in report.changes)
-    assert report.output_change > 1e-9 or report.parameters_after == report.parameters_before
     model.train()
     model(torch.cat([x, x])).sum().backward()
     assert any(parameter.grad is not None for parameter in model.parameters())
@@ -136,6 +135,16 @@ def test_a_wrong_rule_is_caught_or_does_no_harm(broken, recipe, seed):
         else:
             if report.exact and not report.folded:
                 assert relative(exact_output(masked_by_hand(dense, masks), x), exact_output(model, x)) <= 1e-10
+
+
+def test_the_masks_of_these_tests_do_change_the_outputs():
+    """Or all of the above would hold for a shrink that does nothing. (A dead activation at the end hides some.)"""
+    moved = []
+    for seed, name in enumerate(BLOCK_BY_NAME):
+        model, x = Recipe((name,), seed).build(), Recipe((name,), seed).input()
+        report = ModelSpeedup(model, x, masks_for(analyse(model, x), model, "aware", seed)).speedup_model()
+        moved.append(report.output_change > 1e-4 and report.parameters_after < report.parameters_before)
+    assert sum(moved) >= 0.85 * len(moved)
 
 
 def test_a_recipe_builds_the_same_network_twice():
