@@ -80,7 +80,7 @@ _GROUP_CALLS = {"conv1d": 6, "conv2d": 6, "conv3d": 6, "group_norm": 1} | {
 }
 
 
-def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:  # noqa: PLR0911 - a line for each kind
     """The expressions of a call that takes sizes, positions or a number of groups; None for every other call."""
     if name in _SHAPE_CALLS:
         return Call(name, sizes=_requested_shape(name, args, kwargs))

@@ -124,7 +124,9 @@ Judge = Callable[[Flow, Op, set[int]], bool]
 
 def silent_values(flow: Flow) -> set[int]:
     """Uids of values that are zero in every channel that goes, once its parameters are masked where it is made."""
-    return _settle(flow, _parameters(flow.program), _is_quiet)
+    # A parameter that no channel runs along (a single scale, a shift by position) is not masked with any.
+    known = {uid for uid in _parameters(flow.program) if _labelled(flow, uid)}
+    return _settle(flow, known, _is_quiet)
 
 
 def steady_values(flow: Flow) -> set[int]:
@@ -187,6 +189,8 @@ def _labelled(flow: Flow, uid: int) -> set[int]:
 def _is_made_here(flow: Flow, op: Op, parameters: set[int]) -> bool:
     """Whether an operator makes the channels of its output, from rows and a bias that are masked."""
     out = _labelled(flow, op.outputs[0]) if op.outputs else set()
+    if not out:
+        return False
     last = len(flow.shape(op.outputs[0])) - 1 if op.outputs else 0
     if op.name == "aten.convolution":
         return out <= {1}

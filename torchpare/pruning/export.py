@@ -37,7 +37,9 @@ def export(
 ) -> None:
     """Write the files of :meth:`torchpare.pruning.Pruner.export_model`; ``masks`` are those of a model without any."""
     if input_shape is not None:
-        dummy_input = torch.zeros(_checked(input_shape), device=device or _device_of(model))
+        dtypes = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+        dtype = next(dtypes, torch.get_default_dtype())
+        dummy_input = torch.zeros(_checked(input_shape), dtype=dtype, device=device or _device_of(model))
     if onnx_path is not None and dummy_input is None:
         raise ExportError(
             f"onnx_path={os.fspath(onnx_path)!r} was given without input_shape, and a graph can only be recorded on an "

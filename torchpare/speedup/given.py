@@ -58,7 +58,8 @@ def read_masks(model: nn.Module, masks: MasksOrFile, map_location: torch.device 
         MaskError: if the masks do not fit the model.
     """
     if isinstance(masks, (str, os.PathLike)):
-        masks = load_masks(masks, map_location)
+        torch.device(map_location or "cpu")  # a misspelt device is told as one; masks go where their parameters are
+        masks = load_masks(masks, "cpu")
     return fit_masks(masks, model)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchpare.attach import masks_of
 from torchpare.errors import ProofError, ShrinkError
 from torchpare.graph import OnConflict, PruningSpace, Removal, analyse, group_masks
+from torchpare.graph.program import Ref
 from torchpare.speedup.constants import find_leftovers, fold
 from torchpare.speedup.given import MasksOrFile, covers, flatten_masks, masked, merge_masks, read_masks
 from torchpare.speedup.plan import ShrinkPlan, make_plan
@@ -131,10 +132,14 @@ class ModelSpeedup:
         model, removal, given = self.bound_model, plan.removal, flatten_masks(self.masks)
         before = _sizes(model)
         changes = _norms_over_pruned_axes(removal)
+        by_nature = False
         biases: dict[str, Tensor] = {}
         known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         with clock("proof"):
             reference = as_given = self._outputs(given) if self.verify else None
+            if as_given is not None and not as_given.finite:
+                message = "the masked model returns nothing finite on the dummy input, so that nothing can be compared"
+                raise ProofError(message)
             output_change = _difference(self._dense_outputs(), as_given) if self.verify else float("nan")
             if not covers(given, group):
                 leftovers, more = find_leftovers(
@@ -142,8 +147,11 @@ class ModelSpeedup:
                 )
                 changes = (*changes, *more)
                 biases = fold(change, leftovers, given)
-                if self.verify and more:
-                    reference = self._outputs(group, lent=masked(biases, group))
+                if more:
+                    by_nature = True
+            norms = _kept_by_norms(removal)
+            if self.verify and (by_nature or norms):
+                reference = self._outputs(group, lent=masked(biases, group), kept=norms)
         added = biases.keys() - known
         with clock("shrink"):
             shrink(change, plan, group, added)
@@ -175,18 +183,23 @@ class ModelSpeedup:
         )
 
     def _outputs(
-        self, masks: Mapping[str, Tensor], *, like: Outputs | None = None, lent: Mapping[str, Tensor] | None = None
+        self,
+        masks: Mapping[str, Tensor],
+        *,
+        like: Outputs | None = None,
+        lent: Mapping[str, Tensor] | None = None,
+        kept: Mapping[str, Tensor] | None = None,
     ) -> Outputs:
         """The model's outputs in float64, or in its own type where its code insists on that."""
         if like is not None:
-            return run_exact(self.bound_model, self.dummy_input, masks, lent=lent, dtype=like.dtype)
+            return run_exact(self.bound_model, self.dummy_input, masks, lent=lent, kept=kept, dtype=like.dtype)
         try:
-            return run_exact(self.bound_model, self.dummy_input, masks, lent=lent)
+            return run_exact(self.bound_model, self.dummy_input, masks, lent=lent, kept=kept)
         except RuntimeError:
             dtypes = {p.dtype for p in self.bound_model.parameters() if p.is_floating_point()} - {torch.float64}
             if not dtypes:
                 raise
-            return run_exact(self.bound_model, self.dummy_input, masks, lent=lent, dtype=next(iter(dtypes)))
+            return run_exact(self.bound_model, self.dummy_input, masks, lent=lent, kept=kept, dtype=next(iter(dtypes)))
 
     def _allowed(self, reference: Outputs | None) -> float:
         """The tolerance; where the model's code refuses float64, what the rounding of its own type asks for."""
@@ -247,6 +260,7 @@ def _difference(reference: Outputs | None, other: Outputs | None) -> float:
     return float("nan") if reference is None or other is None else largest_difference(reference, other)
 
 
+_NORM = "a norm over the pruned axis"
 _OVER_PRUNED_AXIS = "over the pruned axis"
 
 
@@ -261,8 +275,21 @@ def _norms_over_pruned_axes(removal: Removal) -> tuple[FunctionChange, ...]:
 
 
 def _by_nature(changes: tuple[FunctionChange, ...]) -> bool:
-    """Whether a change is of a kind that also moves the reference whose removed channels contribute nothing."""
-    return any(change.kind.endswith(_OVER_PRUNED_AXIS) for change in changes)
+    """Whether a change (a mean over channels) also moves the reference whose removed channels contribute nothing."""
+    return any(change.kind.endswith(_OVER_PRUNED_AXIS) and change.kind != _NORM for change in changes)
+
+
+def _kept_by_norms(removal: Removal) -> dict[str, Tensor]:
+    """The channels that stay of each layer norm that loses some, by the qualified name of its scale."""
+    space = removal.space
+    kept: dict[str, Tensor] = {}
+    for op in space.program.ops:
+        if op.name == "aten.native_layer_norm" and isinstance(op.args[2], Ref) and len(op.args[1]) == 1:
+            value = space.program.values[op.args[2].uid]
+            stays = ~removal.lost(space.axes(value.uid)[0]) if value.kind == "parameter" else None
+            if stays is not None and not stays.all():
+                kept.update(dict.fromkeys(value.names, torch.from_numpy(stays)))
+    return kept
 
 
 def _sizes(model: nn.Module) -> dict[str, int]:

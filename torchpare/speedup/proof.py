@@ -35,6 +35,11 @@ class Outputs:
     tensors: list[Tensor]
     dtype: torch.dtype
 
+    @property
+    def finite(self) -> bool:
+        """Whether there is a finite number among them."""
+        return any(bool(torch.isfinite(tensor).any()) for tensor in self.tensors)
+
 
 def run_exact(
     model: nn.Module,
@@ -42,6 +47,7 @@ def run_exact(
     masks: Mapping[str, Tensor] | None = None,
     *,
     lent: Mapping[str, Tensor] | None = None,
+    kept: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype = torch.float64,
     watch: Callable[[nn.Module, str, Tensor], None] | None = None,
 ) -> Outputs:
@@ -52,6 +58,8 @@ def run_exact(
         dummy_input: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
         masks: by qualified parameter name.
         lent: parameters to compute with in place of the model's own, by qualified name.
+        kept: bool vectors by qualified name of a layer norm's scale: the norm is taken over these channels alone, as
+            the small model takes it.
         dtype: the floating type to compute in.
         watch: called with (module, path, output) for every tensor that a module returns, in order.
     """
@@ -59,7 +67,9 @@ def run_exact(
     args, kwargs = call_arguments(dummy_input)
     args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, (args, kwargs))
     default = torch.get_default_dtype()
-    with _as_it_was(model), _watching(model, watch), torch.no_grad(), torch.random.fork_rng(devices=[]), _Stays(dtype):
+    norms = {id(tensors[name]): channels for name, channels in (kept or {}).items()}
+    mode = _Reference(dtype, norms)
+    with _as_it_was(model), _watching(model, watch), torch.no_grad(), torch.random.fork_rng(devices=[]), mode:
         torch.manual_seed(0)  # models that draw numbers draw the same ones each time
         model.eval()
         torch.set_default_dtype(dtype)
@@ -70,22 +80,38 @@ def run_exact(
     return Outputs([tensor.detach() for tensor in output_tensors(output)], dtype)
 
 
-class _Stays(TorchDispatchMode):
-    """Keeps a run in one floating type: ``x.float()``, ``.half()`` and ``zeros(dtype=float32)`` give that type.
+class _Reference(TorchDispatchMode):
+    """Keeps a run in one floating type, and takes layer norms over the channels that stay.
 
-    Half of all models say ``x.float()`` somewhere; taken at its word it would round away what the proof looks for.
+    Half of all models say ``x.float()`` somewhere; taken at its word it would round away what the proof looks for. And
+    a layer norm over channels of which some go is another function by nature; taken over those that stay, everything
+    around it can still be compared to the last digit.
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype, norms: Mapping[int, Tensor]) -> None:
         super().__init__()
         self.dtype = dtype
+        self.norms = norms
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         asked = kwargs.get("dtype")
         if isinstance(asked, torch.dtype) and asked.is_floating_point:
             kwargs["dtype"] = self.dtype
+        if func is torch.ops.aten.native_layer_norm.default and id(args[2]) in self.norms:
+            return _norm_of_kept(func, self.norms[id(args[2])], *args)
         return func(*args, **kwargs)
+
+
+def _norm_of_kept(
+    func: Any, kept: Tensor, x: Tensor, _shape: Any, weight: Tensor, bias: Tensor | None, eps: float
+) -> tuple[Tensor, ...]:
+    """A layer norm over the kept entries of the last axis; zeros where the others were."""
+    places = kept.nonzero().flatten().to(x.device)
+    picked = x.index_select(-1, places)
+    shift = None if bias is None else bias.index_select(0, places)
+    small, mean, deviation = func(picked, [len(places)], weight.index_select(0, places), shift, eps)
+    return torch.zeros_like(x).index_copy(-1, places, small), mean, deviation
 
 
 def _copies(model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

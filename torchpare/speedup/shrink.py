@@ -82,6 +82,8 @@ def _smaller(old: Tensor, cut: Cut | None, mask: Tensor | None) -> Tensor:
         if not isinstance(old, nn.Parameter):
             return new
         parameter = nn.Parameter(new, requires_grad=old.requires_grad)
+        for name, value in vars(old).items():  # what the user hung on it
+            setattr(parameter, name, value)
         if old.grad is not None:
             parameter.grad = old.grad if cut is None else cut.apply(old.grad)
         return parameter
