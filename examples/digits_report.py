@@ -33,9 +33,10 @@ from torchpare.report import (
 )
 from torchpare.speedup import SpeedupReport
 
-__all__ = ["Plan", "Run", "make_report"]
+__all__ = ["PROVED_ON", "Plan", "Run", "make_report"]
 
 BATCHES = (1, 32)
+PROVED_ON = 8  # pictures: the example input of the shrink
 FLOAT32 = 1e-5  # of the largest output: what two correct programs may differ by in float32
 
 
@@ -88,7 +89,7 @@ def make_report(runs: list[Run], data: Digits, plan: Plan, started: float, say: 
     rows = (
         shares_row("Test accuracy", [run.curve.dense[-1] for run in runs], [run.curve.small for run in runs],
                    tested if plan.seeds == 1 else tested + ", ± standard deviation"),
-        Row("Parameters", "count", Amount(parameters[0]), Amount(parameters[1]), "counted", "fewer", "more"),
+        Row("Parameters", "count", Amount(parameters[0]), Amount(parameters[1]), "of all layers", "fewer", "more"),
         Row("MACs", "count", Amount(macs[0]), Amount(macs[1]), "multiply-accumulates per digit", "fewer", "more"),
         Row("File on disk", "bytes", Amount(files[0]), Amount(files[1]), "both by torchpare.save"),
         *(latency_row(name, found["dense"], found["small"]) for name, found in measurements.items()),
@@ -98,7 +99,7 @@ def make_report(runs: list[Run], data: Digits, plan: Plan, started: float, say: 
         summary=f"{plan.sparsity:.0%} of the filters were pruned by their L1 norm, the rest was fine-tuned, and the "
         f"pruned ones were cut out. {len(data.train_digits) + len(data.test_digits):,} scans of handwritten digits.",
         rows=rows,
-        proofs=_proofs(runs),
+        proofs=_proofs(runs, len(data.test_digits)),
         layers=tuple(
             Layer(layer.name, layer.channels_before, layer.channels_after)
             for layer in first.shrink.layers
@@ -125,7 +126,7 @@ def make_report(runs: list[Run], data: Digits, plan: Plan, started: float, say: 
     )
 
 
-def _proofs(runs: list[Run]) -> tuple[Proof, ...]:
+def _proofs(runs: list[Run], tested: int) -> tuple[Proof, ...]:
     """What should be the same, each time in the worst seed."""
 
     def worst(differences: list[float]) -> float:
@@ -133,12 +134,24 @@ def _proofs(runs: list[Run]) -> tuple[Proof, ...]:
 
     allowed = runs[0].shrink.tolerance
     changed = sorted({str(change) for run in runs for change in run.shrink.changes})
-    note = f"Changed by nature: {'; '.join(changed)}." if changed else ""
+    scale = f"{PROVED_ON} test digits, relative to the largest score"
+    note = "; ".join([scale, *(f"changed by nature: {change}" for change in changed)])
+    everything = f"all {tested} test digits"
     return (
         Proof("small to masked, float64", worst([run.shrink.largest_difference for run in runs]), allowed, note),
-        Proof("small to masked, test set", worst([run.test_difference for run in runs]), FLOAT32),
-        Proof("reloaded in a new process", worst([run.reload_difference for run in runs]), 0.0),
-        Proof("ONNX Runtime to PyTorch", worst([run.onnx_difference for run in runs]), FLOAT32),
+        Proof(
+            "small to masked, test set",
+            worst([run.test_difference for run in runs]),
+            FLOAT32,
+            f"{everything}, in float32",
+        ),
+        Proof(
+            "reloaded in a new process",
+            worst([run.reload_difference for run in runs]),
+            0.0,
+            f"{everything}, to the last bit",
+        ),
+        Proof("ONNX Runtime to PyTorch", worst([run.onnx_difference for run in runs]), FLOAT32, everything),
     )
 
 

@@ -20,7 +20,7 @@ from typing import Annotated
 import torch
 import typer
 from digits import Digits, accuracy, read_digits, scores, train
-from digits_report import Plan, Run, make_report
+from digits_report import PROVED_ON, Plan, Run, make_report
 from resnet20 import ResNet20
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -62,7 +62,7 @@ def compress(seed: int, data: Digits, plan: Plan, folder: Path, say: Callable[[s
     say("exported")
 
     # Cut the masked channels out of the very same model; the report compares before and after in float64.
-    shrink = ModelSpeedup(model, pictures[:8], folder / "mask.pth").speedup_model()
+    shrink = ModelSpeedup(model, pictures[:PROVED_ON], folder / "mask.pth").speedup_model()
     small_scores = scores(model, pictures)
     torchpare.save(model, folder / "small.safetensors")
     say("shrunk")
@@ -96,15 +96,17 @@ def compress(seed: int, data: Digits, plan: Plan, folder: Path, say: Callable[[s
 def main(
     seeds: Annotated[int, typer.Option(min=1, help="how many nets to train, from the seeds 0, 1, ...")] = 3,
     out: Annotated[Path, typer.Option(help="where everything is written")] = Path("runs/demo"),
-    epochs: Annotated[int, typer.Option(min=1, help="of training the dense net")] = 8,
-    tune_epochs: Annotated[int, typer.Option(min=1, help="of fine-tuning with masks")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, help="of training the dense net")] = 6,
+    tune_epochs: Annotated[int, typer.Option(min=1, help="of fine-tuning with masks")] = 4,
     width: Annotated[int, typer.Option(min=2, help="channels of the first stage")] = 48,
     sparsity: Annotated[float, typer.Option(min=0, max=0.99, help="the share of filters to prune")] = 0.5,
     runs: Annotated[int, typer.Option(min=2, help="how often each latency is measured")] = 100,
-    threads: Annotated[int, typer.Option(min=0, help="for PyTorch and ONNX Runtime; 0: as many as PyTorch takes")] = 0,
+    threads: Annotated[
+        int, typer.Option(min=1, help="for PyTorch and ONNX Runtime; one is measured most steadily")
+    ] = 1,
 ) -> None:
     """Halve the filters of a ResNet-20 on scanned digits and measure what that changes."""
-    plan = Plan(seeds, epochs, tune_epochs, width, sparsity, runs, threads or torch.get_num_threads())
+    plan = Plan(seeds, epochs, tune_epochs, width, sparsity, runs, threads)
     torch.set_num_threads(plan.threads)
     console = Console()
     start = time.perf_counter()
