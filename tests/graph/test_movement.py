@@ -101,6 +101,19 @@ def test_sizes_typed_as_numbers_freeze_and_say_where(name):
     assert "test_movement.py" in why_not(model, x, "a")
 
 
+def test_chunks_are_equal_so_they_lose_equally_many():
+    def run(m, x):
+        left, right = m.a(x).chunk(2, dim=1)
+        return m.b(left), m.c(right)
+
+    for dropped, left in (([0], 6), ([0, 1, 4], 4)):
+        model = net(run, a=nn.Conv2d(3, 6, 1), b=nn.Conv2d(3, 2, 1), c=nn.Conv2d(3, 2, 1))
+        keep = torch.tensor([index not in dropped for index in range(6)])
+        report = ModelSpeedup(model, image(), {"a": {"weight": keep.view(6, 1, 1, 1), "bias": keep}}).speedup_model()
+        assert report.largest_difference <= 1e-10
+        assert (model.a.out_channels, model.b.in_channels, model.c.in_channels) == (left, left // 2, left // 2)
+
+
 def test_uneven_pieces_follow_their_attributes():
     def run(m, x):
         left, right = m.a(x).split((m.left, m.right), dim=1)

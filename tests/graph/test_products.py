@@ -69,6 +69,12 @@ def test_the_groups_of_a_convolution_keep_equally_many():
     assert report.exact
 
 
+def test_groups_that_read_the_input_stay_as_many():
+    model = net(chain, a=nn.Conv2d(6, 6, 1, groups=3), b=nn.Conv2d(6, 2, 1))
+    shrinks(model, image(6), {"a": [0, 2, 4]}, expect={"a": (3, 2), "b": (2, 3)})
+    assert model.a.groups == 3
+
+
 def test_a_whole_group_can_go():
     model = net(grouped, a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 8, 1, groups=4), c=nn.Conv2d(8, 2, 1))
     shrinks(model, image(), {"a": [2, 3], "b": [2, 3]}, expect={"a": (6, 3), "b": (6, 2), "c": (2, 6)})
