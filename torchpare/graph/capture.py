@@ -72,7 +72,8 @@ def _record(model: nn.Module, dummy_input: Any, device: str) -> Program:
     recorder.watch_modules(twin)
     outputs = recorder.run(twin, args, kwargs)
     module_outputs = list(recorder.module_outputs)
-    program = Program(recorder.values, recorder.ops, outputs, module_outputs, attributes, device)
+    rigid = tuple(path for path, module in twin.named_modules() if isinstance(module, nn.MultiheadAttention))
+    program = Program(recorder.values, recorder.ops, outputs, module_outputs, attributes, rigid, device)
     if program.unreached():
         program.outputs += _training_outputs(twin, recorder, args, kwargs)
     return program

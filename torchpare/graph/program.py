@@ -88,6 +88,8 @@ class Program:
     """(module path, uid) of every tensor that a module returned, in order of return."""
     attributes: dict[Attribute, int]
     """Every integer attribute of the model's modules, with its value during the run."""
+    rigid: tuple[str, ...]
+    """Paths of modules whose forward insists on the sizes they were built with, whatever their parameters say."""
     device: str
     """``meta`` where shapes sufficed, ``cpu`` where the model had to be run for real."""
 

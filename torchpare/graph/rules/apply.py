@@ -23,6 +23,11 @@ def apply_rules(program: Program) -> Flow:
     for op in program.ops:
         function = find_rule(op.name) or (pointwise if op.pointwise else _unknown)
         function(flow, op)
+    for value in program.values:
+        for path in program.rigid:
+            if any(name.startswith(f"{path}." if path else "") for name in value.names):
+                for axis in range(len(value.shape)):
+                    flow.freeze(value.uid, axis, f"module '{path}' insists on the embed_dim it was built with")
     for uid in program.outputs:
         for axis in range(len(flow.shape(uid))):
             flow.freeze(uid, axis, "it is an output of the model")
