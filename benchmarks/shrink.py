@@ -43,7 +43,7 @@ def prune_with_torchpare(model: nn.Module, dummy_input: torch.Tensor, *, verify:
 
 def prune_with_torch_pruning(model: nn.Module, dummy_input: torch.Tensor) -> None:
     """The same with Torch-Pruning's pruner of coupled groups."""
-    import torch_pruning
+    import torch_pruning  # type: ignore[reportMissingImports] - installed by `make bench` alone
 
     torch_pruning.pruner.BasePruner(
         model,
@@ -67,7 +67,7 @@ def measure(tool: str, name: str) -> dict[str, float]:
     dummy_input = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     before = sum(parameter.numel() for parameter in model.parameters())
     if tool == "Torch-Pruning":
-        import torch_pruning  # noqa: F401 - not on the clock
+        import torch_pruning  # type: ignore[reportMissingImports]  # noqa: F401 - not on the clock
     else:
         import torchpare.pruning
         import torchpare.speedup  # noqa: F401
