@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torchpare.files.checkpoint import load, save
-    from torchpare.speedup import ModelSpeedup, apply_compression_results
+    from torchpare.speedup import ModelSpeedup, Plan, apply_compression_results, plan
 
-__all__ = ["ModelSpeedup", "__version__", "apply_compression_results", "load", "save"]
+__all__ = ["ModelSpeedup", "Plan", "__version__", "apply_compression_results", "load", "plan", "save"]
 
 __version__ = "0.1.0"
 
 _HOME = {
     "ModelSpeedup": "torchpare.speedup",
+    "Plan": "torchpare.speedup",
     "apply_compression_results": "torchpare.speedup",
     "load": "torchpare.files.checkpoint",
+    "plan": "torchpare.speedup",
     "save": "torchpare.files.checkpoint",
 }
 

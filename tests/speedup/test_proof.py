@@ -147,7 +147,7 @@ def test_masks_that_do_not_fit_are_refused_before_anything_happens():
 def test_a_model_that_fails_only_when_small_is_taken_back():
     def run(m, x):
         y = m.a(x)
-        assert y.shape[1] == 6 or y.device.type == "meta", "six channels, please"
+        assert int(y.shape[1]) == 6, "six channels, please"
         return m.b(y)
 
     model = net(run, a=nn.Conv2d(3, 6, 1), b=nn.Conv2d(6, 2, 1))

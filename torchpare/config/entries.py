@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from difflib import get_close_matches
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,15 @@ class Entry(BaseModel):
     op_names: tuple[str, ...] | None = None
     """Full dotted names, as in ``model.named_modules()``."""
 
+    structures: tuple[str, ...] | None = None
+    """What to remove, for :func:`torchpare.plan`: ``"channels"``, ``"mlp"``, ``"embedding"``, ``"heads"``,
+    ``"head_dim"``, ``"groups"``, ``"hidden"``, ``"experts_width"``, or ``"all"``; see
+    :data:`torchpare.graph.structures.STRUCTURES`. With it, ``op_names`` may name containers, and an entry without
+    ``op_names`` and ``op_types`` reaches the whole model."""
+
+    round_to: int | None = None
+    """For :func:`torchpare.plan`: keep multiples of this number (8, 16, 32, 64), where the group is that large."""
+
     exclude: bool = False
     """True leaves the layers reached by this entry alone."""
 
@@ -50,7 +59,14 @@ class Entry(BaseModel):
             raise _problem(f"is {number:g}, outside [0, 1); it is the share to prune, such as 0.5 for half{hint}")
         return number
 
-    @field_validator("op_types", "op_names", mode="before")
+    @field_validator("round_to", mode="before")
+    @classmethod
+    def _multiple_is_positive(cls, value: Any) -> int:
+        if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or value < 1:
+            raise _problem(f"is {value!r}, not a whole number above 0; give the multiple to keep, such as 8")
+        return int(value)
+
+    @field_validator("op_types", "op_names", "structures", mode="before")
     @classmethod
     def _names_are_listed(cls, value: Any) -> tuple[str, ...]:
         if isinstance(value, str):
@@ -73,7 +89,7 @@ class Entry(BaseModel):
 
     @model_validator(mode="after")
     def _says_where_and_what(self) -> Entry:
-        if self.op_types is None and self.op_names is None:
+        if self.op_types is None and self.op_names is None and self.structures is None:
             raise _problem(
                 "has neither 'op_types' nor 'op_names', so it reaches no layer; add 'op_types': ['default'] for all "
                 "layers that the algorithm can handle"

@@ -73,7 +73,7 @@ def _record(model: nn.Module, dummy_input: Any, device: str) -> Program:
     outputs = recorder.run(twin, args, kwargs)
     module_outputs = list(recorder.module_outputs)
     rigid = tuple(path for path, module in twin.named_modules() if isinstance(module, nn.MultiheadAttention))
-    program = Program(recorder.values, recorder.ops, outputs, module_outputs, attributes, rigid, device)
+    program = Program(recorder.values, recorder.ops, outputs, module_outputs, attributes, rigid, recorder.comparisons, device)
     if program.unreached():
         program.outputs += _training_outputs(twin, recorder, args, kwargs)
     return program
@@ -123,17 +123,40 @@ def _tensor_on(tensor: Tensor, device: str) -> Tensor:
 
 
 def _wrap_attributes(twin: nn.Module) -> dict[Attribute, int]:
-    """Replace the integer attributes of the copy's modules by sizes that know their name; return what they were."""
+    """Replace the integers that the copy's modules remember by sizes that know their name; return what they were.
+
+    A settings object that a module holds (``self.config``) is one of its attributes, under a dotted name; one that
+    many modules share goes by the first of them.
+    """
     found: dict[Attribute, int] = {}
+    known: set[int] = set()
     for path, module in twin.named_modules():
         for name, value in list(vars(module).items()):
             if name.startswith("_"):
                 continue
-            if type(value) is int:
-                attribute = Attribute(path, name)
-                module.__dict__[name], found[attribute] = Size(value, attribute), value
-            elif type(value) in (tuple, list) and value and all(type(item) is int for item in value):
-                sized = [Size(item, Attribute(path, name, index)) for index, item in enumerate(value)]
-                module.__dict__[name] = type(value)(sized)
-                found.update((Attribute(path, name, index), item) for index, item in enumerate(value))
+            _wrap(vars(module), name, path, name, found)
+            if is_settings(value) and id(value) not in known:
+                known.add(id(value))
+                for inner in [key for key in vars(value) if not key.startswith("_")]:
+                    _wrap(vars(value), inner, path, f"{name}.{inner}", found)
     return found
+
+
+def is_settings(value: Any) -> bool:
+    """Whether an attribute of a module is an object of plain settings, such as a ``config``."""
+    kind = type(value)
+    if isinstance(value, (nn.Module, Tensor, type)) or not hasattr(value, "__dict__") or callable(value):
+        return False
+    return kind.__name__.endswith(("Config", "Args", "Namespace")) or hasattr(kind, "__dataclass_fields__")
+
+
+def _wrap(namespace: dict[str, Any], key: str, path: str, name: str, found: dict[Attribute, int]) -> None:
+    """One integer, or a row of them, becomes `Size`."""
+    value = namespace[key]
+    if type(value) is int:
+        attribute = Attribute(path, name)
+        namespace[key], found[attribute] = Size(value, attribute), value
+    elif type(value) in (tuple, list) and value and all(type(item) is int for item in value):
+        sized = [Size(item, Attribute(path, name, index)) for index, item in enumerate(value)]
+        namespace[key] = type(value)(sized)
+        found.update((Attribute(path, name, index), item) for index, item in enumerate(value))

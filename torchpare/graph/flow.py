@@ -67,8 +67,8 @@ class Flow:
     channels: dict[int, LabelArray] = field(default_factory=dict)
     """The labels of the channels that a parameter makes, in order, by parameter uid."""
     equations: list[Equation] = field(default_factory=list)
-    equal_counts: list[LabelArray] = field(default_factory=list)
-    """Arrays of shape (rows, n): every row must keep equally many, rows that vanish whole left aside."""
+    equal_counts: list[tuple[LabelArray, str]] = field(default_factory=list)
+    """Arrays of shape (rows, n), with the reason: every row must keep equally many, vanished rows left aside."""
     notes: list[Note] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
     """Operators without a rule, with the first place where each was met."""
@@ -157,12 +157,22 @@ class Flow:
             if uid not in self.axes:
                 self.define(uid, self.fixed(self.shape(uid)))
 
-    def require(self, labels: LabelArray, expr: Expr, op: Op, what: str) -> None:
-        """Demand that as many of ``labels`` are kept as ``expr`` says. A number written in the source freezes them."""
+    def require(self, labels: LabelArray, expr: Expr, op: Op, what: str, *, size: int | None = None) -> None:
+        """Demand that as many of ``labels`` are kept as ``expr`` says. A number written in the source freezes them.
+
+        ``size`` is the length of an axis whose label array may have size 1, because nothing of it can go: then the
+        attributes in ``expr`` must not follow anything else either.
+        """
         if isinstance(expr, Const):
             self.store.freeze(labels, f"{what} is written as the number {expr.value} in {op.where}")
         else:
-            self.equations.append(Equation(labels, expr, op.where))
+            row = labels.reshape(-1)
+            self.equations.append(Equation(np.broadcast_to(row, (size or row.size,)), expr, op.where))
+
+    def equal(self, rows: LabelArray, why: str) -> None:
+        """Demand that every row of an array of shape (rows, n) keeps equally many."""
+        if len(rows) > 1:
+            self.equal_counts.append((rows, why))
 
     def reads(self, ref: Ref, axis: int, source: Ref, labels: LabelArray | None = None) -> None:
         """Note that an axis of a parameter (seen directly or with its axes permuted) reads channels of ``source``."""
@@ -224,7 +234,7 @@ class Flow:
             elif len(candidates) == 1 or len(unowned) <= 1:
                 axis = (unowned or candidates)[-1]
                 axes[axis] = store.either(axes[axis], compact)
-                self._count_rows(compact, axis)
+                self._count_rows(compact, axis, why)
                 owned.add(axis)
             else:
                 made = []
@@ -233,7 +243,7 @@ class Flow:
                     labels = store.fresh(tuple(size if a in before else 1 for a, size in enumerate(sizes)))
                     axes[axis] = store.either(axes[axis], labels)
                     made.append(labels)
-                    self._count_rows(labels, axis)
+                    self._count_rows(labels, axis, why)
                 store.define(compact, made, why)
                 owned.update(candidates)
         return axes
@@ -250,11 +260,9 @@ class Flow:
         parts = [np.vectorize(lambda root, index=index: atoms[int(root)][index])(grid) for index in range(count)]
         return sorted(parts, key=lambda part: sum(not _constant(part, axis) for axis in range(part.ndim)))
 
-    def _count_rows(self, labels: LabelArray, axis: int) -> None:
+    def _count_rows(self, labels: LabelArray, axis: int, why: str) -> None:
         """Every row of a dependent array must keep equally many."""
-        rows = np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])
-        if len(rows) > 1:
-            self.equal_counts.append(rows)
+        self.equal(np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis]), f"every row must stay equal in {why}")
 
 
 def along(vector: LabelArray, axis: int, rank: int) -> LabelArray:

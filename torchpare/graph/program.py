@@ -90,6 +90,8 @@ class Program:
     """Every integer attribute of the model's modules, with its value during the run."""
     rigid: tuple[str, ...]
     """Paths of modules whose forward insists on the sizes they were built with, whatever their parameters say."""
+    comparisons: list[tuple[Expr, Expr, str]]
+    """Pairs of sizes that the model's code found equal, or used as numbers (then beside a constant), with the site."""
     device: str
     """``meta`` where shapes sufficed, ``cpu`` where the model had to be run for real."""
 

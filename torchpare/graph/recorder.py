@@ -16,12 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchpare.graph.program import Call, Kind, Op, Ref, Value
 from torchpare.graph.provenance import Provenance
-from torchpare.graph.sizes import Dim, Size
+from torchpare.graph.sizes import Dim, Expr, Size, watch_sizes
 
 __all__ = ["Recorder", "output_tensors"]
 
 _TORCH = str(Path(torch.__file__).parent)
-_HERE = str(Path(__file__).parent.parent)
+_HERE = str(Path(__file__).parent)
 
 
 def output_tensors(tree: Any) -> Iterator[Tensor]:
@@ -41,6 +41,7 @@ class Recorder(TorchDispatchMode):
         self.values: list[Value] = []
         self.ops: list[Op] = []
         self.module_outputs: list[tuple[str, int]] = []
+        self.comparisons: list[tuple[Expr, Expr, str]] = []
         self.call: Call | None = None
         self._uids: dict[int, int] = {}
         self._alive: list[Tensor] = []  # an id() is unique only while its tensor lives
@@ -63,9 +64,13 @@ class Recorder(TorchDispatchMode):
 
     def run(self, twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
         """Record one forward pass; returns the uids of its outputs."""
-        with torch.no_grad(), Provenance(self), self:
+        with torch.no_grad(), watch_sizes(self.compare), Provenance(self), self:
             output = twin(*args, **kwargs)
         return tuple(self.uid(tensor) for tensor in output_tensors(output))
+
+    def compare(self, left: Expr, right: Expr) -> None:
+        """Note that the model's code found two sizes equal."""
+        self.comparisons.append((left, right, _user_site()))
 
     def abandon_run(self) -> None:
         """After a pass that failed: its operators stay recorded (they are real), its module stack does not."""

@@ -7,7 +7,7 @@ drops the most it can, puts back the least it must, and remembers every channel 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from torchpare.errors import MaskConflictError
 from torchpare.graph.labels import LabelArray
-from torchpare.graph.sizes import Attribute, Const, Dim, Expr, attributes, evaluate, solve
+from torchpare.graph.search import Solution
+from torchpare.graph.sizes import Attribute
 from torchpare.graph.votes import Restored, Votes, count_votes, masks_by_uid, scattered
 from torchpare.types import Masks
 
@@ -178,141 +179,97 @@ def reconciled_masks(removal: Removal, masks: Masks) -> Masks:
 
 
 class _Decision:
-    """Drops every atom it can, then puts back until rows, counts and sizes agree. Putting back only, so it ends."""
+    """Drops every atom it can: sizes first, by `Sizing.solve`, then the weakest of those that were asked for."""
 
     def __init__(self, space: PruningSpace, votes: Votes, weights: Mapping[str, Tensor]) -> None:
         self.space = space
+        self.sizing = space.sizing
         self.weights = weights
         self.whole, self.part = space.composites
-        self._returned: dict[str, list[LabelArray]] = {}
-        self.edits: dict[Attribute, int] = {}
-        self._strength: NDArray[np.float64] | None = None
         # An atom may go if a class that it takes along is wanted gone, and none that it takes along stays.
-        self.atom_gone = votes.wanted.copy()
-        np.logical_or.at(self.atom_gone, self.part, votes.wanted[self.whole])
+        wanted = votes.wanted.copy()
+        np.logical_or.at(wanted, self.part, votes.wanted[self.whole])
         stays = votes.staying.copy()
         np.logical_or.at(stays, self.part, votes.staying[self.whole])
-        self.atom_gone &= ~stays
-        self.atom_gone[self.whole] = False
-        self.gone = self._spread()
-
-    def _spread(self) -> NDArray[np.bool_]:
-        gone = self.atom_gone.copy()
-        np.logical_or.at(gone, self.whole, self.atom_gone[self.part])
-        return gone
-
-    def lost(self, labels: LabelArray) -> NDArray[np.bool_]:
-        return self.gone[self.space.canonical(labels)]
+        wanted &= ~stays
+        wanted[self.whole] = False
+        wanted[self.sizing.cell_of < 0] = False
+        self.wanted = wanted
+        self.asked = spread(space, wanted)
+        self.strength = class_strength(space, weights)
 
     def settle(self) -> None:
-        """Repeat the three checks until none of them puts anything back."""
-        while self._fill_empty_axes() or self._level_rows() or self._follow_sizes():
-            pass
+        """Find numbers that every row and every size can follow, then give back the strongest that must stay."""
+        sizing = self.sizing
+        lowest: dict[int, int] = {}
+        nothing_left: set[int] = set()
+        inside_gone = self._inside_gone()
+        for cell, atoms in enumerate(sizing.cells):
+            if atoms.size and inside_gone[atoms].all():
+                continue  # the slots of a group that goes as a whole say nothing about the others
+            variable = int(sizing.variable_of[cell])
+            kept = len(atoms) - int(self.wanted[atoms].sum())
+            if kept < 1:
+                nothing_left.add(variable)
+            lowest[variable] = max(lowest.get(variable, 1), kept)
+        self.solution: Solution = sizing.solve(lowest, lowest)
+        self.edits = self.solution.attributes
+        atom_gone = np.zeros(self.space.size, dtype=bool)
+        for cell, atoms in enumerate(sizing.cells):
+            go = len(atoms) - self.solution.kept[int(sizing.variable_of[cell])]
+            candidates = atoms[self.wanted[atoms]]
+            weakest = candidates[np.argsort(self.strength[candidates], kind="stable")]
+            atom_gone[weakest[:go]] = True
+        self.gone = spread(self.space, atom_gone)
+        self.restored = tuple(self._restored(nothing_left))
 
-    @property
-    def restored(self) -> tuple[Restored, ...]:
-        """What was put back, by reason."""
-        gathered = {why: np.unique(np.concatenate(ids)) for why, ids in self._returned.items()}
-        return tuple(Restored(self._layers_of(ids), len(ids), why) for why, ids in gathered.items())
+    def _inside_gone(self) -> NDArray[np.bool_]:
+        """By atom, whether everything it belongs to goes by another atom: all slots of a group that goes."""
+        outer = np.zeros(self.space.size, dtype=bool)
+        for variable in self.sizing.outer:
+            for cell in self.sizing.members(variable):
+                atoms = self.sizing.cells[cell]
+                outer[atoms] = self.wanted[atoms]
+        lost = np.zeros(self.space.size, dtype=bool)
+        np.logical_or.at(lost, self.whole, outer[self.part])
+        members = np.zeros(self.space.size, dtype=np.int64)
+        lost_members = np.zeros(self.space.size, dtype=np.int64)
+        np.add.at(members, self.part, 1)
+        np.add.at(lost_members, self.part, lost[self.whole])
+        return (members > 0) & (members == lost_members) & ~outer
 
-    def _put_back(self, ids: LabelArray, why: str) -> bool:
-        """Put lost classes back; their atoms must not go any more."""
-        ids = np.unique(ids)
-        ids = ids[self.gone[ids]]
-        if not ids.size:
-            return False
-        for label in ids.tolist():
-            self.atom_gone[list(self.space.atoms(label))] = False
-        self.gone = self._spread()
-        self._returned.setdefault(why, []).append(ids)
-        return True
+    def _restored(self, nothing_left: set[int]) -> Iterator[Restored]:
+        """What was asked for by all and stays, by reason."""
+        back = np.flatnonzero(self.asked & ~self.gone)
+        back = back[self.space.canonical(back) == back]
+        reasons: dict[str, list[int]] = {}
+        for label in back.tolist():
+            reasons.setdefault(self._why_back(label, nothing_left), []).append(label)
+        for why, ids in reasons.items():
+            yield Restored(self._layers_of(np.asarray(ids)), len(ids), why)
 
-    def _strongest(self, labels: LabelArray, count: int) -> LabelArray:
-        """The ``count`` strongest lost classes among ``labels``."""
-        ids = np.unique(self.space.canonical(labels))
-        ids = ids[self.gone[ids]]
-        return ids[np.argsort(-self.strength[ids], kind="stable")][:count]
+    def _why_back(self, label: int, nothing_left: set[int]) -> str:
+        sizing = self.sizing
+        variables = sorted(sizing.variables(np.asarray([label])))
+        for variable in variables:
+            if variable in sizing.fixed:
+                return sizing.fixed[variable]
+        for variable in variables:
+            equation = self.solution.stuck.get(variable) or self.solution.bound.get(variable)
+            if equation is not None:
+                return f"{equation.why}, which cannot follow, in {equation.site}" if equation.site else equation.why
+        for variable in variables:
+            if variable in nothing_left:
+                return f"'{self._named(label)}' would have nothing left"
+        return "every group or piece must keep equally many"
 
-    def _fill_empty_axes(self) -> bool:
-        changed = False
-        for value in self.space.values.values():
-            for axis, labels in enumerate(self.space.axes(value.uid)):
-                if labels.shape[axis] > 1 and self.lost(labels).all():
-                    why = f"'{value.names[0]}' would have nothing left"
-                    changed |= self._put_back(self._strongest(labels, 1), why)
-        return changed
-
-    def _level_rows(self) -> bool:
-        changed = False
-        for rows in self.space.equal_counts:
-            kept = (~self.lost(rows)).sum(axis=1)
-            short = np.flatnonzero(kept < kept.max())
-            if short.size:
-                missing = [self._strongest(rows[row], int(kept.max() - kept[row])) for row in short]
-                changed |= self._put_back(np.concatenate(missing), "every group or piece must keep equally many")
-        return changed
-
-    def _follow_sizes(self) -> bool:
-        """Give attributes the values that the sizes ask for; put back what no value can follow."""
-        self.edits = {}
-        for _ in range(len(self.space.equations) + 1):
-            before = dict(self.edits)
-            for equation in self.space.equations:
-                kept = int((~self.lost(equation.labels)).sum())
-                if self._value(equation.expr) == kept:
-                    continue
-                unknown = [attribute for attribute in attributes(equation.expr) if attribute not in before]
-                answer = None
-                if len(unknown) == 1 and unknown[0] not in self.edits:
-                    answer = solve(equation.expr, kept, unknown[0], self._value)
-                if answer is None or answer < 1:
-                    why = f"the code computes a size as {equation.expr}, which cannot follow, in {equation.site}"
-                    labels = [equation.labels.ravel(), *(axis.ravel() for axis in self._measured(equation.expr))]
-                    if self._put_back(self.space.canonical(np.concatenate(labels)), why):
-                        return True
-                    continue
-                self.edits[unknown[0]] = answer
-            if self.edits == before:
-                break
-        return False
-
-    def _value(self, expr: Expr) -> int:
-        try:
-            return evaluate(expr, self._dim, lambda attribute: self.edits.get(attribute, self._original(attribute)))
-        except ZeroDivisionError:
-            return -1
-
-    def _dim(self, dim: Dim) -> int:
-        value = self.space.program.values[dim.uid]
-        array = self.space.axes(dim.uid)[dim.axis]
-        return _count(~self.lost(array), dim.axis, value.shape[dim.axis])
-
-    def _original(self, attribute: Attribute) -> int:
-        return self.space.program.attributes[attribute]
-
-    def _measured(self, expr: Expr) -> list[LabelArray]:
-        """The label arrays of the axes that an expression reads."""
-        if isinstance(expr, Dim):
-            return [self.space.axes(expr.uid)[expr.axis]]
-        if isinstance(expr, (Const, Attribute)):
-            return []
-        return [*self._measured(expr.left), *self._measured(expr.right)]
-
-    @property
-    def strength(self) -> NDArray[np.float64]:
-        """The summed absolute weights that make each class."""
-        if self._strength is None:
-            self._strength = np.zeros(self.space.size)
-            for (uid, axis), role in self.space.roles.items():
-                value = self.space.program.values[uid]
-                weight = next((self.weights[name] for name in value.names if name in self.weights), None)
-                labels = self.space.canonical(role.labels)
-                if role.kind == "makes" and weight is not None and labels.size in (1, value.shape[axis]):
-                    others = [other for other in range(weight.dim()) if other != axis]
-                    sums = weight.detach().abs().double().sum(dim=others) if others else weight.detach().abs().double()
-                    np.add.at(self._strength, np.broadcast_to(labels.ravel(), sums.shape), sums.cpu().numpy())
-            np.add.at(self._strength, self.part, self._strength[self.whole])  # an atom is as strong as what it takes
-        return self._strength
+    def _named(self, label: int) -> str:
+        """A parameter that would be left without this class."""
+        atoms = self.space.atoms(label) | {label}
+        for (uid, _), role in self.space.roles.items():
+            if role.kind == "makes" and atoms & set(np.unique(self.space.canonical(role.labels)).tolist()):
+                return self.space.program.values[uid].names[0]
+        return "an axis"
 
     def _layers_of(self, labels: LabelArray) -> tuple[str, ...]:
         """The layers that make any of these classes, or a composite of them."""
@@ -323,6 +280,32 @@ class _Decision:
             if role.kind == "makes" and ids.intersection(np.unique(self.space.canonical(role.labels)).tolist())
         )
         return tuple(dict.fromkeys(makers))
+
+
+def spread(space: PruningSpace, atom_gone: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """By class, whether it goes: an atom that goes takes every composite with it."""
+    gone = atom_gone.copy()
+    whole, part = space.composites
+    np.logical_or.at(gone, whole, atom_gone[part])
+    return gone
+
+
+def class_strength(space: PruningSpace, weights: Mapping[str, Tensor]) -> NDArray[np.float64]:
+    """By class, the summed absolute weights that make it; an atom is as strong as all that it takes along."""
+    strength = np.zeros(space.size)
+    for (uid, axis), role in space.roles.items():
+        value = space.program.values[uid]
+        weight = next((weights[name] for name in value.names if name in weights), None)
+        if role.kind != "makes" or weight is None or weight.is_meta:
+            continue
+        labels = space.canonical(role.labels)
+        over = tuple(other for other, size in enumerate(labels.shape) if size == 1 and other != axis)
+        sums = weight.detach().abs().sum(dim=over, keepdim=True, dtype=torch.float64) if over else weight.detach().abs().double()
+        full = np.broadcast_shapes(labels.shape, tuple(sums.shape))
+        np.add.at(strength, np.broadcast_to(labels, full), np.broadcast_to(sums.cpu().numpy(), full))
+    whole, part = space.composites
+    np.add.at(strength, part, strength[whole])
+    return strength
 
 
 def _count(kept: NDArray[np.bool_], axis: int, size: int) -> int:

@@ -11,10 +11,23 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
-__all__ = ["Attribute", "BinaryOp", "Const", "Dim", "Expr", "Size", "attributes", "evaluate", "expression", "solve"]
+__all__ = [
+    "ARITHMETIC",
+    "Attribute",
+    "BinaryOp",
+    "Const",
+    "Dim",
+    "Expr",
+    "Size",
+    "dims",
+    "expression",
+    "watch_sizes",
+]
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,7 @@ class Dim:
 
 @dataclass(frozen=True)
 class Attribute:
-    """An integer attribute of a module, or one element of a tuple attribute."""
+    """An integer attribute of a module, or one element of a tuple attribute; of its ``config`` object, with a dot."""
 
     module: str
     name: str
@@ -65,7 +78,7 @@ class BinaryOp:
 
 Expr: TypeAlias = Const | Dim | Attribute | BinaryOp
 
-_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
+ARITHMETIC: dict[str, Callable[[int, int], int]] = {
     "+": operator.add,
     "-": operator.sub,
     "*": operator.mul,
@@ -91,6 +104,64 @@ class Size(int):
     def __deepcopy__(self, memo: dict[int, Any]) -> Size:
         return self
 
+    __hash__ = int.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        same = int.__eq__(self, other)  # type: ignore[operator]
+        if same is True:
+            _tell(self.expr, expression(other))
+        return same
+
+    def __ne__(self, other: object) -> bool:
+        differ = int.__ne__(self, other)  # type: ignore[operator]
+        if differ is False:
+            _tell(self.expr, expression(other))
+        return differ
+
+    def __float__(self) -> float:
+        self.used_as_number()
+        return int.__float__(self)
+
+    def __truediv__(self, other: Any) -> Any:
+        self.used_as_number()
+        return int.__truediv__(self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        self.used_as_number()
+        return int.__rtruediv__(self, other)
+
+    def __pow__(self, other: Any, modulo: Any = None) -> Any:
+        self.used_as_number()
+        return int.__pow__(self, other) if modulo is None else int.__pow__(self, other, modulo)
+
+    def __rpow__(self, other: Any, modulo: Any = None) -> Any:
+        self.used_as_number()
+        return int.__rpow__(self, other)
+
+    def used_as_number(self) -> None:
+        """Note that a size went into arithmetic as a number (``c ** -0.5``): the function would change with it."""
+        _tell(self.expr, Const(int(self)))
+
+
+Listener: TypeAlias = Callable[["Expr", "Expr"], None]
+_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def watch_sizes(listener: Listener) -> Iterator[None]:
+    """While this lasts, ``listener`` is told of every two expressions that the model's code found, or needs, equal."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+def _tell(left: Expr, right: Expr) -> None:
+    listener = _LISTENER.get()
+    if listener is not None and left != right:
+        listener(left, right)
+
 
 def expression(number: Any) -> Expr:
     """The expression of a number met while recording; a plain ``int`` is a constant."""
@@ -98,7 +169,7 @@ def expression(number: Any) -> Expr:
 
 
 def _binary(symbol: str, *, swapped: bool) -> Callable[[Size, Any], Any]:
-    compute = _ARITHMETIC[symbol]
+    compute = ARITHMETIC[symbol]
 
     def method(self: Size, other: Any) -> Any:
         if not isinstance(other, int) or isinstance(other, bool):
@@ -114,53 +185,10 @@ for _name, _symbol in {"add": "+", "sub": "-", "mul": "*", "floordiv": "//", "mo
     setattr(Size, f"__r{_name}__", _binary(_symbol, swapped=True))
 
 
-def attributes(expr: Expr) -> Iterator[Attribute]:
-    """Every module attribute an expression reads, in order."""
-    if isinstance(expr, Attribute):
+def dims(expr: Expr) -> Iterator[Dim]:
+    """Every axis an expression measures, in order."""
+    if isinstance(expr, Dim):
         yield expr
     elif isinstance(expr, BinaryOp):
-        yield from attributes(expr.left)
-        yield from attributes(expr.right)
-
-
-def evaluate(expr: Expr, dim: Callable[[Dim], int], attribute: Callable[[Attribute], int]) -> int:
-    """The value of an expression, given the values of the axes and attributes it reads.
-
-    Raises:
-        ZeroDivisionError: if it divides by an axis or attribute of size 0.
-    """
-    if isinstance(expr, Const):
-        return expr.value
-    if isinstance(expr, Dim):
-        return dim(expr)
-    if isinstance(expr, Attribute):
-        return attribute(expr)
-    compute = _ARITHMETIC[expr.symbol]
-    return compute(evaluate(expr.left, dim, attribute), evaluate(expr.right, dim, attribute))
-
-
-def solve(expr: Expr, target: int, unknown: Attribute, value: Callable[[Expr], int]) -> int | None:
-    """The value of ``unknown`` for which ``expr`` equals ``target``, or None where there is no whole one.
-
-    ``unknown`` occurs once in ``expr``; ``value`` gives the value of every part of the expression without it.
-    """
-    if expr == unknown:
-        return target
-    if not isinstance(expr, BinaryOp):
-        return None
-    on_left = unknown in set(attributes(expr.left))
-    inside, other = (expr.left, value(expr.right)) if on_left else (expr.right, value(expr.left))
-    match expr.symbol:
-        case "+":
-            inner: int | None = target - other
-        case "-":
-            inner = target + other if on_left else other - target
-        case "*":
-            inner = target // other if other and target % other == 0 else None
-        case "//" if on_left:
-            inner = target * other
-        case "//":
-            inner = other // target if target and other % target == 0 else None
-        case _:
-            inner = None
-    return None if inner is None else solve(inside, inner, unknown, value)
+        yield from dims(expr.left)
+        yield from dims(expr.right)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +18,8 @@ from torchpare.graph.labels import LabelArray
 from torchpare.graph.program import Program, Value
 from torchpare.graph.removal import OnConflict, Removal, decide_removal, group_masks
 from torchpare.graph.rules import apply_rules
+from torchpare.graph.sizes import Dim, dims
+from torchpare.graph.sizing import Sizing
 from torchpare.graph.zeros import silent_values, steady_values
 from torchpare.types import Masks
 
@@ -50,7 +52,9 @@ class PruningSpace:
         self._flow = flow
         self.program: Program = flow.program
         self.equations: tuple[Equation, ...] = tuple(flow.equations)
-        self.equal_counts: tuple[LabelArray, ...] = tuple(flow.equal_counts)
+        self.equal_rows: tuple[tuple[LabelArray, str], ...] = tuple(flow.equal_counts)
+        """Arrays of shape (rows, n) whose rows must keep equally many, with the reason."""
+        self.comparisons = tuple(flow.program.comparisons)
         self.other_readers: tuple[LabelArray, ...] = tuple(flow.other_readers)
         self.notes: tuple[Note, ...] = tuple(flow.notes)
         self.unknown: Mapping[str, str] = dict(flow.unknown)
@@ -152,9 +156,38 @@ class PruningSpace:
         """The role of each (parameter uid, axis) that makes or reads channels."""
         return self._flow.roles
 
+    def shows_parameter(self, uid: int) -> bool:
+        """Whether a value is a parameter, or one seen otherwise (transposed, expanded)."""
+        return uid in self._flow.origin
+
     def layer_of(self, uid: int) -> str:
         """The first name of the module that owns a parameter or buffer."""
         return self.program.values[uid].names[0].rpartition(".")[0]
+
+    @cached_property
+    def sizing(self) -> Sizing:
+        """The numbers that a removal has to get right: see `torchpare.graph.sizing`."""
+        return Sizing(self)
+
+    def first_row(self, dim: Dim) -> LabelArray:
+        """The labels of one axis of a value, at the first index of the axes on which they depend."""
+        return _rows_of(self._flow.labels(dim.uid)[dim.axis], dim.axis, self.program.values[dim.uid].shape[dim.axis])[0]
+
+    def all_rows(self) -> Iterator[LabelArray]:
+        """Every row whose length a removal may change, as arrays of shape (rows, n)."""
+        for value in self.program.values:
+            if value.kind in ("parameter", "buffer"):
+                for axis, labels in enumerate(self._flow.labels(value.uid)):
+                    yield _rows_of(labels, axis, labels.shape[axis])
+        for rows, _ in self.equal_rows:
+            yield rows
+        for equation in self.equations:
+            yield equation.labels[None]
+            for dim in dims(equation.expr):
+                yield self.first_row(dim)[None]
+        for left, right, _ in self.comparisons:
+            for dim in (*dims(left), *dims(right)):
+                yield self.first_row(dim)[None]
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -169,25 +202,15 @@ class PruningSpace:
     def _is_weight(self, uid: int) -> bool:
         return len(self.program.values[uid].shape) > 1
 
-    @cached_property
-    def _signatures(self) -> NDArray[np.uint64]:
-        """A random number for each class, equal where two classes are members of the same rows."""
-        generator = np.random.default_rng(0)
-        signature = np.zeros(self.size, dtype=np.uint64)
-        rows = [labels for uid, labels in self._flow.channels.items() if self._is_weight(uid)]
-        rows += [row for table in self.equal_counts for row in table]
-        rows += [equation.labels for equation in self.equations]
-        for row in rows:
-            signature[np.unique(self.canonical(row))] += generator.integers(1, 2**63, dtype=np.uint64)
-        whole, atom = self.composites
-        own = signature.copy()
-        np.add.at(own, atom, signature[whole])  # rows may hold a composite of which the class shares just an atom
-        combined = own.copy()
-        np.add.at(combined, whole, own[atom])
-        return combined
-
     def _cells(self, classes: LabelArray) -> NDArray[np.int64]:
-        return np.where(classes == 0, 0, self._signatures[classes].view(np.int64))
+        """By channel its cell, counted from 1; a composite belongs to the cells of all its atoms, as one number."""
+        sizing, found = self.sizing, np.zeros(len(classes), dtype=np.int64)
+        numbers: dict[tuple[int, ...], int] = {}
+        for place, label in enumerate(classes.tolist()):
+            if label:
+                key = tuple(sorted({int(sizing.cell_of[atom]) for atom in self.atoms(label)}))
+                found[place] = numbers.setdefault(key, hash(key) & 0x7FFFFFFFFFFFFFFF or 1)
+        return found
 
 
 def analyse(model: nn.Module, dummy_input: Any) -> PruningSpace:
@@ -202,3 +225,9 @@ def analyse(model: nn.Module, dummy_input: Any) -> PruningSpace:
         CaptureError: if the model cannot be run on the dummy input.
     """
     return PruningSpace(apply_rules(capture(model, dummy_input)))
+
+
+def _rows_of(labels: LabelArray, axis: int, size: int) -> LabelArray:
+    """The label array of one axis as rows along it."""
+    rows = np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])
+    return np.broadcast_to(rows, (len(rows), size))

@@ -5,18 +5,22 @@ from __future__ import annotations
 from torchpare.speedup.dependency import ChannelDependency, GroupDependency, fix_mask_conflict
 from torchpare.speedup.given import apply_compression_results
 from torchpare.speedup.model_speedup import ModelSpeedup
-from torchpare.speedup.plan import ShrinkPlan, make_plan
+from torchpare.speedup.shrink_plan import ShrinkPlan, make_plan
+from torchpare.speedup.planning import GroupPlan, Plan, plan
 from torchpare.speedup.report import FunctionChange, LayerChange, SpeedupReport
 
 __all__ = [
     "ChannelDependency",
     "FunctionChange",
     "GroupDependency",
+    "GroupPlan",
     "LayerChange",
     "ModelSpeedup",
+    "Plan",
     "ShrinkPlan",
     "SpeedupReport",
     "apply_compression_results",
     "fix_mask_conflict",
     "make_plan",
+    "plan",
 ]

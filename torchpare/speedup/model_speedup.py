@@ -16,7 +16,7 @@ from torchpare.graph import OnConflict, PruningSpace, Removal, analyse, group_ma
 from torchpare.graph.program import Ref
 from torchpare.speedup.constants import find_leftovers, fold
 from torchpare.speedup.given import MasksOrFile, covers, flatten_masks, masked, merge_masks, read_masks
-from torchpare.speedup.plan import ShrinkPlan, make_plan
+from torchpare.speedup.shrink_plan import ShrinkPlan, make_plan
 from torchpare.speedup.proof import Outputs, first_difference, largest_difference, run_exact
 from torchpare.speedup.report import FunctionChange, LayerChange, SpeedupReport
 from torchpare.speedup.shrink import cuts_of_added, shrink
@@ -106,6 +106,21 @@ class ModelSpeedup:
             space = analyse(self.bound_model, self.dummy_input)
         with clock("plan"):
             removal = self._decide(space)
+        return self._shrink(removal, clock)
+
+    @classmethod
+    def of_removal(
+        cls, model: nn.Module, dummy_input: Any, removal: Removal, *, tolerance: float = 1e-10, verify: bool = True
+    ) -> SpeedupReport:
+        """Carry out a decision that was made from scores, not from masks: see `torchpare.plan`."""
+        job = cls.__new__(cls)
+        job.bound_model, job.dummy_input = model, dummy_input
+        job.masks = merge_masks(group_masks(removal, {}), masks_of(model))
+        job.on_conflict, job.tolerance, job.verify = "reconcile", tolerance, verify
+        return job._shrink(removal, _Clock())
+
+    def _shrink(self, removal: Removal, clock: _Clock) -> SpeedupReport:
+        with clock("plan"):
             plan = make_plan(removal)
             group = flatten_masks(group_masks(removal, self.masks))
         with Transaction(self.bound_model) as change:

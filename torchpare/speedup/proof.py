@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchpare.graph import Removal
 from torchpare.graph.capture import call_arguments
 from torchpare.graph.recorder import output_tensors
-from torchpare.speedup.plan import Cut
+from torchpare.speedup.shrink_plan import Cut
 
 __all__ = ["Outputs", "first_difference", "largest_difference", "run_exact"]
 

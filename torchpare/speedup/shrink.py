@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchpare.files.leaf_attributes import leaf_attributes
-from torchpare.speedup.plan import Cut, ShrinkPlan
+from torchpare.speedup.shrink_plan import Cut, ShrinkPlan
 from torchpare.speedup.transaction import Transaction
 
 __all__ = ["cuts_of_added", "shrink"]

@@ -35,7 +35,7 @@ def convolution(flow: Flow, op: Op) -> None:
         columns = np.broadcast_to(_two(flow, weight, 1, why), (channels_in, shape[1]))
         out = flow.store.either(group_in, columns[::slots]).reshape(-1)
         flow.store.unify(np.repeat(columns[::slots], slots, axis=0), columns, why)
-        flow.equal_counts.append(columns[::slots])  # every group makes equally many
+        flow.equal(columns[::slots], f"every group must make equally many in {why}")
         flow.reads(weight, 0, x)
         per_row = np.repeat(out.reshape(groups, -1), slots, axis=0)
         flow.makes(weight, 1, out, per_row.reshape(per_row.shape + (1,) * (rank - 2)))

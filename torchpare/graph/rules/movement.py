@@ -75,8 +75,8 @@ def expand(flow: Flow, op: Op) -> None:
         parameter, axes = flow.origin[x.uid]
         flow.origin[result] = (parameter, (None,) * lead + axes)
     for axis, expr in enumerate(requested_sizes(op, result, rank)):
-        if expr is not None and axis >= lead and flow.shape(x)[axis - lead] == shape[axis] and arrays[axis].any():
-            flow.require(arrays[axis].reshape(-1), expr, op, "a size")
+        if expr is not None and axis >= lead and flow.shape(x)[axis - lead] == shape[axis]:
+            flow.require(arrays[axis], expr, op, "a size", size=shape[axis])
 
 
 def requested_sizes(op: Op, result: int, rank: int) -> list[Expr | None]:
@@ -159,7 +159,7 @@ def split(flow: Flow, op: Op) -> None:
         pieces = [vector[end - size : end] for end, size in zip(ends, sizes, strict=True)]
         call = op.call
         if call is not None and call.name == "chunk" and len(set(sizes)) == 1:
-            flow.equal_counts.append(np.stack(pieces))
+            flow.equal(np.stack(pieces), f"every piece must stay equal in {why}")
         elif call is not None and call.name.startswith("split") and call.sizes:
             exprs = call.sizes if len(call.sizes) == len(sizes) else call.sizes[:1] * len(sizes)
             for piece, expr, size in zip(pieces, exprs, sizes, strict=True):

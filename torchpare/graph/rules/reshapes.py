@@ -50,8 +50,8 @@ def reshape(flow: Flow, op: Op) -> None:
                 arrays[axis] = part.reshape(shape)
     flow.define(result, arrays)
     for axis, expr in enumerate(exprs):
-        if expr is not None and arrays[axis].any():
-            flow.require(_first_row(arrays[axis], axis), expr, op, "a size")
+        if expr is not None:
+            flow.require(_first_row(arrays[axis], axis), expr, op, "a size", size=new[axis])
 
 
 def factor_groups(old: tuple[int, ...], new: tuple[int, ...]) -> list[Group]:

@@ -1,0 +1,77 @@
+"""The command `torchpare`: one function a word, each of which calls into a room.
+
+Exit codes: 0 all is well, 1 something asked for could not be done, 2 the command was not understood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from torchpare.errors import TorchpareError
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Makes PyTorch models physically smaller, and proves that the small one computes the same.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+
+@app.callback()
+def _torchpare() -> None:
+    """Keeps the name of a command in front of its options, also while there is only one."""
+
+
+@app.command()
+def zoo(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="with --render: files of --json", show_default=False)
+    ] = None,
+    *,
+    suite: Annotated[str, typer.Option(help="torchvision, timm, timm-all, transformers or custom")] = "torchvision",
+    models: Annotated[str | None, typer.Option(help="only these, with commas between them")] = None,
+    chunk: Annotated[str | None, typer.Option(help="only a part: 2/5 for the second of five")] = None,
+    ratio: Annotated[float, typer.Option(help="the share of every group that is to go", min=0.01, max=0.99)] = 0.5,
+    json: Annotated[Path | None, typer.Option(help="write results here; with --models or --chunk, add them")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="write the suite's page here")] = None,
+    render: Annotated[Path | None, typer.Option(help="run nothing: write the page of FILES here")] = None,
+    jobs: Annotated[int, typer.Option(help="models at a time, of one thread each", min=1)] = 1,
+    limit_seconds: Annotated[float, typer.Option(help="for each model", min=1)] = 600,
+    onnx: Annotated[bool, typer.Option("--onnx/--no-onnx", help="whether models are exported and run")] = True,
+) -> None:
+    """Prune, shrink, check and use every model of a suite; tell how many come through, and why the others do not."""
+    from torchpare.zoo import command
+    from torchpare.zoo.sweep import Settings
+
+    with _usage_errors():
+        if render is not None or files:
+            if render is None or not files:
+                raise typer.BadParameter("--render and FILES go together: torchpare zoo --render zoo.md zoo/*.json")
+            command.render(files, render)
+            return
+        asked = command.chosen(suite, models, chunk)
+        settings = Settings(ratio=ratio, onnx=onnx, limit=limit_seconds, jobs=jobs)
+        merge = models is not None or chunk is not None
+        results = command.run(suite, asked, settings, json=json, merge=merge, markdown=markdown)
+    if not all(result.ok for result in results.results):
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """What the user can put right is told in a sentence, without a traceback."""
+    try:
+        yield
+    except TorchpareError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+if __name__ == "__main__":
+    app()

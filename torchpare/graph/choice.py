@@ -1,0 +1,110 @@
+"""Choosing what to remove from scores alone: how many of each group, then which, for every group of a model at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from torchpare.graph.removal import Removal, Restored, spread
+from torchpare.graph.space import PruningSpace
+from torchpare.graph.structures import Group
+
+__all__ = ["atom_scores", "choose"]
+
+
+def choose(
+    space: PruningSpace,
+    groups: Sequence[Group],
+    sparsity: Mapping[int, float],
+    scores: NDArray[np.float64],
+    *,
+    round_to: Mapping[int, int] | None = None,
+    excluded: Collection[int] = (),
+) -> Removal:
+    """Remove from each group the share that is asked for, as nearly as the sizes of the model allow.
+
+    Args:
+        space: the analysis of the model.
+        groups: of that space, see `torchpare.graph.structures.groups_of`.
+        sparsity: by variable of a group, the share to remove, in [0, 1). Groups that are not named keep everything,
+            unless a size makes them follow one that is.
+        scores: by class id, how important an atom is; larger stays. See `atom_scores`.
+        round_to: by variable, a number of which what is kept should be a multiple.
+        excluded: variables that must keep everything.
+    """
+    sizing = space.sizing
+    target = {v: max(1, sizing.size[v] - _share(sizing.size[v], share)) for v, share in sparsity.items()}
+    for variable, multiple in (round_to or {}).items():
+        if variable in target:
+            target[variable] = _rounded(target[variable], multiple, sizing.size[variable])
+    asked = sorted(target, key=lambda v: sizing.size[v])
+    whole = {variable: sizing.size[variable] for variable in excluded}
+    solution = sizing.solve(target, whole, first=asked, multiple=round_to)
+    gone = np.zeros(space.size, dtype=bool)
+    for cell, atoms in enumerate(sizing.cells):
+        drop = len(atoms) - solution.kept[int(sizing.variable_of[cell])]
+        gone[atoms[np.argsort(scores[atoms], kind="stable")][:drop]] = True
+    restored = []
+    for group in groups:
+        wanted = target.get(group.variable, group.size)
+        kept = solution.kept[group.variable]
+        if kept > wanted:
+            equation = solution.stuck.get(group.variable) or solution.bound.get(group.variable)
+            site = f" in {equation.site}" if equation is not None and equation.site else ""
+            why = f"{equation.why}{site}" if equation is not None else "it must stay a multiple"
+            restored.append(Restored(tuple(group.layers) or (group.name,), (kept - wanted) * group.rows, why))
+    none = np.zeros(space.size, dtype=bool)
+    return Removal(space, spread(space, gone), solution.attributes, tuple(restored), none)
+
+
+def _share(size: int, share: float) -> int:
+    return int(size * share + 1e-6)
+
+
+def _rounded(kept: int, multiple: int, size: int) -> int:
+    """The multiple nearest to ``kept``, at least one of them; everything where the group is smaller than that."""
+    return size if size < multiple else max(multiple, round(kept / multiple) * multiple)
+
+
+@torch.no_grad()
+def atom_scores(
+    space: PruningSpace, weights: Mapping[str, Tensor], *, p: float = 1.0
+) -> NDArray[np.float64]:
+    """By class id, the p-norm (to the power p) of all the weights that go with it, in every parameter it lies in.
+
+    Each parameter counts in proportion to its own mean, so that a wide reader does not drown a narrow maker. Weights
+    without values (on the meta device) say nothing: then the first channels stay.
+
+    Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.1; summed over a group as in Fang et al.,
+    "DepGraph: Towards Any Structural Pruning", CVPR 2023, section 3.3.
+    """
+    total = np.zeros(space.size)
+    done: set[int] = set()
+    for name, value in space.values.items():
+        weight = weights.get(name)
+        if value.kind != "parameter" or value.uid in done or weight is None or weight.is_meta or not weight.numel():
+            continue
+        done.add(value.uid)
+        size = weight.detach().abs().pow(p) if p != 1 else weight.detach().abs()
+        mean = float(size.double().mean()) if size.numel() < 4096 else float(size.mean())
+        if not mean:
+            continue
+        for axis, labels in enumerate(space.axes(value.uid)):
+            if labels.shape[axis] == 1:
+                continue
+            ids = space.canonical(labels)
+            if not ids.any():
+                continue
+            over = tuple(other for other, length in enumerate(ids.shape) if length == 1)
+            sums = (size.sum(dim=over, keepdim=True) if over else size).double().cpu().numpy() / mean
+            full = np.broadcast_shapes(ids.shape, sums.shape)
+            per_entry = weight.numel() / max(weight.shape[axis], 1)
+            np.add.at(total, np.broadcast_to(ids, full), np.broadcast_to(sums, full) / per_entry)
+    whole, part = space.composites
+    np.add.at(total, part, total[whole])
+    # Ties (and weights without values) go by position: the later index first.
+    return total - np.arange(space.size) * 1e-18

@@ -1,0 +1,273 @@
+"""Sizes first: how many channels each part of a model keeps, before anybody asks which.
+
+A *cell* is a maximal set of atoms that occur equally often in the same rows: removing any ``n`` of them has the same
+effect on every size in the model, so a cell is one whole number. Cells that must keep equally many (the groups of a
+convolution, the heads of an attention) share one *variable*. The length of every axis is then a polynomial in the
+variables: ``heads * width`` where a composite label lies along it, ``a + b`` where two pieces are laid end to end.
+
+What the model's code computes about sizes (``view(b, n, self.heads, c // self.heads)``) becomes equations between those
+polynomials and the attributes of its modules. `Sizing.solve` finds the whole numbers nearest to what was asked for that
+satisfy them all. Keeping everything always does, so there is always an answer; which channels stay is decided
+afterwards, cell by cell, and can no longer make a size wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchpare.graph.labels import LabelArray
+from torchpare.graph.search import Equality, Polynomial, Solution, search
+from torchpare.graph.sizes import BinaryOp, Dim, Expr
+
+if TYPE_CHECKING:
+    from torchpare.graph.space import PruningSpace
+
+__all__ = ["Sizing"]
+
+Composition: TypeAlias = list[tuple[int, int, int, int]]
+"""Of a row: (position in composites, number of entries, size of the cell, cell), in order of appearance."""
+
+
+@dataclass
+class Sizing:
+    """The cells, variables and equations of a pruning space.
+
+    Attributes:
+        cell_of: by class id, the cell of an atom; -1 for what is no atom or can never go.
+        cells: the atoms of each cell, in order.
+        variable_of: by cell, its variable.
+        size: by variable, how many atoms each of its cells has.
+        equations: what must hold between numbers of kept atoms and attributes.
+        inner: variables of atoms that lie inside others: the slots of a group, the width of a head.
+        outer: variables of atoms that hold others: groups, heads.
+    """
+
+    space: PruningSpace
+    cell_of: NDArray[np.int64] = field(init=False)
+    cells: list[LabelArray] = field(init=False)
+    variable_of: NDArray[np.int64] = field(init=False)
+    size: dict[int, int] = field(init=False)
+    equations: list[Equality] = field(init=False)
+    inner: frozenset[int] = field(init=False)
+    outer: frozenset[int] = field(init=False)
+    ties: dict[int, str] = field(init=False, default_factory=dict)
+    fixed: dict[int, str] = field(init=False, default_factory=dict)
+    """Variables that must keep everything, with the reason."""
+
+    def __post_init__(self) -> None:
+        self._parts = _part_table(self.space)
+        self.cell_of, self.cells = _cells(self.space, self._parts)
+        self.variable_of = np.arange(len(self.cells), dtype=np.int64)
+        for rows, why in self.space.equal_rows:
+            self._tie(rows, why)
+        first = {int(variable): cell for cell, variable in reversed(list(enumerate(self.variable_of.tolist())))}
+        self.size = {variable: len(self.cells[cell]) for variable, cell in first.items()}
+        self._polynomials: dict[tuple[int, int], Polynomial] = {}
+        self.equations = self._dedupe(self._all_equations())
+        self.outer, self.inner = self._levels()
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    def variables(self, labels: LabelArray) -> set[int]:
+        """The variables that decide how many of these labels stay."""
+        ids = np.unique(self.space.canonical(labels))
+        atoms = self._atoms_of(ids)
+        return {int(self.variable_of[cell]) for cell in np.unique(self.cell_of[atoms]) if cell >= 0}
+
+    def members(self, variable: int) -> list[int]:
+        """The cells that share a variable."""
+        return np.flatnonzero(self.variable_of == variable).tolist()
+
+    def solve(
+        self,
+        target: Mapping[int, int],
+        lowest: Mapping[int, int] | None = None,
+        *,
+        first: Sequence[int] = (),
+        multiple: Mapping[int, int] | None = None,
+    ) -> Solution:
+        """Numbers of atoms to keep, as near to ``target`` as the equations allow.
+
+        Args:
+            target: by variable; what is not named keeps everything unless an equation makes it follow.
+            lowest: the least that a variable may keep; 1 where not named.
+            first: variables whose targets come before those of others, in this order.
+            multiple: by variable, what the number kept should be a multiple of, where that is possible.
+        """
+        lows = {v: self.size[v] if v in self.fixed else (lowest or {}).get(v, 1) for v in self.size}
+        wanted = {v: max(lows[v], min(self.size[v], target.get(v, self.size[v]))) for v in self.size}
+        originals = self.space.program.attributes
+        return search(self.size, wanted, lows, self.equations, originals, first=first, multiple=multiple or {})
+
+    # -- rows --------------------------------------------------------------------------------------------------------
+
+    def _atoms_of(self, ids: LabelArray) -> LabelArray:
+        return np.unique(np.concatenate([ids, self._parts[ids].ravel()])).clip(min=0)
+
+    def _composition(self, row: LabelArray) -> Composition:
+        """Which cells a row is made of, and in which order they come."""
+        found: Composition = []
+        for position, atoms in enumerate(self._positions(row)):
+            cells = self.cell_of[atoms]
+            cells = cells[cells >= 0]
+            unique, at, counts = np.unique(cells, return_index=True, return_counts=True)
+            for place in np.argsort(at):
+                cell = int(unique[place])
+                found.append((position, int(counts[place]), len(self.cells[cell]), cell))
+        return found
+
+    def _positions(self, row: LabelArray) -> Iterator[LabelArray]:
+        """The plain atoms of a row, then the first, second, ... components of its composites."""
+        composite = self._parts[row, 0] >= 0
+        yield row[~composite & (row > 0)]
+        for position in range(self._parts.shape[1]):
+            atoms = self._parts[row[composite], position]
+            yield atoms[atoms >= 0]
+
+    def _tie(self, rows: LabelArray, why: str) -> None:
+        """Give rows that must keep equally many the same variables, cell by cell, where they are built alike."""
+        compositions = [self._composition(row) for row in self.space.canonical(rows)]
+        first = compositions[0]
+        for other in compositions[1:]:
+            if [item[:3] for item in other] == [item[:3] for item in first]:
+                for (*_, mine), (*_, theirs) in zip(first, other, strict=True):
+                    a, b = sorted((int(self.variable_of[mine]), int(self.variable_of[theirs])))
+                    if a != b:
+                        self.variable_of[self.variable_of == b] = a
+                        self.ties.setdefault(a, why)
+
+    def polynomial(self, labels: LabelArray) -> Polynomial:
+        """How many of a row's entries stay, as a polynomial in the variables."""
+        row = self.space.canonical(labels).ravel()
+        terms: dict[tuple[int, ...], int] = {}
+        constant = int((row == 0).sum())
+        if constant:
+            terms[()] = constant
+        unique, counts = np.unique(row[row > 0], return_counts=True)
+        groups: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+        for label, count in zip(unique.tolist(), counts.tolist(), strict=True):
+            atoms = [label] if self._parts[label, 0] < 0 else self._parts[label][self._parts[label] >= 0].tolist()
+            key = tuple(sorted(int(self.variable_of[self.cell_of[atom]]) for atom in atoms))
+            groups.setdefault(key, []).append((label, count))
+        for key, members in groups.items():
+            total, full = sum(count for _, count in members), prod(self.size[v] for v in key)
+            if total % full or not self._is_even(members, len(key)):
+                for variable in key:  # an axis whose entries no product describes
+                    self.fixed.setdefault(variable, "channels of it are mixed in a way that sizes cannot follow")
+            terms[key] = max(total // full, 1)
+        return Polynomial(terms)
+
+    def _is_even(self, members: list[tuple[int, int]], order: int) -> bool:
+        """Whether each atom occurs equally often, so that any of them may go."""
+        if order == 1:
+            return True  # a cell's atoms occur equally often by definition
+        labels = np.array([label for label, _ in members])
+        counts = np.array([count for _, count in members])
+        for position in range(order):
+            atoms, place = np.unique(self._parts[labels, position], return_inverse=True)
+            sums = np.bincount(place, weights=counts)
+            cells = self.cell_of[atoms]
+            if any(len(np.unique(sums[cells == cell])) > 1 for cell in np.unique(cells)):
+                return False
+        return True
+
+    # -- equations ---------------------------------------------------------------------------------------------------
+
+    def _all_equations(self) -> Iterator[Equality]:
+        for rows, why in self.space.equal_rows:
+            polynomials = [self.polynomial(row) for row in rows]
+            for other in polynomials[1:]:
+                if other != polynomials[0]:
+                    yield Equality(other, polynomials[0], why, "")
+        for equation in self.space.equations:
+            what = f"the code computes a size as {equation.expr}"
+            yield Equality(self.polynomial(equation.labels), self._resolve(equation.expr), what, equation.site)
+        for left, right, site in self.space.comparisons:
+            what = f"the code compares {left} with {right}"
+            yield Equality(self._resolve(left), self._resolve(right), what, site)
+
+    def _resolve(self, expr: Expr) -> Expr | Polynomial:
+        """The expression, with the polynomial of each axis it measures."""
+        if isinstance(expr, Dim):
+            return self._dim(expr)
+        if isinstance(expr, BinaryOp):
+            return BinaryOp(expr.symbol, self._resolve(expr.left), self._resolve(expr.right))  # type: ignore[arg-type]
+        return expr
+
+    def _dim(self, dim: Dim) -> Polynomial:
+        key = (dim.uid, dim.axis)
+        if key not in self._polynomials:
+            self._polynomials[key] = self.polynomial(self.space.first_row(dim))
+        return self._polynomials[key]
+
+    @staticmethod
+    def _dedupe(equations: Iterator[Equality]) -> list[Equality]:
+        """Each equation once, without those that always hold."""
+        seen: dict[tuple[object, object], Equality] = {}
+        for equation in equations:
+            if equation.left != equation.right and (equation.variables or equation.attributes):
+                seen.setdefault((equation.left, equation.right), equation)
+        return list(seen.values())
+
+    def _levels(self) -> tuple[frozenset[int], frozenset[int]]:
+        outer: set[int] = set()
+        inner: set[int] = set()
+        composite = np.flatnonzero(self._parts[:, 0] >= 0)
+        for position in range(self._parts.shape[1]):
+            atoms = np.unique(self._parts[composite, position])
+            cells = np.unique(self.cell_of[atoms[atoms >= 0]])
+            found = {int(self.variable_of[cell]) for cell in cells if cell >= 0}
+            (outer if position == 0 else inner).update(found)
+        return frozenset(outer), frozenset(inner - outer)
+
+
+def _part_table(space: PruningSpace) -> NDArray[np.int64]:
+    """By class id the atoms of a composite, in order; -1 everywhere for what is no composite."""
+    whole, part = space.composites
+    live = space.canonical(np.arange(space.size))
+    table: dict[int, list[int]] = {}
+    for label, atom in zip(whole.tolist(), part.tolist(), strict=True):
+        if label and live[label] == label and atom not in table.setdefault(label, []):
+            table[label].append(atom)
+    widest = max((len(atoms) for atoms in table.values()), default=1)
+    parts = np.full((space.size, max(widest, 1)), -1, dtype=np.int64)
+    for label, atoms in table.items():
+        parts[label, : len(atoms)] = sorted(atoms)
+    return parts
+
+
+def _cells(space: PruningSpace, parts: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[LabelArray]]:
+    """Cells of atoms with equal signatures: a random number for each row, summed over the atom's entries in it."""
+    generator = np.random.default_rng(0)
+    signature = np.zeros(space.size, dtype=np.uint64)
+    odd = generator.integers(1, 2**63, size=parts.shape[1], dtype=np.uint64) | np.uint64(1)
+    for rows in space.all_rows():
+        ids = space.canonical(rows)
+        number = np.broadcast_to(generator.integers(1, 2**63, size=(len(ids), 1), dtype=np.uint64), ids.shape)
+        plain = parts[ids, 0] < 0
+        np.add.at(signature, ids[plain], number[plain])
+        for position in range(parts.shape[1]):
+            atoms = parts[ids, position]
+            found = atoms >= 0
+            np.add.at(signature, atoms[found], number[found] * odd[position])
+    signature[0] = 0
+    atoms = np.flatnonzero(signature)
+    cell_of = np.full(space.size, -1, dtype=np.int64)
+    _, cell = np.unique(signature[atoms], return_inverse=True)
+    # Cells in the order of their first atom, so that results do not depend on the random numbers.
+    first = np.full(cell.max(initial=-1) + 1, space.size)
+    np.minimum.at(first, cell, atoms)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first, kind="stable")] = np.arange(len(first))
+    cell_of[atoms] = rank[cell]
+    order = np.argsort(cell_of[atoms], kind="stable")
+    bounds = np.cumsum(np.bincount(cell_of[atoms], minlength=len(first)))[:-1]
+    return cell_of, np.split(atoms[order], bounds) if len(first) else []
+
+

@@ -1,0 +1,180 @@
+"""What kind of structure a group of channels is: told from the operators that meet it, never from module classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+
+from torchpare.graph.program import Op, Ref
+from torchpare.graph.space import PruningSpace
+
+__all__ = ["STRUCTURES", "Group", "groups_of"]
+
+STRUCTURES: Final[Mapping[str, str]] = {
+    "channels": "output channels of convolutions, with everything that shares them",
+    "mlp": "widths between linear layers: the inside of an MLP, of a gate, of a classifier",
+    "embedding": "the width that runs through all blocks of a transformer (its residual stream)",
+    "heads": "whole attention heads (of grouped-query attention: a key-value head with its queries)",
+    "head_dim": "the width of every head: of its queries and keys, and of its values",
+    "groups": "whole groups of grouped convolutions",
+    "hidden": "the state of recurrent layers",
+    "experts_width": "the width inside the experts of a mixture",
+}
+"""The words for ``structures`` in a config_list, with what they stand for."""
+
+_BATCHED = frozenset({"aten.bmm", "aten.baddbmm"})
+
+
+@dataclass
+class Group:
+    """Channels that are chosen among each other: one variable of the sizing.
+
+    Attributes:
+        variable: its number.
+        size: how many there are (in each row, where rows choose for themselves).
+        rows: how many rows choose for themselves but keep equally many: heads, groups of a convolution.
+        kind: one of `STRUCTURES`.
+        members: (parameter, axis) that lose something with it, in the order of the model.
+        layers: the layers that make these channels.
+    """
+
+    variable: int
+    size: int
+    rows: int
+    kind: str = ""
+    members: list[tuple[str, int]] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)
+    makers: set[int] = field(default_factory=set)
+    readers: set[int] = field(default_factory=set)
+
+    @property
+    def name(self) -> str:
+        """The first layer that makes these channels, or the first parameter that has them."""
+        return next(iter(self.layers), next((name for name, _ in self.members), f"group {self.variable}"))
+
+
+def groups_of(space: PruningSpace) -> list[Group]:
+    """Every group of channels from which something can go, in the order of the model."""
+    sizing = space.sizing
+    groups = {
+        variable: Group(variable, size, len(sizing.members(variable)))
+        for variable, size in sizing.size.items()
+        if variable not in sizing.fixed
+    }
+    finder = _Kinds(space)
+    for value in space.program.values:
+        if value.kind not in ("parameter", "buffer"):
+            continue
+        for axis, labels in enumerate(space.axes(value.uid)):
+            for variable in sizing.variables(labels) & groups.keys():
+                groups[variable].members.append((value.names[0], axis))
+                role = space.roles.get((value.uid, axis))
+                if role is not None and role.kind == "makes":
+                    groups[variable].makers.add(value.uid)
+                    layer = space.layer_of(value.uid)
+                    if layer not in groups[variable].layers:
+                        groups[variable].layers.append(layer)
+                elif role is not None:
+                    groups[variable].readers.add(value.uid)
+    found = [group for group in groups.values() if group.members and group.size > 1]
+    for group in found:
+        group.kind = finder.kind(group)
+    return found
+
+
+class _Kinds:
+    """Looks once through the program for attention, recurrence and experts."""
+
+    def __init__(self, space: PruningSpace) -> None:
+        self.space = space
+
+    @cached_property
+    def _attended(self) -> tuple[frozenset[int], frozenset[int]]:
+        """Variables along the batch axis of products of activations (heads), and along their other axes (widths)."""
+        heads: set[int] = set()
+        widths: set[int] = set()
+        for op in self.space.program.ops:
+            operands = self._operands(op)
+            for ref in operands:
+                axes = self.space.axes(ref.uid)
+                for axis, labels in enumerate(axes):
+                    if labels.any():
+                        (widths if axis >= len(axes) - 2 else heads).update(self.space.sizing.variables(labels))
+        return frozenset(heads), frozenset(widths)
+
+    def _operands(self, op: Op) -> list[Ref]:
+        """The activations that a product of activations multiplies; none for other operators."""
+        if op.name in _BATCHED:
+            refs = [argument for argument in op.args if isinstance(argument, Ref)][-2:]
+            return refs if all(self._is_activation(ref) for ref in refs) else []
+        if "scaled_dot_product" in op.name:
+            return [argument for argument in op.args[:3] if isinstance(argument, Ref)]
+        return []
+
+    def _is_activation(self, ref: Ref) -> bool:
+        return self.space.program.values[ref.uid].kind == "temporary" and not self.space.shows_parameter(ref.uid)
+
+    @cached_property
+    def _recurrent(self) -> frozenset[int]:
+        """Variables that one layer both makes and reads: a state that is fed back."""
+        made: dict[str, set[int]] = {}
+        read: dict[str, set[int]] = {}
+        for (uid, _), role in self.space.roles.items():
+            layer = self.space.layer_of(uid)
+            (made if role.kind == "makes" else read).setdefault(layer, set()).update(
+                self.space.sizing.variables(role.labels)
+            )
+        return frozenset(v for layer, own in made.items() for v in own & read.get(layer, set()))
+
+    def kind(self, group: Group) -> str:
+        """The word for a group; the last ones are told by the ranks of the parameters that make it."""
+        heads, widths = self._attended
+        sizing, values = self.space.sizing, self.space.program.values
+        ranks = {len(values[uid].shape) for uid in group.makers if len(values[uid].shape) > 1}
+        if group.variable in heads and group.variable in sizing.outer:
+            return "heads"
+        if group.variable in sizing.inner and group.variable in widths:
+            return "head_dim"
+        if group.variable in sizing.outer and ranks and max(ranks) >= 3:
+            return "groups"
+        if group.variable in self._recurrent and max(ranks, default=0) == 2 and group.variable not in sizing.inner:
+            return "hidden" if self._has_recurrence(group) else "embedding"
+        if self._feeds_attention(group):
+            return "embedding"
+        if ranks and max(ranks) >= 3:
+            return "channels" if self._convolved(group) else "experts_width"
+        return "mlp"
+
+    def _has_recurrence(self, group: Group) -> bool:
+        """Whether one parameter is used more than once in a run, as the weights of a recurrent layer are."""
+        uses: dict[int, int] = {}
+        for op in self.space.program.ops:
+            for ref in op.inputs:
+                uses[ref.uid] = uses.get(ref.uid, 0) + 1
+        return any(uses.get(uid, 0) > 1 for uid in group.makers & self._own_readers(group)) or bool(
+            self._own_readers(group)
+        )
+
+    def _own_readers(self, group: Group) -> set[int]:
+        layers = {self.space.layer_of(uid) for uid in group.makers}
+        return {uid for uid in group.readers if self.space.layer_of(uid) in layers}
+
+    def _feeds_attention(self, group: Group) -> bool:
+        """Whether layers that make heads read it, and more than one layer makes it."""
+        heads, _ = self._attended
+        made = {
+            uid
+            for (uid, _), role in self.space.roles.items()
+            if role.kind == "makes" and self.space.sizing.variables(role.labels) & heads & self.space.sizing.outer
+        }
+        return bool(group.readers & made) and len(group.layers) > 1
+
+    def _convolved(self, group: Group) -> bool:
+        convolved = {ref.uid for op in self.space.program.ops if op.name == "aten.convolution" for ref in op.inputs}
+        return bool(group.makers & convolved) or not np.any(
+            [len(self.space.program.values[uid].shape) == 3 for uid in group.makers]
+        )

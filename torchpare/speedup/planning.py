@@ -1,0 +1,207 @@
+"""``plan``: what would go, what would stay and why, before anything is touched; and ``apply``, which does it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from math import prod
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from torch import Tensor, nn
+
+from torchpare.config import read_entries
+from torchpare.graph import PruningSpace, Removal, analyse, group_masks
+from torchpare.graph.choice import atom_scores, choose
+from torchpare.graph.flow import Note
+from torchpare.graph.structures import Group, groups_of
+from torchpare.speedup.allocation import Allocation, allocate
+from torchpare.speedup.model_speedup import ModelSpeedup
+from torchpare.speedup.shrink_plan import ShrinkPlan, make_plan
+from torchpare.speedup.report import SpeedupReport
+from torchpare.types import Masks
+
+__all__ = ["GroupPlan", "Plan", "plan"]
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """One group of channels in a plan.
+
+    Attributes:
+        kind: its structure, such as ``"heads"``; see `torchpare.graph.structures.STRUCTURES`.
+        name: the first layer that makes it.
+        layers: all layers that make it.
+        members: (parameter, axis) that lose something with it.
+        rows: how many rows choose for themselves but keep equally many.
+        before, after: how many there are in each row.
+        asked: how many were asked to stay.
+        why: what keeps it from losing as many as were asked for, or None.
+    """
+
+    kind: str
+    name: str
+    layers: tuple[str, ...]
+    members: tuple[tuple[str, int], ...]
+    rows: int
+    before: int
+    after: int
+    asked: int
+    why: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `plan` found; print it, read its fields, or `apply` it.
+
+    Attributes:
+        model: the model it was made for, untouched.
+        example_inputs: what it was traced on.
+        removal: the decision.
+        shrink: what it means for each tensor and attribute.
+        groups: every group from which something can go.
+    """
+
+    model: nn.Module
+    example_inputs: Any
+    removal: Removal
+    shrink: ShrinkPlan
+    groups: tuple[GroupPlan, ...]
+
+    @property
+    def space(self) -> PruningSpace:
+        """The analysis behind it."""
+        return self.removal.space
+
+    def masks(self) -> Masks:
+        """The masks under which the model computes what the small one will."""
+        return group_masks(self.removal, {})
+
+    def apply(self, *, verify: bool = True, tolerance: float = 1e-10) -> SpeedupReport:
+        """Shrink the model in place and prove it; on any error it is as it was.
+
+        Args:
+            verify: False skips the proof.
+            tolerance: the largest allowed difference, relative to the output's range.
+
+        Raises:
+            ProofError: the small model differs from the masked one.
+            ShrinkError: the small model cannot be made or run.
+        """
+        return ModelSpeedup.of_removal(
+            self.model, self.example_inputs, self.removal, tolerance=tolerance, verify=verify
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON-able data."""
+        return {"groups": [vars(group) for group in self.groups], **self.shrink.describe()}
+
+    def __str__(self) -> str:
+        console = Console(width=110, record=True, file=StringIO())
+        console.print(self)
+        return console.export_text()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table(title="What would go")
+        for column in ("structure", "made by", "tensors"):
+            table.add_column(column)
+        for column in ("before", "after"):
+            table.add_column(column, justify="right")
+        table.add_column("held back by")
+        for group in self.groups:
+            rows = f"{group.rows} x " if group.rows > 1 else ""
+            more = f" and {len(group.layers) - 1} more" if len(group.layers) > 1 else ""
+            table.add_row(
+                group.kind,
+                f"{group.name or '(the model)'}{more}",
+                f"{len(group.members)}",
+                f"{rows}{group.before}",
+                f"{rows}{group.after}",
+                group.why or "",
+            )
+        yield table
+        yield from self._lines()
+
+    def _lines(self) -> Iterator[str]:
+        before, after = self.parameters
+        yield f"{before:,} -> {after:,} parameters ({before / max(after, 1):.2f}x fewer)"
+        for layer, why in self.frozen.items():
+            yield f"stays: {layer} ({why})"
+        for kind, module in sorted({(note.kind, note.module) for note in self._touched_notes()}):
+            yield f"changes by nature: {kind} in {module or 'the model'}"
+        for name, place in self.space.unknown.items():
+            yield f"no rule for {name}, first met in {place}: what flows through it stays"
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """How many parameters there are, and would be."""
+        values = {v.uid: v for v in self.space.values.values() if v.kind == "parameter"}
+        return (
+            sum(prod(value.shape) for value in values.values()),
+            sum(prod(self.removal.shape(uid)) for uid in values),
+        )
+
+    @property
+    def frozen(self) -> dict[str, str]:
+        """Layers of which some channels can never go, each with the reason."""
+        found = {layer: self.space.frozen(layer) for layer in self.space.producers}
+        return {layer: why for layer, why in found.items() if why}
+
+    def _touched_notes(self) -> list[Note]:
+        return [note for note in self.space.notes if self.removal.lost(note.labels).any()]
+
+
+def plan(
+    model: nn.Module,
+    config_list: Sequence[Mapping[str, Any]],
+    example_inputs: Any,
+    *,
+    scores: Mapping[str, Tensor] | None = None,
+) -> Plan:
+    """Decide what to remove from a model, without touching it.
+
+    Args:
+        model: any module; weights on the meta device suffice, if nothing is to be applied.
+        config_list: entries with ``sparsity`` and ``structures`` (see :class:`torchpare.config.Entry`). Later entries
+            win, group by group; an entry with ``op_names`` or ``op_types`` reaches the groups all of whose makers it
+            names, an entry with ``exclude`` those of which it names any.
+        example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+        scores: by parameter name, importances of the parameter's shape, taken instead of the weights' sizes.
+
+    Raises:
+        ConfigError: an entry cannot be used, or reaches nothing.
+        CaptureError: the model cannot be run on the example inputs.
+    """
+    entries = read_entries(config_list)
+    space = analyse(model, example_inputs)
+    groups = groups_of(space)
+    asked = allocate(entries, groups, model)
+    weights = dict(model.named_parameters(remove_duplicate=False)) if scores is None else scores
+    removal = choose(
+        space, groups, asked.sparsity, atom_scores(space, weights), round_to=asked.round_to, excluded=asked.excluded
+    )
+    return Plan(model, example_inputs, removal, make_plan(removal), tuple(_described(space, removal, groups, asked)))
+
+
+def _described(
+    space: PruningSpace, removal: Removal, groups: Sequence[Group], asked: Allocation
+) -> Iterator[GroupPlan]:
+    why = {layers: item.why for item in removal.restored for layers in [item.layers]}
+    for group in groups:
+        cell = space.sizing.cells[space.sizing.members(group.variable)[0]]
+        kept = max(
+            int((~removal.gone[space.sizing.cells[member]]).sum()) for member in space.sizing.members(group.variable)
+        )
+        yield GroupPlan(
+            kind=group.kind,
+            name=group.name,
+            layers=tuple(group.layers),
+            members=tuple(group.members),
+            rows=group.rows,
+            before=len(cell),
+            after=kept,
+            asked=asked.target(group),
+            why=why.get(tuple(group.layers) or (group.name,)) if kept > asked.target(group) else None,
+        )
