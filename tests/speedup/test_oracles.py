@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import io
-import math
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from rich.console import Console
 from torch import nn
 
 from tests.graph.nets import image, keep_without, net
-from tests.networks.oracles import fingerprint
+from tests.networks.oracles import fingerprint, masked_by_hand
 from tests.networks.strategies import masks_for, recipes
 from torchpare.errors import ProofError
 from torchpare.graph import analyse
@@ -75,8 +74,8 @@ def residual_case():
 
 
 def attention_case():
-    heads_and_slots = {0: [0, 3], 1: [1, 2]}  # of values; keys lose one column of each head
-    rows = [16 + 4 * head + column for head, columns in heads_and_slots.items() for column in columns]
+    keys, values = [1, 2, 4, 7], [0, 3, 5, 6]  # two of the four columns of each head, others for values than for keys
+    rows = [*keys, *(8 + row for row in keys), *(16 + row for row in values)]
     return *shrunk(attention(), sequence(), qkv=rows), sequence()
 
 
@@ -217,7 +216,7 @@ def test_only_reductions_and_norms_over_pruned_axes_differ(recipe, seed):
     model, x = recipe.build(), recipe.input()
     masks = masks_for(analyse(model, x), model, "aware", seed)
     assume(masks)
-    dense = copy.deepcopy(model)
+    dense = masked_by_hand(model, masks)  # some masked filters have to stay, as zeros
     speedup = ModelSpeedup(model, x, masks)
     removal = speedup.plan().removal
     report = speedup.speedup_model()
@@ -243,7 +242,7 @@ def test_the_result_prints_itself():
     assert f"{result.compared} tensors compared, 3 differ" in str(result)
     assert "aten.native_layer_norm: 3 of 3, by up to" in str(result)
     table = printed(result)
-    assert "native_layer_norm" in table.splitlines()[3]  # what differs comes first
+    assert "native_layer_norm" in table.splitlines()[4]  # what differs comes first
     assert "aten.addmm" in table
 
 
@@ -268,5 +267,4 @@ def test_a_folded_bias_is_named_and_goes_along():
     assert speedup.speedup_model().folded == ("head",)
     result = bisimulate(dense, model, image(), removal)
     assert list(result.mismatches) == ["parameter"]
-    assert "'head.bias', which the dense model does not have" in result.mismatches["parameter"].first
-    assert math.isinf(result.mismatches["parameter"].worst)
+    assert result.mismatches["parameter"].first == "'head.bias'"

@@ -11,10 +11,13 @@ nothing; a model that needs real values to decide its path is run for real on th
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from torchpare.errors import CaptureError
@@ -70,13 +73,26 @@ def _record(model: nn.Module, dummy_input: Any, device: str) -> Program:
     recorder = Recorder(twin, (args, kwargs))
     attributes = _wrap_attributes(twin)
     recorder.watch_modules(twin)
-    outputs = recorder.run(twin, args, kwargs)
+    with decomposed_attention():
+        outputs = recorder.run(twin, args, kwargs)
     module_outputs = list(recorder.module_outputs)
     rigid = tuple(path for path, module in twin.named_modules() if isinstance(module, nn.MultiheadAttention))
     program = Program(recorder.values, recorder.ops, outputs, module_outputs, attributes, rigid, recorder.comparisons, device)
     if program.unreached():
         program.outputs += _training_outputs(twin, recorder, args, kwargs)
     return program
+
+
+@contextmanager
+def decomposed_attention() -> Iterator[None]:
+    """Attention as the operators it consists of, the same on every device; none of torch's fused inference paths."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _training_outputs(
@@ -87,7 +103,8 @@ def _training_outputs(
     doubled = pytree.tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() else t, (args, kwargs))
     for tried_args, tried_kwargs in ((args, kwargs), doubled):  # a batch norm may refuse to train on one sample
         try:
-            return recorder.run(twin, tried_args, tried_kwargs)
+            with decomposed_attention():
+                return recorder.run(twin, tried_args, tried_kwargs)
         except Exception:  # noqa: BLE001 - whatever the model's own code raises
             recorder.abandon_run()
     return ()

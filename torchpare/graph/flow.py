@@ -69,6 +69,8 @@ class Flow:
     equations: list[Equation] = field(default_factory=list)
     equal_counts: list[tuple[LabelArray, str]] = field(default_factory=list)
     """Arrays of shape (rows, n), with the reason: every row must keep equally many, vanished rows left aside."""
+    comparisons: list[tuple[Expr, Expr, str]] = field(default_factory=list)
+    """Pairs of expressions that must stay equal, with where."""
     notes: list[Note] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
     """Operators without a rule, with the first place where each was met."""
@@ -168,6 +170,11 @@ class Flow:
         else:
             row = labels.reshape(-1)
             self.equations.append(Equation(np.broadcast_to(row, (size or row.size,)), expr, op.where))
+
+    def pin(self, expr: Expr, value: int, op: Op) -> None:
+        """Demand that an expression keeps its value, whatever goes."""
+        if not isinstance(expr, Const):
+            self.comparisons.append((expr, Const(value), op.where))
 
     def equal(self, rows: LabelArray, why: str) -> None:
         """Demand that every row of an array of shape (rows, n) keeps equally many."""

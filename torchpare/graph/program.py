@@ -47,6 +47,8 @@ class Call:
     slices: Mapping[int, tuple[Expr, Expr | None]] = field(default_factory=dict)
     number: Expr | None = None
     results: tuple[int, ...] = ()
+    numbers: tuple[int, ...] = ()
+    """The values of ``sizes``, where these are no shape."""
 
 
 @dataclass

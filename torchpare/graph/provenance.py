@@ -75,6 +75,12 @@ _SHAPE_CALLS = frozenset({"view", "reshape", "expand", "zeros", "ones", "empty",
     {"new_zeros", "new_ones", "new_empty", "new_full", "repeat", "unflatten"}
 )
 _SPLIT_CALLS = frozenset({"split", "split_with_sizes", "chunk", "narrow", "tensor_split"})
+_NUMBER_CALLS = frozenset(
+    f"{prefix}{name}{suffix}"
+    for name in ("add", "sub", "mul", "div", "truediv", "pow", "true_divide", "floor_divide")
+    for prefix, suffix in (("", ""), ("", "_"), ("__", "__"), ("__r", "__"), ("__i", "__"))
+)
+"""Arithmetic between a tensor and a number: a size that takes part in it is a number like any other."""
 _GROUP_CALLS = {"conv1d": 6, "conv2d": 6, "conv3d": 6, "group_norm": 1} | {
     f"conv_transpose{rank}d": 6 for rank in (1, 2, 3)
 }
@@ -87,6 +93,19 @@ def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | No
     if name in _SPLIT_CALLS:
         numbers = [*args[1:2], *(kwargs[key] for key in kwargs if "split" in key or key in ("sections", "chunks"))]
         return Call(name, sizes=tuple(_expressions(numbers)))
+    if name in ("arange", "eye", "linspace"):
+        numbers = [number for number in args if isinstance(number, int)]
+        return Call(name, sizes=tuple(_expressions(numbers)), numbers=tuple(map(int, numbers)))
+    if name in _NUMBER_CALLS:
+        for number in (*args, *kwargs.values()):
+            if isinstance(number, Size):
+                number.used_as_number()
+        return None
+    if name == "scaled_dot_product_attention" and kwargs.get("scale") is None and len(args) < 7:
+        width = args[0].shape[-1]
+        if isinstance(width, Size):
+            width.used_as_number()  # its default scale is a power of the width of a head
+        return None
     if name == "__getitem__":
         return Call(name, slices=_slices(args[0], args[1]))
     if name == "pad":

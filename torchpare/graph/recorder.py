@@ -21,7 +21,8 @@ from torchpare.graph.sizes import Dim, Expr, Size, watch_sizes
 __all__ = ["Recorder", "output_tensors"]
 
 _TORCH = str(Path(torch.__file__).parent)
-_HERE = str(Path(__file__).parent)
+_HOUSE = Path(__file__).parent.parent
+_HERE = tuple(str(_HOUSE / room) for room in ("graph", "speedup", "pruning"))
 
 
 def output_tensors(tree: Any) -> Iterator[Tensor]:
@@ -141,7 +142,7 @@ def _user_site() -> str:
     fallback = ""
     while frame is not None:
         filename = frame.f_code.co_filename
-        if not filename.startswith((_TORCH, _HERE, "<")):
+        if not filename.startswith((_TORCH, *_HERE, "<")):
             return f"{Path(filename).name}:{frame.f_lineno}"
         frame = frame.f_back
     return fallback

@@ -54,7 +54,7 @@ class PruningSpace:
         self.equations: tuple[Equation, ...] = tuple(flow.equations)
         self.equal_rows: tuple[tuple[LabelArray, str], ...] = tuple(flow.equal_counts)
         """Arrays of shape (rows, n) whose rows must keep equally many, with the reason."""
-        self.comparisons = tuple(flow.program.comparisons)
+        self.comparisons = (*flow.program.comparisons, *flow.comparisons)
         self.other_readers: tuple[LabelArray, ...] = tuple(flow.other_readers)
         self.notes: tuple[Note, ...] = tuple(flow.notes)
         self.unknown: Mapping[str, str] = dict(flow.unknown)

@@ -60,6 +60,7 @@ class PlainRNN(nn.Module):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
+        self.kind = kind
         self.rnn = nn.RNN(6, 12, num_layers=2, nonlinearity=kind, batch_first=True)
         self.head = nn.Linear(12, 5)
 

@@ -54,7 +54,7 @@ class Encoder(nn.Module):
 
     def __init__(self, *, norm_first: bool, batch_first: bool = True) -> None:
         super().__init__()
-        self.batch_first = batch_first
+        self.batch_first, self.norm_first = batch_first, norm_first
         self.embed = nn.Embedding(23, 20)
         layer = nn.TransformerEncoderLayer(20, 4, 28, batch_first=batch_first, norm_first=norm_first)
         self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)

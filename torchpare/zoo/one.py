@@ -21,7 +21,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 from torch import nn
 
 from torchpare import plan
@@ -78,8 +77,13 @@ class _Examination:
         self.note(parameters_before=_size(self.model))
         with self._stage("plan", "plan"):
             planned = plan(self.model, [{"sparsity": ratio, "structures": ["all"]}], self.inputs)
-        space = planned.removal.space
-        self.note(groups=_groups(space), unknown=dict(space.unknown))
+        frozen = planned.frozen
+        self.note(
+            groups=len(planned.groups),
+            unknown=dict(planned.space.unknown),
+            frozen=len(frozen),
+            kept_back=tuple(f"{layer}: {why}" for layer, why in frozen.items())[:_LINES],
+        )
         with self._stage("shrink", "shrink"):
             report = planned.apply()
         self.model.eval()
@@ -91,11 +95,10 @@ class _Examination:
             exact=report.exact,
             changes=dict(Counter(change.kind for change in report.changes)),
             output_change=report.output_change,
-            kept_back=tuple(report.frozen[:_LINES]),
         )
         if _size(self.model) == self.result.parameters_before:
             with self._stage("removal", "nothing-pruned"):
-                raise stages.MissError("; ".join(report.frozen[:3]) or "no group may lose a channel")
+                raise stages.MissError("; ".join(self.result.kept_back[:3]) or "no group may lose anything")
 
     def use(self, *, onnx: bool) -> None:
         """What a user does with the small model; each on its own."""
@@ -179,15 +182,6 @@ def _told(error: BaseException) -> str:
 
 def _size(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _groups(space: Any) -> int:
-    """Sets of channels that come from the same layers, of which some may go."""
-    found: set[int] = set()
-    for layer in space.producers:
-        channels = space.channels(layer)
-        found.update(np.unique(channels.cells[channels.classes != 0]).tolist())
-    return len(found)
 
 
 def _main() -> NoReturn:

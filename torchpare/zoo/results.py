@@ -67,14 +67,15 @@ class Result(_Frozen):
         model: its name in the suite.
         done: whether the process came to its end; False in what a killed one left.
         parameters_before, parameters_after: numbers of parameters.
-        groups: sets of channels that live and die together, of which some may go.
+        groups: how many the plan names: channels, heads or widths that are one number.
+        frozen: layers of which some channels can never go.
         largest_difference: between the small and the masked model, relative to the largest output, in `dtype`.
         tolerance: what was allowed.
         dtype: of the comparison.
         exact: whether nothing changes by nature.
         changes: kinds of places where the function changes by nature, and how many of each.
         output_change: how far masking moved the outputs, by the same measure.
-        kept_back: what was asked for and stays, and why: a line each.
+        kept_back: the first of the frozen layers, each with the reason.
         unknown: operators without a rule, each with the first place where it was met.
         stages: in order.
     """
@@ -84,6 +85,7 @@ class Result(_Frozen):
     parameters_before: int | None = None
     parameters_after: int | None = None
     groups: int | None = None
+    frozen: int | None = None
     largest_difference: float | None = None
     tolerance: float | None = None
     dtype: str = ""

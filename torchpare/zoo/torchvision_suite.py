@@ -40,7 +40,7 @@ _FLOW = "raft_large raft_small"
 NAMES = tuple(f"{_CLASSIFIERS} {_SEGMENTERS} {_DETECTORS} {_VIDEO} {_FLOW}".split())
 
 # What an image must measure where 64 is too small, and what the model must then be told.
-_SIZES = {"inception_v3": 128, "maxvit_t": 224, "vit_h_14": 56}
+_SIZES = {"inception_v3": 299, "maxvit_t": 224, "vit_h_14": 56}
 _MORE: dict[str, dict[str, Any]] = {
     "googlenet": {"init_weights": False},  # their own way of it takes a minute, and is overwritten anyway
     "inception_v3": {"init_weights": False},

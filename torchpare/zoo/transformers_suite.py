@@ -25,7 +25,7 @@ from torchpare.zoo.transformers_scenes import SCENES
 from torchpare.zoo.transformers_vision import VISION
 from torchpare.zoo.vision import torchvision_models
 
-__all__ = ["NAMES", "build"]
+__all__ = ["NAMES", "build", "varying"]
 
 _SEED = 20
 _CASES: dict[str, Case] = {**ENCODERS, **DECODERS, **RECURRENT, **PAIRS, **AUDIO, **VISION, **SCENES}
@@ -70,6 +70,11 @@ def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
     if case.output is not None:
         model = OneOutput(model, case.output)
     return model.eval(), case.inputs(torch.Generator().manual_seed(_SEED))
+
+
+def varying(name: str) -> bool:
+    """Whether the sizes of the named model's outputs hang on its weights: VITS says how long it speaks."""
+    return name == "vits"
 
 
 def _transformers() -> Any:

@@ -7,7 +7,7 @@ in the report: it is never guessed.
 
 from __future__ import annotations
 
-from torchpare.graph.rules import contractions, elementwise, factories, movement, norms, reductions, reshapes
+from torchpare.graph.rules import contractions, elementwise, factories, indexing, movement, norms, reductions, reshapes
 from torchpare.graph.rules.apply import apply_rules
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "contractions",
     "elementwise",
     "factories",
+    "indexing",
     "movement",
     "norms",
     "reductions",

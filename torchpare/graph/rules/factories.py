@@ -12,7 +12,8 @@ __all__: list[str] = []
 
 
 @rule(
-    "zeros", "ones", "empty", "full", "rand", "randn", "new_zeros", "new_ones", "new_empty", "new_full", "scalar_tensor"
+    *("zeros", "ones", "empty", "full", "rand", "randn", "new_zeros", "new_ones", "new_empty", "new_full"),
+    *("scalar_tensor", "empty_strided", "new_empty_strided", "empty_permuted"),
 )
 def constant(flow: Flow, op: Op) -> None:
     """Constant fill: an axis whose size the model computes gets free labels, a number in the source fixes it."""
@@ -38,7 +39,10 @@ def like(flow: Flow, op: Op) -> None:
 
 @rule("arange", "eye", "linspace", "scalar_tensor_like", "tril_indices", "triu_indices", "randint", "randperm")
 def positions(flow: Flow, op: Op) -> None:
-    """Positions mean something by their number: they stay."""
+    """Positions mean something by their number: they stay, and so does the number of them."""
+    if op.call is not None and op.call.name in ("arange", "eye", "linspace"):
+        for expr, number in zip(op.call.sizes or (), op.call.numbers, strict=True):
+            flow.pin(expr, number, op)
     for uid in op.outputs:
         flow.define(uid, flow.fixed(flow.shape(uid)))
 

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from torchpare.graph.flow import Flow
+from torchpare.graph.flow import Flow, along
 from torchpare.graph.labels import LabelArray
 from torchpare.graph.program import Op, Ref
 from torchpare.graph.rules.table import rule
@@ -67,14 +67,20 @@ def expand(flow: Flow, op: Op) -> None:
     shape, rank = flow.shape(result), len(flow.shape(result))
     lead = rank - len(flow.shape(x))
     arrays = flow.fixed(shape)
+    asked = requested_sizes(op, result, rank)
     for axis, array in enumerate(flow.labels(x)):
         if flow.shape(x)[axis] == shape[axis + lead]:
             arrays[axis + lead] = array.reshape((1,) * lead + array.shape)
+    for axis, expr in enumerate(asked):  # copies may go, as long as the code can ask for fewer
+        repeated = axis < lead or flow.shape(x)[axis - lead] != shape[axis]
+        if repeated and expr is not None and not isinstance(expr, Const) and shape[axis] > 1:
+            arrays[axis] = along(flow.store.fresh(shape[axis]), axis, rank)
+            flow.require(arrays[axis], expr, op, "a size")
     flow.define(result, arrays)
     if x.uid in flow.origin:
         parameter, axes = flow.origin[x.uid]
         flow.origin[result] = (parameter, (None,) * lead + axes)
-    for axis, expr in enumerate(requested_sizes(op, result, rank)):
+    for axis, expr in enumerate(asked):
         if expr is not None and axis >= lead and flow.shape(x)[axis - lead] == shape[axis]:
             flow.require(arrays[axis], expr, op, "a size", size=shape[axis])
 
@@ -85,6 +91,46 @@ def requested_sizes(op: Op, result: int, rank: int) -> list[Expr | None]:
     if call is None or call.sizes is None or call.results != (result,) or len(call.sizes) != rank:
         return [None] * rank
     return [None if expr == Const(-1) or expr == BinaryOp("-", Const(0), Const(1)) else expr for expr in call.sizes]
+
+
+@rule("repeat")
+def repeat(flow: Flow, op: Op) -> None:
+    """Copies laid end to end: a channel goes in every copy."""
+    x, result = op.args[0], op.outputs[0]
+    shape, rank = flow.shape(result), len(flow.shape(result))
+    lead = rank - len(flow.shape(x))
+    numbers = op.call.sizes if op.call is not None and op.call.name == "repeat" else None
+    arrays = flow.fixed(shape)
+    for axis in range(rank):
+        old = flow.shape(x)[axis - lead] if axis >= lead else 1
+        expr = numbers[axis] if numbers is not None and len(numbers) == rank else None
+        if old > 1:
+            array = flow.labels(x)[axis - lead]
+            if array.shape[axis - lead] > 1:
+                copies = [1] * len(flow.shape(x))
+                copies[axis - lead] = op.args[1][axis]
+                arrays[axis] = np.tile(array, copies).reshape((1,) * lead + tuple(np.multiply(array.shape, copies)))
+            if expr is not None:
+                flow.pin(expr, op.args[1][axis], op)
+        elif expr is not None and not isinstance(expr, Const) and shape[axis] > 1:
+            arrays[axis] = along(flow.store.fresh(shape[axis]), axis, rank)
+            flow.require(arrays[axis], expr, op, "a size")
+    for axis, array in enumerate(arrays):  # what depends on a repeated axis is tied over it
+        for other in range(rank):
+            if other != axis and array.shape[other] not in (1, shape[other]):
+                first = np.take(array, [0], axis=other)
+                flow.store.unify(first, array, f"the copies in {op.where}")
+                array = first
+        arrays[axis] = array
+    flow.define(result, arrays)
+
+
+@rule("flip")
+def flip(flow: Flow, op: Op) -> None:
+    """The entries of some axes in reverse order, and their labels too."""
+    rank = len(flow.shape(op.args[0]))
+    axes = tuple(axis % rank for axis in op.args[1])
+    flow.define(op.outputs[0], [np.flip(array, axes) for array in flow.labels(op.args[0])])
 
 
 @rule("as_strided")

@@ -30,6 +30,10 @@ def batch_norm(flow: Flow, op: Op) -> None:
     for ref in op.inputs[1:]:
         if flow.shape(ref) == channels.shape:
             flow.store.unify(flow.vector(ref, 0, why), channels, why)
+    if not op.name.endswith(("no_training", "no_update")):  # statistics of this batch, over all other axes
+        for axis, labels in enumerate(flow.labels(x)):
+            if axis != 1:
+                flow.note("a norm over the pruned axis", labels, op)
     flow.define(op.outputs[0], flow.labels(x))
     for uid in op.outputs[1:]:  # the batch's statistics, saved for the backward pass
         shape = flow.shape(uid)

@@ -11,7 +11,10 @@ from torchpare.graph.rules.table import rule
 __all__ = ["along_axis", "pooling", "reduce"]
 
 
-@rule("sum", "mean", "amax", "amin", "max", "min", "var", "std", "norm", "linalg_vector_norm", "logsumexp", "prod")
+@rule(
+    *("sum", "mean", "amax", "amin", "max", "min", "var", "std", "norm", "linalg_vector_norm", "logsumexp", "prod"),
+    *("var_mean", "std_mean", "nansum", "any", "all", "argmax", "argmin", "aminmax", "count_nonzero"),
+)
 def reduce(flow: Flow, op: Op) -> None:
     """Drop the reduced axes. Over a pruned axis only a sum stays the same function."""
     x = op.args[0]
@@ -24,7 +27,7 @@ def reduce(flow: Flow, op: Op) -> None:
     for axis in axes:
         labels = flow.labels(x)[axis]
         flow.other_readers.append(labels)
-        if op.name in ("aten.max", "aten.min", "aten.prod"):
+        if op.name in _WHOLE:
             flow.store.freeze(labels, why)
         elif op.name != "aten.sum":
             flow.note(f"{op.name.removeprefix('aten.')} over the pruned axis", labels, op)
@@ -38,7 +41,11 @@ def reduce(flow: Flow, op: Op) -> None:
         tied = flow.tied(x, axis, why, depends=kept)
         arrays.append(tied if keep else tied.reshape([tied.shape[other] for other in kept]))
     for uid in op.outputs:
-        flow.define(uid, arrays)
+        flow.define(uid, arrays if len(flow.shape(uid)) == len(arrays) else flow.fixed(flow.shape(uid)))
+
+
+_WHOLE = frozenset(f"aten.{name}" for name in ("max", "min", "prod", "any", "all", "argmax", "argmin", "aminmax"))
+"""Reductions whose result tells of single entries: the axes they take stay whole."""
 
 
 def _reduced_axes(op: Op, rank: int, shape: tuple[int, ...]) -> tuple[set[int], bool]:
@@ -72,6 +79,15 @@ def _reduced_axes(op: Op, rank: int, shape: tuple[int, ...]) -> tuple[set[int], 
     "upsample_trilinear3d",
     "_upsample_nearest_exact2d",
     "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa",
+    "_upsample_nearest_exact1d",
+    "_upsample_nearest_exact3d",
+    "adaptive_max_pool1d",
+    "max_unpool2d",
+    "grid_sampler_2d",
+    "grid_sampler_3d",
+    "reflection_pad3d",
+    "replication_pad3d",
     "reflection_pad1d",
     "reflection_pad2d",
     "replication_pad1d",
@@ -84,14 +100,15 @@ def pooling(flow: Flow, op: Op) -> None:
     spatial = next(int(digit) for digit in "123" if f"{digit}d" in op.name)
     why = f"spatial axis of {op.name} in {op.where}"
     first = rank - spatial
-    for axis in range(first, rank):
-        flow.freeze(x, axis, why)
+    for ref in op.inputs:  # a grid of places, or indices to unpool with, is as fixed as the spatial axes
+        for axis in range(first if ref.uid == x.uid else 0, len(flow.shape(ref))):
+            flow.freeze(ref, axis, why)
     carried = [flow.tied(x, axis, why, depends=range(first)) for axis in range(first)]
     for uid in op.outputs:
         flow.define(uid, [*carried, *flow.fixed(flow.shape(uid))[first:]])
 
 
-@rule("_softmax", "_log_softmax", "cumsum", "flip", "roll")
+@rule("_softmax", "_log_softmax", "_safe_softmax", "softmax", "cumsum", "roll", "renorm")
 def along_axis(flow: Flow, op: Op) -> None:
     """Operators that mix or move the entries of an axis: that axis stays whole, the others are carried."""
     x = op.args[0]

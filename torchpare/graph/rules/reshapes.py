@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from torchpare.graph.flow import Flow
+from torchpare.graph.flow import Flow, along
 from torchpare.graph.labels import LabelArray
 from torchpare.graph.program import Op
 from torchpare.graph.rules.movement import requested_sizes
@@ -52,6 +52,46 @@ def reshape(flow: Flow, op: Op) -> None:
     for axis, expr in enumerate(exprs):
         if expr is not None:
             flow.require(_first_row(arrays[axis], axis), expr, op, "a size", size=new[axis])
+
+
+@rule("pixel_shuffle", "pixel_unshuffle")
+def pixel_shuffle(flow: Flow, op: Op) -> None:
+    """Channels become pixels, ``factor`` squared of them each, or the other way round."""
+    x, factor = op.args[:2]
+    rank = len(flow.shape(x))
+    axis, why = rank - 3, f"{op.name} in {op.where}"
+    for spatial in range(rank - 2, rank):
+        flow.freeze(x, spatial, why)
+    vector = flow.vector(x, axis, why)
+    if op.name == "aten.pixel_shuffle":
+        channels = flow.split(vector, (len(vector) // factor**2, factor**2), (False, True), why)[0].reshape(-1)
+    else:
+        channels = np.repeat(vector, factor**2)
+    arrays = flow.fixed(flow.shape(op.outputs[0]))
+    for other in range(axis):
+        arrays[other] = flow.tied(x, other, why, depends=range(axis))
+    arrays[axis] = along(channels, axis, rank)
+    flow.define(op.outputs[0], arrays)
+
+
+@rule("im2col", "col2im")
+def columns(flow: Flow, op: Op) -> None:
+    """Windows laid out as columns of ``channels * kernel`` entries (``F.unfold``), and back (``F.fold``)."""
+    x, result = op.args[0], op.outputs[0]
+    rank, why = len(flow.shape(x)), f"{op.name} in {op.where}"
+    inverse = op.name == "aten.col2im"
+    axis = rank - 2 if inverse else rank - 3
+    kernel = int(np.prod(op.args[2] if inverse else op.args[1]))
+    for spatial in range(axis + 1, rank):
+        flow.freeze(x, spatial, why)
+    vector = flow.vector(x, axis, why)
+    if inverse:
+        channels = flow.split(vector, (len(vector) // kernel, kernel), (False, True), why)[0].reshape(-1)
+    else:
+        channels = np.repeat(vector, kernel)
+    arrays = flow.fixed(flow.shape(result))
+    arrays[axis] = along(channels, axis, len(arrays))
+    flow.define(result, arrays)
 
 
 def factor_groups(old: tuple[int, ...], new: tuple[int, ...]) -> list[Group]:

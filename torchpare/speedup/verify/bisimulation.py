@@ -7,7 +7,9 @@ itself: one that differs by nature (a norm over the pruned axis) does not hide w
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -63,15 +65,18 @@ def bisimulate(
         CaptureError: if the dense model holds an operator whose rule fails.
     """
     args, kwargs = exact_inputs(example_inputs)
-    small = _run_small(exact_twin(small_model), *exact_inputs(example_inputs))
-    program = record_exactly(exact_twin(dense_model), *exact_inputs(example_inputs))
+    dense, small_twin = exact_twin(dense_model), exact_twin(small_model)
+    starts = {**_named(small_twin, "parameter"), **_named(small_twin, "buffer")}
+    _add_biases(dense, starts)
+    program = record_exactly(dense, *exact_inputs(example_inputs))
     space = PruningSpace(apply_rules(program))
     gone = carry_over(removal, space)
     if isinstance(gone, str):
         why = f"on the CPU in float64 the analysis would remove something else of '{gone}' than was removed"
         return Bisimulation(tolerance=tolerance, incomparable=why)
-    dense, run = exact_twin(dense_model), _Lockstep(space, gone, small, tolerance)
-    run.start_from(dense, exact_twin(small_model))
+    small = _run_small(copy.deepcopy(small_twin), *exact_inputs(example_inputs))
+    run = _Lockstep(space, gone, small, tolerance)
+    run.start_from(dense, starts)
     try:
         operators_of(dense, args, kwargs, run.see)
     except _Diverged as divergence:
@@ -100,59 +105,6 @@ class _Step:
 
 def _run_small(twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[_Step]:
     steps: list[_Step] = []
-
-    def see(name: str, module: str, _inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
-        canonical = canonical_name(name)
-        if canonical is not None:
-            steps.append(_Step(canonical, module, tuple(output.detach().clone() for output in outputs)))
-
-    operators_of(twin, args, kwargs, see)
-    return steps
-
-
-class _Lockstep:
-    """The dense run, each of whose results is held against the small one's and replaced by it."""
-
-    def __init__(self, space: PruningSpace, gone: NDArray[np.bool_], small: list[_Step], tolerance: float) -> None:
-        self.space = space
-        self.gone = gone
-        self.small = small
-        self.tolerance = tolerance
-        self.tallies: dict[str, Tally] = {}
-        self._recorded = 0
-        self._position = 0
-
-    @property
-    def rest(self) -> str:
-        """What the small model did beyond the end of the dense run."""
-        left = self.small[self._position :]
-        return f"{left[0].what} against nothing" if left else ""
-
-    @torch.no_grad()
-    def start_from(self, dense: nn.Module, small: nn.Module) -> None:
-        """Compare parameters and buffers, and let the dense model start from the small one's."""
-        smalls = {**_named(small, "parameter"), **_named(small, "buffer")}
-        for kind in ("parameter", "buffer"):
-            for name, tensor in _named(dense, kind).items():  # type: ignore[arg-type]
-                other = smalls.get(name)
-                if other is None:
-                    self._note(kind, float("inf"), f"'{name}', which the small model does not have")
-                else:
-                    self._meet(kind, f"'{name}'", tensor, self.space.values[name].uid, other)
-        for name, tensor in smalls.items():
-            if name not in self.space.values:
-                self._add_bias(dense, name, tensor)
-
-    def _add_bias(self, dense: nn.Module, name: str, small: Tensor) -> None:
-        """A layer that had no bias was given one, to take over a constant: it follows the rows of its weight."""
-        self._note("parameter", float("inf"), f"'{name}', which the dense model does not have")
-        path, _, key = name.rpartition(".")
-        weight = self.space.values.get(f"{path}.weight" if path else "weight")
-        if weight is not None and key == "bias":
-            box = np.broadcast_to(box_of(self.space, self.gone, weight.uid), weight.shape)
-            rows = np.asarray(box.reshape(len(box), -1).any(axis=1))
-            if rows.sum() == small.numel():
-                dense.get_submodule(path).bias = nn.Parameter(_scattered(small, rows))
 
     def see(self, name: str, module: str, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
         """One operator of the dense run."""
@@ -216,6 +168,18 @@ class _Lockstep:
 def _named(model: nn.Module, kind: Literal["parameter", "buffer"]) -> dict[str, Tensor]:
     named = model.named_parameters if kind == "parameter" else model.named_buffers
     return dict(named(remove_duplicate=False))
+
+
+def _add_biases(dense: nn.Module, small: Mapping[str, Tensor]) -> None:
+    """Layers without a bias that were given one, to take over a constant, have one of zeros in the dense model."""
+    modules, known = dict(dense.named_modules()), _named(dense, "parameter")
+    for name in small:
+        path, _, key = name.rpartition(".")
+        module = modules.get(path)
+        weight = getattr(module, "weight", None)
+        if name not in known and key == "bias" and module is not None and isinstance(weight, Tensor):
+            count = getattr(module, "out_channels", len(weight))
+            module.bias = nn.Parameter(torch.zeros(count, dtype=weight.dtype), requires_grad=False)
 
 
 def _shape_of(box: NDArray[np.bool_]) -> tuple[int, ...]:
