@@ -2,13 +2,14 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 JOBS ?= 2
+SUITES ?= torchvision timm transformers custom
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 RECIPE := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types tests bench format clean
+.PHONY: help demo test check lint types tests bench zoo format clean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +35,14 @@ tests: $(VENV)/.dev
 bench: $(VENV)/.bench ## time and memory of prune and shrink, beside Torch-Pruning, in one run
 	$(BIN)/python -m benchmarks.shrink
 
+zoo: $(VENV)/.zoo ## every model family: pruned, shrunk, compared, used; writes docs/zoo.md and docs/zoo/ (hours)
+	@mkdir -p docs/zoo
+	@for suite in $(SUITES); do \
+		$(BIN)/torchpare zoo --suite $$suite --jobs $(JOBS) --json docs/zoo/$$suite.json; \
+		[ $$? -le 1 ] || exit 2; \
+	done
+	$(BIN)/torchpare zoo --render docs/zoo.md docs/zoo/*.json
+
 format: $(VENV)/.dev ## let ruff lay out the files and mend what it safely can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
@@ -58,6 +67,12 @@ $(VENV)/.dev: $(BIN)/python $(RECIPE)
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'
 	$(PIP) install --constraint constraints.txt --no-deps torchvision
 	@touch $@ $(VENV)/.examples
+
+# timm asks for torchvision, and that for a torch; what else it imports comes with transformers.
+$(VENV)/.zoo: $(VENV)/.dev
+	$(PIP) install --constraint constraints.txt transformers
+	$(PIP) install --constraint constraints.txt --no-deps timm
+	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(PIP) install --constraint constraints.txt --no-deps torch-pruning

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -191,11 +192,19 @@ def test_expanding_to_a_number_of_channels_freezes():
     assert "number 5" in why_not(model, image(), "a")
 
 
-def test_selecting_or_unbinding_channels_freezes_them():
-    for run in (lambda m, x: m.b(m.a(x)[:, 0]), lambda m, x: m.b(m.a(x).unbind(1)[0])):
-        model = net(run, a=nn.Conv2d(3, 5, 1), b=nn.Linear(6, 2))
-        assert free(model, image(), "a") == 0
+def test_a_selected_channel_stays_with_those_from_which_it_is_counted():
+    for index, staying in ((0, {0}), (1, {0, 1}), (-1, {4}), (-2, {3, 4})):
+        model = net(lambda m, x, index=index: m.b(m.a(x)[:, index]), a=nn.Conv2d(3, 5, 1), b=nn.Linear(6, 2))
+        classes = analyse(model, image()).channels("a").classes
+        assert set(np.flatnonzero(classes == 0).tolist()) == staying
         assert "names an index" in why_not(model, image(), "a")
+        shrinks(model, image(), {"a": [2]}, expect={"a": (4, 3), "b": (2, 6)})
+
+
+def test_unbinding_channels_freezes_them():
+    model = net(lambda m, x: m.b(m.a(x).unbind(1)[0]), a=nn.Conv2d(3, 5, 1), b=nn.Linear(6, 2))
+    assert free(model, image(), "a") == 0
+    assert "names an index" in why_not(model, image(), "a")
 
 
 def test_selecting_a_pixel_carries_channels():
@@ -248,8 +257,13 @@ def test_spatial_padding_and_rolls_carry_channels():
         shrinks(model, image(), {"a": [0, 2]}, expect={"a": (2, 3), "b": (2, 2)})
 
 
-def test_flipped_rolled_or_sorted_channels_stay():
-    for move in (lambda y: y.flip(1), lambda y: torch.roll(y, 1, 1), lambda y: y.sort(1).values, lambda y: y.cumsum(1)):
+def test_flipped_channels_are_followed():
+    model = net(lambda m, x: m.b(m.a(x).flip(1, 2)), a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 2, 1))
+    shrinks(model, image(), {"a": [0, 2]}, expect={"a": (2, 3), "b": (2, 2)})
+
+
+def test_rolled_or_sorted_channels_stay():
+    for move in (lambda y: torch.roll(y, 1, 1), lambda y: y.sort(1).values, lambda y: y.cumsum(1)):
         model = net(lambda m, x, move=move: m.b(move(m.a(x))), a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 2, 1))
         assert free(model, image(), "a") == 0
         assert why_not(model, image(), "a")

@@ -6,12 +6,11 @@ import copy
 import operator
 import pickle
 
-import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from torchpare.graph.search import Equality
-from torchpare.graph.sizes import Attribute, Const, Dim, Size, dims, expression, watch_sizes
+from torchpare.graph.sizes import Attribute, Const, Dim, Size, dims, expression
 
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "//": operator.floordiv, "%": operator.mod}
 WIDTH, GROUPS = Attribute("net", "width"), Attribute("net", "groups")

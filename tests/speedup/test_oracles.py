@@ -74,7 +74,7 @@ def residual_case():
 
 
 def attention_case():
-    keys, values = [1, 2, 4, 7], [0, 3, 5, 6]  # two of the four columns of each head, others for values than for keys
+    keys, values = [1, 2, 4, 7], [0, 3, 4, 7]  # two of the four columns of each head; of keys not the same two
     rows = [*keys, *(8 + row for row in keys), *(16 + row for row in values)]
     return *shrunk(attention(), sequence(), qkv=rows), sequence()
 
@@ -174,7 +174,7 @@ def test_another_computation_is_found_in_the_operator_that_does_it(case, layer, 
         assert [name for name in result.mismatches if operator in name] == list(result.mismatches) != []
 
 
-def test_an_attribute_that_did_not_follow_is_found():
+def test_another_scale_of_attention_is_found():
     dense, small, removal, x = attention_case()
     before = bisimulate(dense, small, x, removal)
     real = small.run
@@ -188,7 +188,7 @@ def test_an_attribute_that_did_not_follow_is_found():
     small.run = scaled
     result = bisimulate(dense, small, x, removal)
     assert before.mismatches == {}
-    assert [name for name in result.mismatches if "attention" in name] == list(result.mismatches) != []
+    assert list(result.mismatches) == ["aten.mul"]
 
 
 def test_retrace_names_the_operator_whose_shape_is_not_the_planned_one():
@@ -210,7 +210,7 @@ def test_retrace_wants_the_modules_that_ran():
 # ---------------------------------------------------------------------------------------------- whatever the network
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(recipes(), st.integers(0, 999))
 def test_only_reductions_and_norms_over_pruned_axes_differ(recipe, seed):
     model, x = recipe.build(), recipe.input()
@@ -222,9 +222,9 @@ def test_only_reductions_and_norms_over_pruned_axes_differ(recipe, seed):
     report = speedup.speedup_model()
     result = bisimulate(dense, model, x, removal)
     by_nature = {"aten.native_layer_norm", "aten.native_group_norm", "aten.mean", "aten.amax", "aten.max"}
-    assert result.incomparable == "" or result.compared == 0
     allowed = by_nature if report.changes else set()
     assert set(result.mismatches) <= allowed, str(result)
+    assert result.incomparable or result.compared > 10
 
 
 # ------------------------------------------------------------------------------------------------------- in words
@@ -268,3 +268,18 @@ def test_a_folded_bias_is_named_and_goes_along():
     result = bisimulate(dense, model, image(), removal)
     assert list(result.mismatches) == ["parameter"]
     assert result.mismatches["parameter"].first == "'head.bias'"
+
+
+def test_what_lies_in_memory_by_chance_is_no_difference():
+    def run(m, x):
+        y = m.b(torch.relu(m.a(x)))
+        whole = torch.empty(y.shape[0], 4, 6, 6, dtype=x.dtype)
+        first, second = whole[:, :2], whole[:, 2:]
+        first.copy_(y)
+        second.copy_(y)
+        return whole
+
+    dense, small, removal = shrunk(net(run, a=nn.Conv2d(3, 6, 1), b=nn.Conv2d(6, 2, 1)), image(), a=[1, 4])
+    result = bisimulate(dense, small, image(), removal)
+    assert {"aten.slice", "aten.copy_"} <= result.tallies.keys()
+    assert result.mismatches == {}

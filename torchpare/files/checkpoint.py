@@ -88,7 +88,7 @@ def load(model: AnyModule, path: str | os.PathLike[str]) -> AnyModule:
     record = read_record(archive.record, str(path))
     carry_out(plan_restore(model, archive.tensors, record, str(path)), model)
     if record.structure is not None:
-        setattr(model, _STRUCTURE, record.structure.model_dump())
+        setattr(model, _STRUCTURE, record.structure.model_dump(exclude_unset=True))
     return model
 
 

@@ -18,6 +18,7 @@ from torchpare.errors import CheckpointError
 from torchpare.files.leaf_attributes import leaf_attributes
 from torchpare.files.structure import Record, attribute_edits
 from torchpare.files.wording import listed
+from torchpare.layers import MultiheadAttention, adopt
 
 __all__ = ["Slot", "Step", "carry_out", "plan_restore", "slots_of"]
 
@@ -80,7 +81,10 @@ def plan_restore(model: nn.Module, tensors: Mapping[str, Tensor], record: Record
         _check_tensor(name, tensors[first], slots[name].tensor, record, source)
     _check_sharing(origin, slots, source)
     edits = attribute_edits(record.structure, model, source) if record.structure else []
-    return [*_tensor_steps(origin, slots, tensors), *(Step(*edit) for edit in edits)]
+    modules = dict(model.named_modules(remove_duplicate=False))
+    adopted = record.structure.adopted if record.structure else ()
+    classes = [Step(modules[path], "__class__", MultiheadAttention) for path in adopted]
+    return [*_tensor_steps(origin, slots, tensors), *classes, *(Step(*edit) for edit in edits)]
 
 
 def carry_out(steps: Sequence[Step], model: nn.Module) -> None:
@@ -88,6 +92,12 @@ def carry_out(steps: Sequence[Step], model: nn.Module) -> None:
     done: list[Step] = []
 
     def put(module: nn.Module, name: str, value: Any) -> None:
+        if name == "__class__":
+            before = Step(module, name, type(module))
+            if type(module) is nn.MultiheadAttention:
+                adopt(module)
+            done.append(before)
+            return
         before = Step(module, name, getattr(module, name))
         setattr(module, name, value)
         done.append(before)

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, StringConstraints, V
 from torch import nn
 
 from torchpare.errors import CheckpointError
+from torchpare.files.settings import owner_and_key, settings_copies
+from torchpare.layers import MultiheadAttention
 
 __all__ = ["AttributeEdit", "Record", "Structure", "attribute_edits", "read_record"]
 
@@ -29,6 +31,8 @@ class Structure(BaseModel):
     version: Literal[1]
     attributes: dict[str, dict[str, int | list[int]]] = {}
     added_parameters: list[str] = []
+    adopted: list[str] = []
+    """Attentions with the class of `torchpare.layers`, because the stock one cannot have their heads."""
     kept: dict[str, dict[Annotated[str, StringConstraints(pattern=r"^\d{1,2}$")], list[NonNegativeInt]]] = {}
 
 
@@ -47,7 +51,7 @@ class AttributeEdit(NamedTuple):
 
     module: nn.Module
     name: str
-    value: int | list[int] | tuple[int, ...]
+    value: Any
 
 
 def read_record(record: Any, source: str) -> Record:
@@ -71,15 +75,21 @@ def attribute_edits(structure: Structure, model: nn.Module, source: str) -> list
         CheckpointError: a module or number that `model` lacks, something that is not a plain size, or a size that grew.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    edits = []
+    for path in structure.adopted:
+        if type(modules.get(path)) not in (nn.MultiheadAttention, MultiheadAttention):
+            raise CheckpointError(f"{source} has an attention at {path!r}, where {type(model).__name__} has none")
+    edits: list[AttributeEdit] = []
+    settings: dict[tuple[str, str], Any] = {}
     for path, values in structure.attributes.items():
         if path not in modules:
             raise CheckpointError(f"{source} sets numbers of module {path!r}, which {type(model).__name__} lacks")
-        edits += [
-            AttributeEdit(modules[path], name, _size(modules[path], path, name, values[name], source))
-            for name in values
-        ]
-    return edits
+        for name, new in values.items():
+            value = _size(modules[path], path, name, new, source)
+            if "." in name:
+                settings[path, name] = value
+            else:
+                edits.append(AttributeEdit(modules[path], name, value))
+    return [*edits, *(AttributeEdit(*item) for item in settings_copies(model, settings))]
 
 
 def _size(
@@ -87,8 +97,11 @@ def _size(
 ) -> int | list[int] | tuple[int, ...]:
     """`new` in the form of the number it replaces."""
     where = f"{source} sets {path}.{name} to {new}"
-    old = vars(module).get(name)
-    if name.startswith("_") or not _is_size(old):
+    place = owner_and_key(module, name)
+    old = None if place is None else place[0].get(place[1])
+    if name == "value_dim" and isinstance(module, nn.MultiheadAttention):
+        old = module.head_dim  # what it will be, once adopted
+    if any(part.startswith("_") for part in name.split(".")) or not _is_size(old):
         raise CheckpointError(f"{where}, but in this {type(module).__name__} that is no whole number or row of them")
     if isinstance(old, int):
         if not isinstance(new, int) or not _shrinks(old, new):

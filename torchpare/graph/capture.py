@@ -21,9 +21,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from torchpare.errors import CaptureError
+from torchpare.graph.caches import caches_of
 from torchpare.graph.program import Program
 from torchpare.graph.recorder import Recorder
+from torchpare.graph.settings import is_settings
 from torchpare.graph.sizes import Attribute, Size
+from torchpare.layers import MultiheadAttention, adopt
 
 __all__ = ["call_arguments", "capture"]
 
@@ -67,20 +70,34 @@ def capture(model: nn.Module, dummy_input: Any) -> Program:
 
 
 def _record(model: nn.Module, dummy_input: Any, device: str) -> Program:
-    twin = _copy_to(model, device).eval()
+    twin = _copy_to(model, device)
+    for cache in caches_of(twin):
+        cache.clear()
     args, kwargs = call_arguments(dummy_input)
     args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().to(device), (args, kwargs))
     recorder = Recorder(twin, (args, kwargs))
+    for module in twin.modules():
+        if type(module) is nn.MultiheadAttention:
+            adopt(module)  # the stock class refuses to lose a head; ours has its parameters and its function
     attributes = _wrap_attributes(twin)
     recorder.watch_modules(twin)
+    with recorder.recording():
+        twin.eval()  # some modules work something out of their parameters when they are told
     with decomposed_attention():
         outputs = recorder.run(twin, args, kwargs)
     module_outputs = list(recorder.module_outputs)
-    rigid = tuple(path for path, module in twin.named_modules() if isinstance(module, nn.MultiheadAttention))
-    program = Program(recorder.values, recorder.ops, outputs, module_outputs, attributes, rigid, recorder.comparisons, device)
+    rigid = tuple(path for path, module in twin.named_modules() if _insists(module))
+    program = Program(
+        recorder.values, recorder.ops, outputs, module_outputs, attributes, rigid, recorder.comparisons, device
+    )
     if program.unreached():
         program.outputs += _training_outputs(twin, recorder, args, kwargs)
     return program
+
+
+def _insists(module: nn.Module) -> bool:
+    """Whether a module's forward checks its parameters against the sizes it was built with."""
+    return isinstance(module, nn.MultiheadAttention) and not isinstance(module, MultiheadAttention)
 
 
 @contextmanager
@@ -157,14 +174,6 @@ def _wrap_attributes(twin: nn.Module) -> dict[Attribute, int]:
                 for inner in [key for key in vars(value) if not key.startswith("_")]:
                     _wrap(vars(value), inner, path, f"{name}.{inner}", found)
     return found
-
-
-def is_settings(value: Any) -> bool:
-    """Whether an attribute of a module is an object of plain settings, such as a ``config``."""
-    kind = type(value)
-    if isinstance(value, (nn.Module, Tensor, type)) or not hasattr(value, "__dict__") or callable(value):
-        return False
-    return kind.__name__.endswith(("Config", "Args", "Namespace")) or hasattr(kind, "__dataclass_fields__")
 
 
 def _wrap(namespace: dict[str, Any], key: str, path: str, name: str, found: dict[Attribute, int]) -> None:

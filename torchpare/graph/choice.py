@@ -71,9 +71,7 @@ def _rounded(kept: int, multiple: int, size: int) -> int:
 
 
 @torch.no_grad()
-def atom_scores(
-    space: PruningSpace, weights: Mapping[str, Tensor], *, p: float = 1.0
-) -> NDArray[np.float64]:
+def atom_scores(space: PruningSpace, weights: Mapping[str, Tensor], *, p: float = 1.0) -> NDArray[np.float64]:
     """By class id, the p-norm (to the power p) of all the weights that go with it, in every parameter it lies in.
 
     Each parameter counts in proportion to its own mean, so that a wide reader does not drown a narrow maker. Weights

@@ -111,6 +111,11 @@ class Flow:
                 array = first
         return array
 
+    def shows_parameter(self, ref: Ref | int) -> bool:
+        """Whether a value is a parameter, or one seen otherwise (transposed, expanded)."""
+        self.labels(ref)
+        return (ref.uid if isinstance(ref, Ref) else ref) in self.origin
+
     # -- making ------------------------------------------------------------------------------------------------------
 
     def fixed(self, shape: Sequence[int]) -> Axes:
@@ -171,6 +176,15 @@ class Flow:
             row = labels.reshape(-1)
             self.equations.append(Equation(np.broadcast_to(row, (size or row.size,)), expr, op.where))
 
+    def require_axis(self, labels: LabelArray, axis: int, expr: Expr, op: Op, size: int) -> None:
+        """`require` of an axis of ``size`` entries, given its whole label array: each of its rows is as long."""
+        if isinstance(expr, Const):
+            self.require(labels, expr, op, "a size")
+        else:
+            self.require(
+                np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])[0], expr, op, "a size", size=size
+            )
+
     def pin(self, expr: Expr, value: int, op: Op) -> None:
         """Demand that an expression keeps its value, whatever goes."""
         if not isinstance(expr, Const):
@@ -204,7 +218,9 @@ class Flow:
         own = axes[axis]
         if own is None:
             return None
-        self.roles[parameter, own] = Role(kind, self.axes[parameter][own] if labels is None else labels)
+        known = self.roles.get((parameter, own))
+        if known is None or known.kind == "reads":  # a tied parameter may make here and read there: then it makes
+            self.roles[parameter, own] = Role(kind, self.axes[parameter][own] if labels is None else labels)
         return parameter
 
     def note(self, kind: str, labels: LabelArray, op: Op) -> None:

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from torchpare.graph.program import Call
 from torchpare.graph.sizes import Const, Expr, Size, expression
 
-__all__ = ["Provenance"]
+__all__ = ["RECURRENT", "Provenance"]
 
 
 class Watcher(Protocol):
@@ -51,7 +51,7 @@ class Provenance(TorchFunctionMode):
             return shape if dim is None else shape[dim]
         if func is Tensor.numel or func is torch.numel:
             return _product(self.recorder.shape(args[0]))
-        call = _note(getattr(func, "__name__", ""), args, kwargs)
+        call = self._note(getattr(func, "__name__", ""), args, kwargs)
         outer, self.recorder.call = self.recorder.call, call or self.recorder.call
         try:
             result = func(*args, **kwargs)
@@ -63,6 +63,19 @@ class Provenance(TorchFunctionMode):
             )
         return result
 
+    def _note(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
+        """The calls whose sizes are those of another tensor, or default to them; then all others."""
+        if name == "expand_as":
+            return Call(name, sizes=tuple(_expressions(self.recorder.shape(args[1]))))
+        if name == "unflatten":
+            return Call(name, sizes=_unflattened(self.recorder.shape(args[0]), args, kwargs))
+        if name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
+            width = self.recorder.shape(args[0])[-1]
+            if isinstance(width, Size):
+                width.used_as_number()  # the default scale is a power of the width of a head
+            return None
+        return _note(name, args, kwargs)
+
 
 def _product(sizes: torch.Size) -> int:
     total = 1
@@ -72,7 +85,10 @@ def _product(sizes: torch.Size) -> int:
 
 
 _SHAPE_CALLS = frozenset({"view", "reshape", "expand", "zeros", "ones", "empty", "full", "randn", "rand"}) | frozenset(
-    {"new_zeros", "new_ones", "new_empty", "new_full", "repeat", "unflatten"}
+    {"new_zeros", "new_ones", "new_empty", "new_full", "repeat"}
+)
+RECURRENT = frozenset(
+    {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 )
 _SPLIT_CALLS = frozenset({"split", "split_with_sizes", "chunk", "narrow", "tensor_split"})
 _NUMBER_CALLS = frozenset(
@@ -101,13 +117,10 @@ def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | No
             if isinstance(number, Size):
                 number.used_as_number()
         return None
-    if name == "scaled_dot_product_attention" and kwargs.get("scale") is None and len(args) < 7:
-        width = args[0].shape[-1]
-        if isinstance(width, Size):
-            width.used_as_number()  # its default scale is a power of the width of a head
-        return None
-    if name == "__getitem__":
+    if name in ("__getitem__", "__setitem__"):
         return Call(name, slices=_slices(args[0], args[1]))
+    if name in RECURRENT:
+        return Call(name)
     if name == "pad":
         return Call(name, sizes=tuple(_expressions(args[1] if len(args) > 1 else kwargs.get("pad", ()))))
     if name == "layer_norm":
@@ -123,14 +136,21 @@ def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | No
 def _requested_shape(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Expr, ...] | None:
     first = 1 if args and isinstance(args[0], Tensor) else 0
     numbers = list(args[first:]) or [kwargs.get("size", kwargs.get("shape", ()))]
-    if name == "unflatten" and len(numbers) > 1:
-        return None  # the engine sees the view it becomes; its literal sizes are read from there
     if name in ("full", "new_full"):
         numbers = numbers[:1]
     try:
         return tuple(_expressions(numbers))
     except (TypeError, ValueError):
         return None  # view(dtype) and the like request no shape
+
+
+def _unflattened(shape: torch.Size, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Expr, ...] | None:
+    """The whole shape that ``unflatten(dim, sizes)`` asks for."""
+    dim = args[1] if len(args) > 1 else kwargs.get("dim")
+    sizes = args[2] if len(args) > 2 else kwargs.get("sizes")
+    if not isinstance(dim, int) or not isinstance(sizes, (tuple, list)):
+        return None  # axes by name
+    return tuple(_expressions([*shape[: dim % len(shape)], *sizes, *shape[dim % len(shape) + 1 :]]))
 
 
 def _expressions(numbers: Any) -> Iterator[Expr]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,15 @@ class Recorder(TorchDispatchMode):
 
     def run(self, twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
         """Record one forward pass; returns the uids of its outputs."""
-        with torch.no_grad(), watch_sizes(self.compare), Provenance(self), self:
+        with self.recording():
             output = twin(*args, **kwargs)
         return tuple(self.uid(tensor) for tensor in output_tensors(output))
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """While this lasts, operators and sizes are written down."""
+        with torch.no_grad(), watch_sizes(self.compare), Provenance(self), self:
+            yield
 
     def compare(self, left: Expr, right: Expr) -> None:
         """Note that the model's code found two sizes equal."""

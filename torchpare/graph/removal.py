@@ -195,7 +195,7 @@ class _Decision:
         wanted[self.whole] = False
         wanted[self.sizing.cell_of < 0] = False
         self.wanted = wanted
-        self.asked = spread(space, wanted)
+        self.asked = votes.wanted
         self.strength = class_strength(space, weights)
 
     def settle(self) -> None:
@@ -300,7 +300,11 @@ def class_strength(space: PruningSpace, weights: Mapping[str, Tensor]) -> NDArra
             continue
         labels = space.canonical(role.labels)
         over = tuple(other for other, size in enumerate(labels.shape) if size == 1 and other != axis)
-        sums = weight.detach().abs().sum(dim=over, keepdim=True, dtype=torch.float64) if over else weight.detach().abs().double()
+        sums = (
+            weight.detach().abs().sum(dim=over, keepdim=True, dtype=torch.float64)
+            if over
+            else weight.detach().abs().double()
+        )
         full = np.broadcast_shapes(labels.shape, tuple(sums.shape))
         np.add.at(strength, np.broadcast_to(labels, full), np.broadcast_to(sums.cpu().numpy(), full))
     whole, part = space.composites

@@ -141,9 +141,7 @@ def _in_the_way(
     return next(iter(mine or broken or own))
 
 
-def _components(
-    size: Mapping[int, int], equations: Sequence[Equality]
-) -> Iterator[tuple[list[int], list[Equality]]]:
+def _components(size: Mapping[int, int], equations: Sequence[Equality]) -> Iterator[tuple[list[int], list[Equality]]]:
     """Variables that equations tie to each other, with those equations."""
     parent: dict[Unknown, Unknown] = {variable: variable for variable in size}
 

@@ -269,5 +269,3 @@ def _cells(space: PruningSpace, parts: NDArray[np.int64]) -> tuple[NDArray[np.in
     order = np.argsort(cell_of[atoms], kind="stable")
     bounds = np.cumsum(np.bincount(cell_of[atoms], minlength=len(first)))[:-1]
     return cell_of, np.split(atoms[order], bounds) if len(first) else []
-
-

@@ -114,7 +114,10 @@ class PruningSpace:
     def silent_readers(self) -> frozenset[tuple[int, int]]:
         """The (parameter uid, axis) that read nothing but zeros from channels that go: see `torchpare.graph.zeros`."""
         silent = silent_values(self._flow)
-        return frozenset(place for place, sources in self._flow.sources.items() if silent.issuperset(sources))
+        makers = {place for place, role in self.roles.items() if role.kind == "makes"}  # tied: read here, made there
+        return frozenset(
+            place for place, sources in self._flow.sources.items() if silent.issuperset(sources) and place not in makers
+        )
 
     @cached_property
     def steady_readers(self) -> frozenset[tuple[int, int]]:

@@ -121,7 +121,9 @@ def _one_level(found: Sequence[Group], groups: Sequence[Group], share: float) ->
     """Leave out what lies inside a head or group that can itself lose its share."""
     by_layer: Mapping[str, list[Group]] = {}
     holders = [group for group in groups if group.kind in ("heads", "groups") and int(group.size * share + 1e-6) > 0]
-    by_layer = {layer: [holder for holder in holders if layer in holder.layers] for group in found for layer in group.layers}
+    by_layer = {
+        layer: [holder for holder in holders if layer in holder.layers] for group in found for layer in group.layers
+    }
     result = []
     for group in found:
         outer = {holder.variable for layer in group.layers for holder in by_layer.get(layer, [])}

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torchpare.attach import masks_of
 from torchpare.errors import ProofError, ShrinkError
 from torchpare.graph import OnConflict, PruningSpace, Removal, analyse, group_masks
-from torchpare.graph.program import Ref
 from torchpare.speedup.constants import find_leftovers, fold
 from torchpare.speedup.given import MasksOrFile, covers, flatten_masks, masked, merge_masks, read_masks
-from torchpare.speedup.shrink_plan import ShrinkPlan, make_plan
 from torchpare.speedup.proof import Outputs, first_difference, largest_difference, run_exact
+from torchpare.speedup.reference import Patches, find_patches
 from torchpare.speedup.report import FunctionChange, LayerChange, SpeedupReport
 from torchpare.speedup.shrink import cuts_of_added, shrink
+from torchpare.speedup.shrink_plan import ShrinkPlan, make_plan
 from torchpare.speedup.transaction import Transaction
 from torchpare.types import Masks
 
@@ -164,9 +164,10 @@ class ModelSpeedup:
                 biases = fold(change, leftovers, given)
                 if more:
                     by_nature = True
-            norms = _kept_by_norms(removal)
-            if self.verify and (by_nature or norms):
-                reference = self._outputs(group, lent=masked(biases, group), kept=norms)
+            patches = find_patches(removal) if self.verify else Patches()
+            if self.verify and (by_nature or patches.by_key):
+                reference = self._outputs(group, lent=masked(biases, group), patches=patches)
+                changes = (*changes, *_loud(patches))
         added = biases.keys() - known
         with clock("shrink"):
             shrink(change, plan, group, added)
@@ -176,7 +177,7 @@ class ModelSpeedup:
             small = self._outputs({}, like=reference, lent=lent) if self.verify else None
             difference = _difference(reference, small)
             from_given = difference if reference is as_given else _difference(as_given, small)
-            if reference is not None and not difference <= self._allowed(reference) and not _by_nature(changes):
+            if reference is not None and not difference <= self._allowed(reference) and not patches.unpatched:
                 masks = given if reference is as_given else group
                 raise ProofError(self._explain(change, plan, masks, lent, difference))
         return SpeedupReport(
@@ -203,18 +204,20 @@ class ModelSpeedup:
         *,
         like: Outputs | None = None,
         lent: Mapping[str, Tensor] | None = None,
-        kept: Mapping[str, Tensor] | None = None,
+        patches: Patches | None = None,
     ) -> Outputs:
         """The model's outputs in float64, or in its own type where its code insists on that."""
         if like is not None:
-            return run_exact(self.bound_model, self.dummy_input, masks, lent=lent, kept=kept, dtype=like.dtype)
+            return run_exact(self.bound_model, self.dummy_input, masks, lent=lent, patches=patches, dtype=like.dtype)
         try:
-            return run_exact(self.bound_model, self.dummy_input, masks, lent=lent, kept=kept)
+            return run_exact(self.bound_model, self.dummy_input, masks, lent=lent, patches=patches)
         except RuntimeError:
             dtypes = {p.dtype for p in self.bound_model.parameters() if p.is_floating_point()} - {torch.float64}
             if not dtypes:
                 raise
-            return run_exact(self.bound_model, self.dummy_input, masks, lent=lent, kept=kept, dtype=next(iter(dtypes)))
+            return run_exact(
+                self.bound_model, self.dummy_input, masks, lent=lent, patches=patches, dtype=next(iter(dtypes))
+            )
 
     def _allowed(self, reference: Outputs | None) -> float:
         """The tolerance; where the model's code refuses float64, what the rounding of its own type asks for."""
@@ -275,10 +278,6 @@ def _difference(reference: Outputs | None, other: Outputs | None) -> float:
     return float("nan") if reference is None or other is None else largest_difference(reference, other)
 
 
-_NORM = "a norm over the pruned axis"
-_OVER_PRUNED_AXIS = "over the pruned axis"
-
-
 def _norms_over_pruned_axes(removal: Removal) -> tuple[FunctionChange, ...]:
     changes: dict[tuple[str, str], FunctionChange] = {}
     for note in removal.space.notes:
@@ -289,22 +288,13 @@ def _norms_over_pruned_axes(removal: Removal) -> tuple[FunctionChange, ...]:
     return tuple(changes.values())
 
 
-def _by_nature(changes: tuple[FunctionChange, ...]) -> bool:
-    """Whether a change (a mean over channels) also moves the reference whose removed channels contribute nothing."""
-    return any(change.kind.endswith(_OVER_PRUNED_AXIS) and change.kind != _NORM for change in changes)
-
-
-def _kept_by_norms(removal: Removal) -> dict[str, Tensor]:
-    """The channels that stay of each layer norm that loses some, by the qualified name of its scale."""
-    space = removal.space
-    kept: dict[str, Tensor] = {}
-    for op in space.program.ops:
-        if op.name == "aten.native_layer_norm" and isinstance(op.args[2], Ref) and len(op.args[1]) == 1:
-            value = space.program.values[op.args[2].uid]
-            stays = ~removal.lost(space.axes(value.uid)[0]) if value.kind == "parameter" else None
-            if stays is not None and not stays.all():
-                kept.update(dict.fromkeys(value.names, torch.from_numpy(stays)))
-    return kept
+def _loud(patches: Patches) -> tuple[FunctionChange, ...]:
+    """Sums and products over channels that are not zero although everything that makes them is masked."""
+    detail = "channels that go are not zero there, so the masked model adds constants that the small one does not have"
+    return tuple(
+        FunctionChange(f"{name.removeprefix('aten.')} over removed channels", module, count, detail)
+        for (module, name), count in patches.loud.items()
+    )
 
 
 def _sizes(model: nn.Module) -> dict[str, int]:

@@ -19,8 +19,8 @@ from torchpare.graph.flow import Note
 from torchpare.graph.structures import Group, groups_of
 from torchpare.speedup.allocation import Allocation, allocate
 from torchpare.speedup.model_speedup import ModelSpeedup
-from torchpare.speedup.shrink_plan import ShrinkPlan, make_plan
 from torchpare.speedup.report import SpeedupReport
+from torchpare.speedup.shrink_plan import ShrinkPlan, make_plan
 from torchpare.types import Masks
 
 __all__ = ["GroupPlan", "Plan", "plan"]

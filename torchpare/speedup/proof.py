@@ -10,7 +10,7 @@ two correct programs agree to about 1e-15 of the output's range, so 1e-10 separa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchpare.graph import Removal
-from torchpare.graph.capture import call_arguments
+from torchpare.graph.caches import caches_of
+from torchpare.graph.capture import call_arguments, decomposed_attention
 from torchpare.graph.recorder import output_tensors
+from torchpare.layers import adopt
+from torchpare.speedup.reference import Patches, ReferenceMode
 from torchpare.speedup.shrink_plan import Cut
 
 __all__ = ["Outputs", "first_difference", "largest_difference", "run_exact"]
@@ -47,7 +49,7 @@ def run_exact(
     masks: Mapping[str, Tensor] | None = None,
     *,
     lent: Mapping[str, Tensor] | None = None,
-    kept: Mapping[str, Tensor] | None = None,
+    patches: Patches | None = None,
     dtype: torch.dtype = torch.float64,
     watch: Callable[[nn.Module, str, Tensor], None] | None = None,
 ) -> Outputs:
@@ -58,8 +60,7 @@ def run_exact(
         dummy_input: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
         masks: by qualified parameter name.
         lent: parameters to compute with in place of the model's own, by qualified name.
-        kept: bool vectors by qualified name of a layer norm's scale: the norm is taken over these channels alone, as
-            the small model takes it.
+        patches: operators that should see what stays alone; see `torchpare.speedup.reference`.
         dtype: the floating type to compute in.
         watch: called with (module, path, output) for every tensor that a module returns, in order.
     """
@@ -67,9 +68,19 @@ def run_exact(
     args, kwargs = call_arguments(dummy_input)
     args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, (args, kwargs))
     default = torch.get_default_dtype()
-    norms = {id(tensors[name]): channels for name, channels in (kept or {}).items()}
-    mode = _Reference(dtype, norms)
-    with _as_it_was(model), _watching(model, watch), torch.no_grad(), torch.random.fork_rng(devices=[]), mode:
+    stack = [""]
+    lent_classes = _adopted(model) if patches is not None else nullcontext()  # patches are told by recorded operators
+    mode = ReferenceMode(dtype, patches, stack)
+    aside = torch.random.fork_rng(devices=[])
+    with (
+        decomposed_attention(),
+        _as_it_was(model),
+        lent_classes,
+        _watching(model, watch, stack),
+        torch.no_grad(),
+        aside,
+        mode,
+    ):
         torch.manual_seed(0)  # models that draw numbers draw the same ones each time
         model.eval()
         torch.set_default_dtype(dtype)
@@ -78,40 +89,6 @@ def run_exact(
         finally:
             torch.set_default_dtype(default)
     return Outputs([tensor.detach() for tensor in output_tensors(output)], dtype)
-
-
-class _Reference(TorchDispatchMode):
-    """Keeps a run in one floating type, and takes layer norms over the channels that stay.
-
-    Half of all models say ``x.float()`` somewhere; taken at its word it would round away what the proof looks for. And
-    a layer norm over channels of which some go is another function by nature; taken over those that stay, everything
-    around it can still be compared to the last digit.
-    """
-
-    def __init__(self, dtype: torch.dtype, norms: Mapping[int, Tensor]) -> None:
-        super().__init__()
-        self.dtype = dtype
-        self.norms = norms
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        asked = kwargs.get("dtype")
-        if isinstance(asked, torch.dtype) and asked.is_floating_point:
-            kwargs["dtype"] = self.dtype
-        if func is torch.ops.aten.native_layer_norm.default and id(args[2]) in self.norms:
-            return _norm_of_kept(func, self.norms[id(args[2])], *args)
-        return func(*args, **kwargs)
-
-
-def _norm_of_kept(
-    func: Any, kept: Tensor, x: Tensor, _shape: Any, weight: Tensor, bias: Tensor | None, eps: float
-) -> tuple[Tensor, ...]:
-    """A layer norm over the kept entries of the last axis; zeros where the others were."""
-    places = kept.nonzero().flatten().to(x.device)
-    picked = x.index_select(-1, places)
-    shift = None if bias is None else bias.index_select(0, places)
-    small, mean, deviation = func(picked, [len(places)], weight.index_select(0, places), shift, eps)
-    return torch.zeros_like(x).index_copy(-1, places, small), mean, deviation
 
 
 def _copies(model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -205,8 +182,17 @@ def first_difference(
 
 @contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Put back what a forward pass may write beside its output: module attributes, buffers, training modes."""
+    """Put back what a forward pass may write beside its output: module attributes, caches, buffers, training modes."""
     namespaces = [(module, dict(module.__dict__), dict(module._buffers)) for module in model.modules()]
+    caches = [(cache, dict(cache)) for cache in caches_of(model)]
+    empty = [
+        value
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if type(value) in (dict, list) and not value and not name.startswith("_")
+    ]
+    for cache, _ in caches:
+        cache.clear()  # what was computed from parameters in another type, or from all of them
     try:
         yield
     finally:
@@ -214,19 +200,44 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
             module.__dict__.clear()
             module.__dict__.update(namespace)
             module._buffers.update(buffers)
+        for cache, content in caches:
+            cache.clear()
+            cache.update(content)
+        for container in empty:
+            container.clear()
 
 
 @contextmanager
-def _watching(model: nn.Module, watch: Callable[[nn.Module, str, Tensor], None] | None) -> Iterator[None]:
-    handles = []
-    if watch is not None:
-        for path, module in model.named_modules():
+def _adopted(model: nn.Module) -> Iterator[None]:
+    """Run stock attentions by the class that was recorded in their place; their attributes are put back by others."""
+    stock = [module for module in model.modules() if type(module) is nn.MultiheadAttention]
+    for module in stock:
+        adopt(module)
+    try:
+        yield
+    finally:
+        for module in stock:
+            module.__class__ = nn.MultiheadAttention
 
-            def see(module: nn.Module, _args: Any, output: Any, path: str = path) -> None:
+
+@contextmanager
+def _watching(
+    model: nn.Module, watch: Callable[[nn.Module, str, Tensor], None] | None, stack: list[str]
+) -> Iterator[None]:
+    """Keep the path of the running module on ``stack``, and show ``watch`` what modules return."""
+    handles = []
+    for path, module in model.named_modules():
+
+        def enter(_module: nn.Module, _args: Any, path: str = path) -> None:
+            stack.append(path)
+
+        def leave(module: nn.Module, _args: Any, output: Any, path: str = path) -> None:
+            stack.pop()
+            if watch is not None:
                 for tensor in output_tensors(output):
                     watch(module, path, tensor)
 
-            handles.append(module.register_forward_hook(see))
+        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     try:
         yield
     finally:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from torchpare.files.leaf_attributes import leaf_attributes
+from torchpare.files.settings import owner_and_key, settings_copies
+from torchpare.layers import MultiheadAttention, is_stock
 from torchpare.speedup.shrink_plan import Cut, ShrinkPlan
 from torchpare.speedup.transaction import Transaction
 
@@ -29,6 +31,8 @@ def shrink(change: Transaction, plan: ShrinkPlan, masks: Mapping[str, Tensor], a
         added: names of parameters that folding added.
     """
     modules = dict(change.model.named_modules(remove_duplicate=False))
+    change.empty_caches()
+    adopted = _adopt(change, plan, modules)
     made: dict[int, Tensor] = {}
     done: set[tuple[int, str]] = set()
     cuts = {**plan.cuts, **cuts_of_added(plan, added)}
@@ -46,17 +50,50 @@ def shrink(change: Transaction, plan: ShrinkPlan, masks: Mapping[str, Tensor], a
         if id(old) not in made:
             made[id(old)] = _smaller(old, cuts.get(name), masks_by_id.get(id(old)))
         change.set_tensor(module, key, made[id(old)])
-    for path, values in plan.attributes.items():
-        for key, value in values.items():
-            row = isinstance(value, list) and isinstance(getattr(modules[path], key), tuple)
-            change.set_attribute(modules[path], key, tuple(value) if row else value)  # type: ignore[arg-type]
+    _edit_attributes(change, plan, modules)
     for path in dict.fromkeys(name.rpartition(".")[0] for name in plan.cuts):
         for key, value in leaf_attributes(modules[path]).items():
             change.set_attribute(modules[path], key, value)
     for module in modules.values():
         if isinstance(module, nn.RNNBase):  # recurrent layers keep a second list of their weights
             change.set_attribute(module, "_flat_weights", [getattr(module, key) for key in module._flat_weights_names])
-    change.set_attribute(change.model, STRUCTURE, _record(change.model, plan, added))
+    kept_class = [path for path, module in adopted.items() if not _released(change, module)]
+    change.set_attribute(change.model, STRUCTURE, _record(change.model, plan, added, kept_class))
+
+
+def _adopt(change: Transaction, plan: ShrinkPlan, modules: Mapping[str, nn.Module]) -> dict[str, MultiheadAttention]:
+    """Give every attention that the plan touches the class that can have any heads; by path, those that have it now."""
+    touched = {name.rpartition(".")[0] for name in plan.cuts} | set(plan.attributes)
+    found: dict[str, MultiheadAttention] = {}
+    for path, module in modules.items():
+        if type(module) is nn.MultiheadAttention and touched & {path, f"{path}.out_proj" if path else "out_proj"}:
+            change.adopt_attention(module)
+        if isinstance(module, MultiheadAttention):
+            found[path] = module
+    return found
+
+
+def _released(change: Transaction, module: MultiheadAttention) -> bool:
+    if isinstance(module, MultiheadAttention) and is_stock(module):
+        change.release_attention(module)
+    return not isinstance(module, MultiheadAttention)
+
+
+def _edit_attributes(change: Transaction, plan: ShrinkPlan, modules: Mapping[str, nn.Module]) -> None:
+    """New numbers of modules, and of settings objects, of which the model gets copies of its own."""
+    settings: dict[tuple[str, str], Any] = {}
+    for path, values in plan.attributes.items():
+        for key, value in values.items():
+            place = owner_and_key(modules[path], key)
+            assert place is not None
+            row = isinstance(value, list) and isinstance(place[0][place[1]], tuple)
+            new = tuple(value) if row else value  # type: ignore[arg-type]
+            if "." in key:
+                settings[path, key] = new
+            else:
+                change.set_attribute(modules[path], key, new)
+    for module, key, value in settings_copies(change.model, settings):
+        change.set_attribute(module, key, value)
 
 
 def cuts_of_added(plan: ShrinkPlan, added: Collection[str]) -> dict[str, Cut]:
@@ -89,7 +126,7 @@ def _smaller(old: Tensor, cut: Cut | None, mask: Tensor | None) -> Tensor:
         return parameter
 
 
-def _record(model: nn.Module, plan: ShrinkPlan, added: Collection[str]) -> dict[str, Any]:
+def _record(model: nn.Module, plan: ShrinkPlan, added: Collection[str], adopted: Collection[str]) -> dict[str, Any]:
     """The structure record, joined to the one of an earlier shrink: kept indices always count in the first model."""
     before = getattr(model, STRUCTURE, None) or {"version": 1, "attributes": {}, "added_parameters": [], "kept": {}}
     attributes = {path: dict(values) for path, values in before["attributes"].items()}
@@ -108,5 +145,6 @@ def _record(model: nn.Module, plan: ShrinkPlan, added: Collection[str]) -> dict[
         "version": 1,
         "attributes": attributes,
         "added_parameters": sorted({*before["added_parameters"], *added}),
+        "adopted": sorted({*before.get("adopted", ()), *adopted}),
         "kept": {name: axes for name, axes in kept.items() if axes},
     }

@@ -10,6 +10,8 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from torchpare.attach import detach, is_attached
+from torchpare.graph.caches import caches_of
+from torchpare.layers import MultiheadAttention, adopt, release
 
 __all__ = ["Transaction"]
 
@@ -51,6 +53,25 @@ class Transaction:
                 for flags in (hooks, module._forward_pre_hooks_with_kwargs, module._forward_hooks_with_kwargs):
                     self._remove_keys(flags, own)
 
+    def adopt_attention(self, module: nn.MultiheadAttention) -> None:
+        """Give a stock attention the class that can have any heads; see `torchpare.layers`."""
+        before = dict(vars(module))
+        adopt(module)
+        self._undo.append(lambda: _restore_class(module, nn.MultiheadAttention, before))
+
+    def release_attention(self, module: MultiheadAttention) -> None:
+        """Give an attention whose sizes are ordinary the stock class back."""
+        before = dict(vars(module))
+        release(module)
+        self._undo.append(lambda: _restore_class(module, MultiheadAttention, before))
+
+    def empty_caches(self) -> None:
+        """Forget what forward passes kept of parameters that are about to change."""
+        for cache in caches_of(self.model):
+            before = dict(cache)
+            self._undo.append(lambda cache=cache, before=before: cache.update(before))
+            cache.clear()
+
     def set_tensor(self, module: nn.Module, name: str, tensor: Tensor | None) -> None:
         """Replace a registered parameter or buffer; None for a parameter that is not there."""
         registry = module._parameters if name in module._parameters else module._buffers
@@ -74,6 +95,11 @@ class Transaction:
             self._undo.append(lambda: _refill(mapping, before))
             for key in keys:
                 mapping.pop(key, None)
+
+
+def _restore_class(module: nn.Module, kind: type[nn.Module], namespace: dict[str, Any]) -> None:
+    module.__class__ = kind
+    _refill(vars(module), namespace)
 
 
 def _restore_layers(before: list[tuple[nn.Module, type[nn.Module], dict[str, Any]]]) -> None:

@@ -90,6 +90,8 @@ class GroupedAttention(nn.Module):
 class RotaryAttention(nn.Module):
     """Positions as rotations: of the two halves of each head, or of neighbours."""
 
+    frequencies: Tensor
+
     def __init__(self, *, interleaved: bool) -> None:
         super().__init__()
         self.heads, self.width, self.interleaved = _HEADS, _WIDTH, interleaved
@@ -121,6 +123,8 @@ class RotaryAttention(nn.Module):
 class RelativeBias(nn.Module):
     """A table of biases for each distance and head, read through a buffer of indices."""
 
+    distance: Tensor
+
     def __init__(self, length: int = 7) -> None:
         super().__init__()
         self.heads = _HEADS
@@ -141,6 +145,8 @@ class RelativeBias(nn.Module):
 
 class CausalMask(nn.Module):
     """A lower triangle kept as a boolean buffer hides what comes later."""
+
+    seen: Tensor
 
     def __init__(self) -> None:
         super().__init__()

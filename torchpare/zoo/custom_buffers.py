@@ -14,6 +14,9 @@ __all__ = ["BUFFERS"]
 class ChannelMask(nn.Module):
     """Channels multiplied by a boolean buffer, all of it true, and by an integer one."""
 
+    alive: Tensor
+    sign: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 12, 3, padding=1)
@@ -30,6 +33,8 @@ class ChannelMask(nn.Module):
 class BooleanIndex(nn.Module):
     """The channels that a boolean buffer picks: an index whose length is known only by its values."""
 
+    picked: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(7, 12)
@@ -45,6 +50,8 @@ class BooleanIndex(nn.Module):
 class Permuted(nn.Module):
     """Channels put into another order by a buffer of indices, as coupling layers of flows do."""
 
+    order: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(7, 12)
@@ -59,6 +66,8 @@ class Permuted(nn.Module):
 
 class Cached(nn.Module):
     """In evaluation mode, a table derived from a parameter is kept from one call to the next."""
+
+    index: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,6 +93,10 @@ class Cached(nn.Module):
 
 class MixedTypes(nn.Module):
     """Buffers in half precision and integers beside parameters in full."""
+
+    scale: Tensor
+    shift: Tensor
+    steps: Tensor
 
     def __init__(self) -> None:
         super().__init__()

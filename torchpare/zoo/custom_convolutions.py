@@ -103,6 +103,8 @@ class InterpolatingDecoder(nn.Module):
 class YOLOHead(nn.Module):
     """Boxes on a grid: each of three anchors predicts a place, a size, a certainty and two classes."""
 
+    sizes: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.anchors, self.outputs = 3, 7

@@ -87,16 +87,16 @@ class WrittenSlices(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.half = 8
+        self.part = 8
         self.left = nn.Linear(7, 8)
         self.right = nn.Linear(7, 8)
         self.head = nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 7) to (B, 5)."""
-        joined = x.new_zeros(x.shape[0], 2 * self.half)
-        joined[:, : self.half] = self.left(x).relu()
-        joined[:, self.half :] = self.right(x).tanh()
+        joined = x.new_zeros(x.shape[0], 2 * self.part)
+        joined[:, : self.part] = self.left(x).relu()
+        joined[:, self.part :] = self.right(x).tanh()
         return self.head(joined)
 
 

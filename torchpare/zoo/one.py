@@ -31,6 +31,7 @@ from torchpare.zoo.suites import Case, case
 
 __all__ = ["examine"]
 
+_MOVED = 1e-4  # of an output's range: what masking must change at least; float32 alone changes some 1e-7
 _LINES = 20  # of what was kept back, at most: a file of a thousand models is read by people
 
 
@@ -104,8 +105,11 @@ class _Examination:
         """What a user does with the small model; each on its own."""
         model, inputs, case = self.model, self.inputs, self.case
         with suppress(_OverError), self._stage("masking", "vacuous"):
-            if not (self.result.output_change or 0) > 0:
-                raise stages.MissError("masking moved no output, so that the comparison shows nothing")
+            if not (self.result.output_change or 0) > _MOVED:
+                raise stages.MissError(
+                    f"masking moved the outputs by {self.result.output_change or 0:.1g} of their range, so that the "
+                    "comparison shows nothing"
+                )
         with suppress(_OverError), self._stage("forward", "forward"):
             stages.check_forward(model, inputs, self.shapes, varying=case.varying)
         with suppress(_OverError), self._stage("reload", "reload"):

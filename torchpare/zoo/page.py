@@ -16,6 +16,7 @@ __all__ = ["markdown", "summary", "table"]
 
 _COLUMNS = ("model", "result", "parameters kept", "difference", "function", "seconds", "reason")
 _RIGHT = {"parameters kept", "difference", "seconds"}
+_LENGTH = 160  # of a reason, at most: the files of results hold all of it
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 _INTRODUCTION = """\
@@ -86,7 +87,7 @@ def _cells(result: Result) -> list[str]:
         "" if result.largest_difference is None else numbers.difference(result.largest_difference),
         _function(result),
         f"{result.seconds:.1f}",
-        "; ".join(_reason(stage) for stage in (*result.misses, *result.excused)),
+        "; ".join(_short(_reason(stage)) for stage in (*result.misses, *result.excused)),
     ]
 
 
@@ -102,7 +103,10 @@ def _reason(stage: Stage) -> str:
     return stage.detail if stage.excused else f"{stage.reason}: {stage.detail}"
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= _LENGTH else text[: _LENGTH - 1] + "…"
+
+
 def _escaped(cell: str) -> str:
-    """As one cell of a Markdown table, cut to a readable length."""
-    short = cell if len(cell) <= 160 else cell[:159] + "…"
-    return re.sub(r"([|<>*_\[\]`\\])", r"\\\1", short)
+    """As one cell of a Markdown table."""
+    return re.sub(r"([|<>*_\[\]`\\])", r"\\\1", cell)

@@ -60,12 +60,14 @@ def settle_norms(model: nn.Module, run: Callable[[], Any]) -> nn.Module:
     return model
 
 
-def _settle(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+def _settle(norm: _BatchNorm, inputs: tuple[Any, ...]) -> None:
     x = inputs[0].double()
     axes = [axis for axis in range(x.ndim) if axis != 1]
     mean, variance = x.mean(axes), x.var(axes, correction=0)
     # A channel that hardly varies, such as one of a single pixel, is taken to vary like the others.
     variance = variance.clamp(min=0.1 * float(x.square().mean()) + 1e-6)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     norm.running_mean.copy_(norm.running_mean * variance.sqrt() + mean)
     norm.running_var.copy_(norm.running_var * variance)
 

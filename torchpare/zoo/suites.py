@@ -87,8 +87,8 @@ def names(suite: str) -> tuple[str, ...]:
             f"the suite {suite!r} needs {home.library}, which is not installed; it comes with: "
             "pip install 'torchpare[zoo]'"
         )
-    listed = getattr(import_module(home.module), home.names)
-    return tuple(listed() if callable(listed) else listed)
+    listed: Any = getattr(import_module(home.module), home.names)
+    return tuple(listed if isinstance(listed, tuple) else listed())
 
 
 def case(module: str, name: str) -> Case:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from torchpare.zoo.results import Reason, Result, Stage
 
@@ -61,6 +62,7 @@ def sweep(
     found: dict[str, Result] = {}
     processes = _Processes()
     pool = ThreadPoolExecutor(settings.jobs)
+    before = signal.signal(signal.SIGTERM, _leave) if threading.current_thread() is threading.main_thread() else None
     try:
         waiting = [pool.submit(_examine_apart, processes, module, name, settings) for name in names]
         for done in as_completed(waiting):
@@ -71,7 +73,14 @@ def sweep(
         pool.shutdown(wait=False, cancel_futures=True)
         processes.end()
         pool.shutdown()
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
     return [found[name] for name in names]
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    """Ends this process by way of its `finally` blocks, with the code that the signal would have given it."""
+    sys.exit(128 + number)
 
 
 class _Processes:

@@ -20,8 +20,7 @@ from torchpare.zoo.vision import torchvision_models
 
 __all__ = ["NAMES", "all_names", "build"]
 
-NAMES = tuple(
-    """
+_FAMILIES = """
 beit_base_patch16_224 botnet26t_256 halonet26t lambda_resnet26t bat_resnext26ts gernet_s mobileone_s0 regnetz_b16
 repvgg_a0 gcresnet33ts cait_xxs24_224 coat_tiny coat_lite_tiny convit_tiny convmixer_768_32 convnext_atto
 convnext_atto_rms convnextv2_atto cpubone_nano crossvit_9_240 csatv2 cspresnet50 cspdarknet53 cs3darknet_s cspnext_tiny
@@ -45,8 +44,8 @@ vit_small_patch14_reg4_dinov2 vit_base_patch16_siglip_224 vit_base_patch16_clip_
 vit_relpos_small_patch16_224 vit_srelpos_small_patch16_224 samvit_base_patch16_224 vitamin_small_224 volo_d1_224
 vovnet39a ese_vovnet19b_dw eca_vovnet39b legacy_xception xception41 xcit_nano_12_p16_224 vit_small_patch16_rope_224
 vit_small_patch16_dinov3
-""".split()
-)
+"""
+NAMES = tuple(_FAMILIES.split())
 
 _SIZES = (96, 112, 128, 160, 192, 224, 256)  # tried in this order, before a model's own
 _GIANT = 200_000_000  # parameters, from which on one sample is enough

@@ -96,7 +96,10 @@ def matrix_product(flow: Flow, op: Op) -> None:
         why,
     )
     flow.reads(left, summed_left, right)
-    flow.reads(right, summed_right, left)
+    if flow.shows_parameter(left) and flow.shows_parameter(right):  # a weight in factors: the second makes their rank
+        flow.makes(right, summed_right, flow.vector(right, summed_right, why))
+    else:
+        flow.reads(right, summed_right, left)
     axes = []
     rank = len(flow.shape(op.outputs[0]))
     if batched:

@@ -11,6 +11,9 @@ from torchpare.graph.sizes import Const
 __all__: list[str] = []
 
 
+_FACTORIES = ("zeros", "ones", "empty", "full", "rand", "randn", "new_", "tensor", "scalar_tensor", "as_tensor")
+
+
 @rule(
     *("zeros", "ones", "empty", "full", "rand", "randn", "new_zeros", "new_ones", "new_empty", "new_full"),
     *("scalar_tensor", "empty_strided", "new_empty_strided", "empty_permuted"),
@@ -24,6 +27,8 @@ def constant(flow: Flow, op: Op) -> None:
     returned = op.call.results[0] if op.call is not None and len(op.call.results) == 1 else result
     # A factory function hands on a detached alias of what it made: the same shape under another uid.
     asked = returned if flow.shape(returned) == shape else result
+    if op.call is None or not op.call.name.startswith(_FACTORIES):
+        arrays = fresh  # made inside another function, of sizes that follow by themselves
     for axis, expr in enumerate(requested_sizes(op, asked, len(shape))):
         if expr is not None and not isinstance(expr, Const):
             arrays[axis] = fresh[axis]

@@ -278,4 +278,3 @@ def embedding_bag(flow: Flow, op: Op) -> None:
 def by_value(flow: Flow, op: Op) -> None:
     """Operators whose result depends on values, element by element: everything stays."""
     flow.freeze_all(op, f"{op.name} in {op.where} depends on the values")
-

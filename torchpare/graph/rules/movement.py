@@ -9,6 +9,7 @@ import numpy as np
 from torchpare.graph.flow import Flow, along
 from torchpare.graph.labels import LabelArray
 from torchpare.graph.program import Op, Ref
+from torchpare.graph.provenance import RECURRENT
 from torchpare.graph.rules.table import rule
 from torchpare.graph.sizes import BinaryOp, Const, Expr
 
@@ -75,14 +76,14 @@ def expand(flow: Flow, op: Op) -> None:
         repeated = axis < lead or flow.shape(x)[axis - lead] != shape[axis]
         if repeated and expr is not None and not isinstance(expr, Const) and shape[axis] > 1:
             arrays[axis] = along(flow.store.fresh(shape[axis]), axis, rank)
-            flow.require(arrays[axis], expr, op, "a size")
+            flow.require_axis(arrays[axis], axis, expr, op, shape[axis])
     flow.define(result, arrays)
     if x.uid in flow.origin:
         parameter, axes = flow.origin[x.uid]
         flow.origin[result] = (parameter, (None,) * lead + axes)
     for axis, expr in enumerate(asked):
         if expr is not None and axis >= lead and flow.shape(x)[axis - lead] == shape[axis]:
-            flow.require(arrays[axis], expr, op, "a size", size=shape[axis])
+            flow.require_axis(arrays[axis], axis, expr, op, shape[axis])
 
 
 def requested_sizes(op: Op, result: int, rank: int) -> list[Expr | None]:
@@ -114,7 +115,7 @@ def repeat(flow: Flow, op: Op) -> None:
                 flow.pin(expr, op.args[1][axis], op)
         elif expr is not None and not isinstance(expr, Const) and shape[axis] > 1:
             arrays[axis] = along(flow.store.fresh(shape[axis]), axis, rank)
-            flow.require(arrays[axis], expr, op, "a size")
+            flow.require_axis(arrays[axis], axis, expr, op, shape[axis])
     for axis, array in enumerate(arrays):  # what depends on a repeated axis is tied over it
         for other in range(rank):
             if other != axis and array.shape[other] not in (1, shape[other]):
@@ -184,6 +185,10 @@ def slice_axis(flow: Flow, op: Op) -> None:
     flow.define(op.outputs[0], _cut(flow, x, axis, slice(start, stop, step)))
 
 
+def _piece(array: LabelArray, axis: int, piece: slice) -> LabelArray:
+    return array[tuple(piece if other == axis else slice(None) for other in range(array.ndim))]
+
+
 def _cut(flow: Flow, x: Ref, axis: int, piece: slice) -> list[LabelArray]:
     """Label arrays of a slice of ``x`` along ``axis``, also for the arrays that depend on that axis."""
     index = [slice(None)] * len(flow.shape(x))
@@ -204,7 +209,7 @@ def split(flow: Flow, op: Op) -> None:
         vector = flow.vector(x, axis, why)
         pieces = [vector[end - size : end] for end, size in zip(ends, sizes, strict=True)]
         call = op.call
-        if call is not None and call.name == "chunk" and len(set(sizes)) == 1:
+        if len(set(sizes)) == 1 and call is not None and call.name in ("chunk", *RECURRENT):
             flow.equal(np.stack(pieces), f"every piece must stay equal in {why}")
         elif call is not None and call.name.startswith("split") and call.sizes:
             exprs = call.sizes if len(call.sizes) == len(sizes) else call.sizes[:1] * len(sizes)
@@ -219,12 +224,19 @@ def split(flow: Flow, op: Op) -> None:
 
 @rule("select", "unbind")
 def select(flow: Flow, op: Op) -> None:
-    """One index of an axis, or each on its own: the code names the index, so the axis stays whole."""
+    """One index of an axis, or each on its own: the code names it, so it must be the same entry afterwards."""
     x = op.args[0]
     given = op.args[1] if len(op.args) > 1 else op.kwargs.get("dim", 0)
     axis = given % len(flow.shape(x))
-    flow.freeze(x, axis, f"{op.name} in {op.where} names an index of it")
+    size = flow.shape(x)[axis]
     first = op.args[2] if op.name == "aten.select" else 0
+    why = f"{op.name} in {op.where} names an index of it"
+    if op.name == "aten.unbind":
+        flow.freeze(x, axis, why)
+    else:  # the entry itself stays, and so do those from which the code counts to it
+        counted = slice(0, first + 1) if first >= 0 else slice(first % size, size)
+        array = flow.labels(x)[axis]
+        flow.store.freeze(array if array.shape[axis] == 1 else _piece(array, axis, counted), why)
     for offset, uid in enumerate(op.outputs):
         index = (first + offset) % flow.shape(x)[axis]
         arrays = [

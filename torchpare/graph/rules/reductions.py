@@ -8,7 +8,7 @@ from torchpare.graph.flow import Flow
 from torchpare.graph.program import Op
 from torchpare.graph.rules.table import rule
 
-__all__ = ["along_axis", "pooling", "reduce"]
+__all__ = ["along_axis", "pooling", "reduce", "reduced_axes"]
 
 
 @rule(
@@ -22,7 +22,7 @@ def reduce(flow: Flow, op: Op) -> None:
     if rank == 0 or (len(op.inputs) == 2 and op.name in ("aten.max", "aten.min")):
         flow.freeze_all(op, f"{op.name} in {op.where}")
         return
-    axes, keep = _reduced_axes(op, rank, flow.shape(op.outputs[0]))
+    axes, keep = reduced_axes(op, rank, flow.shape(op.outputs[0]))
     why = f"{op.name} in {op.where}"
     for axis in axes:
         labels = flow.labels(x)[axis]
@@ -48,7 +48,7 @@ _WHOLE = frozenset(f"aten.{name}" for name in ("max", "min", "prod", "any", "all
 """Reductions whose result tells of single entries: the axes they take stay whole."""
 
 
-def _reduced_axes(op: Op, rank: int, shape: tuple[int, ...]) -> tuple[set[int], bool]:
+def reduced_axes(op: Op, rank: int, shape: tuple[int, ...]) -> tuple[set[int], bool]:
     """The axes that a reduction takes, and whether it keeps them with size 1."""
     position = 2 if op.name in ("aten.norm", "aten.linalg_vector_norm") else 1
     given = op.args[position] if len(op.args) > position else op.kwargs.get("dim")

@@ -51,7 +51,7 @@ def reshape(flow: Flow, op: Op) -> None:
     flow.define(result, arrays)
     for axis, expr in enumerate(exprs):
         if expr is not None:
-            flow.require(_first_row(arrays[axis], axis), expr, op, "a size", size=new[axis])
+            flow.require_axis(arrays[axis], axis, expr, op, new[axis])
 
 
 @rule("pixel_shuffle", "pixel_unshuffle")
@@ -64,7 +64,7 @@ def pixel_shuffle(flow: Flow, op: Op) -> None:
         flow.freeze(x, spatial, why)
     vector = flow.vector(x, axis, why)
     if op.name == "aten.pixel_shuffle":
-        channels = flow.split(vector, (len(vector) // factor**2, factor**2), (False, True), why)[0].reshape(-1)
+        channels = _pieces(flow, vector, factor**2, why)
     else:
         channels = np.repeat(vector, factor**2)
     arrays = flow.fixed(flow.shape(op.outputs[0]))
@@ -86,12 +86,19 @@ def columns(flow: Flow, op: Op) -> None:
         flow.freeze(x, spatial, why)
     vector = flow.vector(x, axis, why)
     if inverse:
-        channels = flow.split(vector, (len(vector) // kernel, kernel), (False, True), why)[0].reshape(-1)
+        channels = _pieces(flow, vector, kernel, why)
     else:
         channels = np.repeat(vector, kernel)
     arrays = flow.fixed(flow.shape(result))
     arrays[axis] = along(channels, axis, len(arrays))
     flow.define(result, arrays)
+
+
+def _pieces(flow: Flow, vector: LabelArray, length: int, why: str) -> LabelArray:
+    """One label for every ``length`` neighbours, which live and die together."""
+    rows = vector.reshape(-1, length)
+    flow.store.unify(rows[:, :1], rows, why)
+    return np.ascontiguousarray(rows[:, 0])
 
 
 def factor_groups(old: tuple[int, ...], new: tuple[int, ...]) -> list[Group]:
@@ -158,7 +165,3 @@ def _vector(flow: Flow, merged: LabelArray, axes_out: list[int], why: str) -> La
             flow.store.unify(first, merged, why)
             merged = first
     return np.ascontiguousarray(merged).reshape(-1)
-
-
-def _first_row(array: LabelArray, axis: int) -> LabelArray:
-    return np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])[0]

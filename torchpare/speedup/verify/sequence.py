@@ -6,14 +6,15 @@ memory in another order, a view has several names. What is left without these is
 
 from __future__ import annotations
 
-__all__ = ["canonical_name"]
+__all__ = ["ALLOCATIONS", "canonical_name"]
 
-_SILENT = frozenset(
-    f"aten.{name}"
-    for name in (
-        *("clone", "contiguous", "detach", "alias", "lift_fresh", "_to_copy"),
-        *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"),  # nothing to compare in them
-    )
+ALLOCATIONS = frozenset(
+    f"aten.{name}" for name in ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
+)
+"""Operators whose result holds whatever lay in memory."""
+
+_SILENT = ALLOCATIONS | frozenset(
+    f"aten.{name}" for name in ("clone", "contiguous", "detach", "alias", "lift_fresh", "_to_copy")
 )
 _SAME = {"aten._unsafe_view": "aten.view", "aten.reshape": "aten.view", "aten._reshape_alias": "aten.view"}
 _ADDED_BIAS = {"aten.mm": "aten.addmm"}  # a linear layer that was given a bias, to take over a constant

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from torchpare.graph import PruningSpace, Removal
 
-__all__ = ["box_of", "carry_over"]
+__all__ = ["box_of", "carry_over", "shape_of"]
 
 
 def carry_over(removal: Removal, space: PruningSpace) -> NDArray[np.bool_] | str:
@@ -58,3 +58,12 @@ def box_of(space: PruningSpace, gone: NDArray[np.bool_], uid: int) -> NDArray[np
     for labels in space.axes(uid):
         box = box & ~gone[space.canonical(labels)]
     return box
+
+
+def shape_of(space: PruningSpace, gone: NDArray[np.bool_], uid: int) -> tuple[int, ...]:
+    """The shape of what stays: along each axis equally many, wherever any stay at all."""
+    sizes = []
+    for axis, (labels, size) in enumerate(zip(space.axes(uid), space.program.values[uid].shape, strict=True)):
+        kept = np.broadcast_to(~gone[space.canonical(labels)], (*labels.shape[:axis], size, *labels.shape[axis + 1 :]))
+        sizes.append(int(kept.sum(axis=axis).max(initial=0)))
+    return tuple(sizes)

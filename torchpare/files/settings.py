@@ -1,0 +1,60 @@
+"""Numbers inside a model's settings object (``model.config``): changed in a copy that only this model holds.
+
+Models share the object they were configured with: with each other, with their parts, with the variable in the user's
+script. A shrink must not reach through it into another model, so the model gets a copy of its own first.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from torchpare.graph.settings import is_settings
+
+__all__ = ["Edit", "owner_and_key", "settings_copies"]
+
+Edit = int | float | list[int]
+
+
+def owner_and_key(module: nn.Module, name: str) -> tuple[dict[str, Any], str] | None:
+    """The namespace in which a (dotted) attribute lies, and its name there; None where there is no such place."""
+    first, dot, rest = name.partition(".")
+    if not dot:
+        return vars(module), first
+    owner = vars(module).get(first)
+    return (vars(owner), rest) if is_settings(owner) else None
+
+
+def settings_copies(
+    model: nn.Module, edits: Mapping[tuple[str, str], Edit | tuple[int, ...]]
+) -> list[tuple[nn.Module, str, Any]]:
+    """What to set so that every module of a model holds the edited settings.
+
+    Args:
+        model: only read.
+        edits: new values by (module path, dotted attribute).
+
+    Returns:
+        (module, attribute, new settings object) for each place where the old object is held.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    copies: dict[int, Any] = {}
+    for (path, name), value in edits.items():
+        first, _, rest = name.partition(".")
+        original = vars(modules[path])[first]
+        edited = copies.setdefault(id(original), copy.copy(original))
+        vars(edited)[rest] = value
+    held = [
+        (module, name, value)
+        for module in modules.values()
+        for name, value in vars(module).items()
+        if is_settings(value)
+    ]
+    for _, _, value in held:  # settings that hold edited ones: a config of parts
+        for inner, part in vars(value).items():
+            if id(part) in copies:
+                vars(copies.setdefault(id(value), copy.copy(value)))[inner] = copies[id(part)]
+    return [(module, name, copies[id(value)]) for module, name, value in held if id(value) in copies]

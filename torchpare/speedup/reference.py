@@ -1,0 +1,283 @@
+"""The reference of the proof: the masked model, with a removed channel contributing nothing, exactly.
+
+Masks make the weights of a removed channel zero. Three kinds of operators still see that the channel is there: those
+that take a mean, a variance or a norm over channels of which some are gone (they divide by fewer); sums and products of
+activations over channels that are not zero although their weights are (a sigmoid makes one half of nothing); and random
+numbers, of which the small model draws fewer. In the reference run these operators see what stays alone, all others run
+untouched, so that everything else is still compared to the last digit. Each such place is named in the report.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torchpare.graph import Removal
+from torchpare.graph.program import Op, Ref
+from torchpare.graph.rules.reductions import reduced_axes
+
+__all__ = ["Patches", "ReferenceMode", "find_patches"]
+
+Kept: TypeAlias = NDArray[np.bool_]
+Key: TypeAlias = "tuple[str, str, int]"
+"""Module path, operator, and how many of the same there were before it in that module."""
+Patch: TypeAlias = Callable[[Any, list[Any], dict[str, Any]], Any]
+
+_PRODUCTS = {
+    "aten.mm": (0, 1),
+    "aten.bmm": (0, 1),
+    "aten.addmm": (1, 2),
+    "aten.baddbmm": (1, 2),
+    "aten.mv": (0, 1),
+    "aten.dot": (0, 1),
+}
+_MEANS = frozenset({"aten.mean"})
+_STATISTICS = frozenset(
+    f"aten.{name}"
+    for name in ("var", "std", "var_mean", "std_mean", "amax", "amin", "logsumexp", "norm", "linalg_vector_norm")
+)
+_LAYER_NORMS = frozenset({"aten.native_layer_norm", "aten._fused_rms_norm"})
+_BATCH_NORMS = frozenset({"aten.native_batch_norm", "aten._native_batch_norm_legit", "aten._batch_norm_with_update"})
+_RANDOM = frozenset(
+    f"aten.{name}"
+    for name in (
+        "rand",
+        "randn",
+        "rand_like",
+        "randn_like",
+        "normal",
+        "normal_",
+        "uniform_",
+        "bernoulli_",
+        "exponential_",
+    )
+)
+
+
+@dataclass
+class Patches:
+    """What to run otherwise, by place; and, after a run, where channels that go were not zero in a sum or product."""
+
+    by_key: dict[Key, Patch] = field(default_factory=dict)
+    shapes: dict[Key, tuple[int, ...]] = field(default_factory=dict)
+    unpatched: set[tuple[str, str]] = field(default_factory=set)
+    """(module, operator) of operators that change by nature and could not be told to see what stays alone."""
+    loud: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(module, operator) of sums and products over removed channels that are not zero: how many channels."""
+
+
+class ReferenceMode(TorchDispatchMode):
+    """Keeps a run in one floating type, draws no random numbers, and applies `Patches`.
+
+    Half of all models say ``x.float()`` somewhere; taken at its word it would round away what the proof looks for.
+    """
+
+    def __init__(self, dtype: torch.dtype, patches: Patches | None, stack: Sequence[str]) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.patches = patches or Patches()
+        self.stack = stack
+        self.seen: Counter[tuple[str, str]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        name = func._schema.name.replace("::", ".")  # noqa: SLF001 - an operator tells its name only so
+        asked = kwargs.get("dtype")
+        if isinstance(asked, torch.dtype) and asked.is_floating_point:
+            kwargs["dtype"] = self.dtype
+        if name in _RANDOM:
+            return _constant(func(*args, **kwargs))
+        if not self.patches.by_key:
+            return func(*args, **kwargs)
+        place = (self.stack[-1], name)
+        key = (*place, self.seen[place])
+        self.seen[place] += 1
+        patch = self.patches.by_key.get(key)
+        if patch is None:
+            return func(*args, **kwargs)
+        first = next(argument for argument in args if isinstance(argument, Tensor))
+        if tuple(first.shape) != self.patches.shapes[key]:  # other operators than were recorded
+            self.patches.unpatched.add(place)
+            return func(*args, **kwargs)
+        return patch(func, list(args), kwargs)
+
+
+def _constant(drawn: Any) -> Any:
+    return drawn.fill_(0.37) if isinstance(drawn, Tensor) and drawn.is_floating_point() else drawn
+
+
+def find_patches(removal: Removal) -> Patches:
+    """The operators of the recorded program that would see that channels are gone."""
+    patches = Patches()
+    counter: Counter[tuple[str, str]] = Counter()
+    values = removal.space.program.values
+    for op in removal.space.program.ops:
+        place = (op.module, op.name)
+        key = (*place, counter[place])
+        counter[place] += 1
+        patch = _patch_of(op, removal, patches)
+        if patch is not None and op.inputs:
+            patches.by_key[key] = patch
+            patches.shapes[key] = values[op.inputs[0].uid].shape
+    return patches
+
+
+def _patch_of(op: Op, removal: Removal, patches: Patches) -> Patch | None:
+    if op.name in _PRODUCTS:
+        return _product(op, removal, patches)
+    if not op.args or not isinstance(op.args[0], Ref):
+        return None
+    x = op.args[0]
+    rank = len(removal.space.program.values[x.uid].shape)
+    kept = removal.kept_axes(x.uid)
+    place = (op.module, op.name)
+    if op.name == "aten.sum" or op.name in _MEANS or op.name in _STATISTICS:
+        if rank == 0:
+            return None
+        axes, _ = reduced_axes(op, rank, removal.space.program.values[op.outputs[0]].shape)
+        touched = [axis for axis in sorted(axes) if not kept[axis].all()]
+        if not touched:
+            return None
+        if op.name in _STATISTICS:
+            return _over_kept(kept, touched, patches, place, params=())
+        return _summed(kept, touched, patches, place, mean=op.name in _MEANS)
+    if op.name in _LAYER_NORMS:
+        first = rank - len(op.args[1])
+        touched = [axis for axis in range(first, rank) if not kept[axis].all()]
+        return _layer_norm(kept, touched, first, patches, place) if touched else None
+    if op.name in _BATCH_NORMS and removal.space.program.values[x.uid].shape:
+        touched = [axis for axis in range(rank) if axis != 1 and not kept[axis].all()]
+        return _over_kept(kept, touched, patches, place, params=(), back=True) if touched else None
+    return None
+
+
+def _tensor(mask: Kept, like: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(mask)).to(like.device)
+
+
+def _without(x: Tensor, masks: Sequence[Kept], patches: Patches, place: tuple[str, str]) -> Tensor:
+    """``x`` with zeros where channels go; what was not zero there is remembered."""
+    for mask in masks:
+        keep = _tensor(mask, x)
+        lost = x.masked_fill(keep, 0)
+        if bool(lost.any()):
+            patches.loud[place] = max(patches.loud.get(place, 0), int((~mask).sum()))
+        x = x.masked_fill(~keep, 0)
+    return x
+
+
+def _product(op: Op, removal: Removal, patches: Patches) -> Patch | None:
+    """A product of activations: what goes contributes nothing to the sums."""
+    left_at, right_at = _PRODUCTS[op.name]
+    left, right = op.args[left_at], op.args[right_at]
+    space = removal.space
+    if space.shows_parameter(left.uid) or space.shows_parameter(right.uid):
+        return None  # its rows or columns are masked, or what it reads is zero
+    axis = len(space.program.values[left.uid].shape) - 1
+    mask = removal.kept_axes(left.uid)[axis]
+    other = removal.kept_axes(right.uid)[max(len(space.program.values[right.uid].shape) - 2, 0)]
+    if mask.all() and other.all():
+        return None
+    place = (op.module, op.name)
+
+    def patch(func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        quiet = Patches()
+        cleaned = _without(args[left_at], [mask], quiet, place)
+        also = _without(args[right_at], [other], quiet, place)
+        both = func(*[*args[:left_at], cleaned, args[right_at], *args[right_at + 1 :]], **kwargs)
+        if quiet.loud and not torch.equal(both, func(*args, **kwargs)):
+            patches.loud[place] = max(patches.loud.get(place, 0), *quiet.loud.values())
+        args[left_at], args[right_at] = cleaned, also
+        return func(*args, **kwargs)
+
+    return patch
+
+
+def _summed(
+    kept: Sequence[Kept], touched: Sequence[int], patches: Patches, place: tuple[str, str], *, mean: bool
+) -> Patch:
+    """A sum, or a mean: over what stays, divided by how many stay."""
+    scale = 1.0
+    for axis in touched:
+        mask = kept[axis]
+        rows = np.moveaxis(mask, axis, -1).reshape(-1, mask.shape[axis])
+        scale *= mask.shape[axis] / max(int(rows.sum(axis=1).max()), 1)
+
+    def patch(func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        args[0] = _without(args[0], [kept[axis] for axis in touched], Patches() if mean else patches, place)
+        return func(*args, **kwargs) * scale if mean else func(*args, **kwargs)
+
+    return patch
+
+
+def _places(mask: Kept, axis: int) -> NDArray[np.int64] | None:
+    """Kept indices along an axis; None where they depend on other axes."""
+    return np.flatnonzero(mask) if mask.size == mask.shape[axis] else None
+
+
+def _over_kept(
+    kept: Sequence[Kept],
+    touched: Sequence[int],
+    patches: Patches,
+    place: tuple[str, str],
+    *,
+    params: Sequence[int],
+    back: bool = False,
+) -> Patch | None:
+    """Run on what stays of the touched axes; ``back`` puts zeros where the others were in the first result."""
+    picked = {axis: _places(kept[axis], axis) for axis in touched}
+    if any(places is None for places in picked.values()):
+        patches.unpatched.add(place)
+        return None
+
+    def patch(func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        x = small = args[0]
+        for axis, places in picked.items():
+            small = small.index_select(axis, torch.from_numpy(places).to(x.device))
+        result = func(*[small, *args[1:]], **kwargs)
+        if not back:
+            return result
+        return (_scattered(result[0], x.shape, picked), *result[1:])
+
+    return patch
+
+
+def _layer_norm(
+    kept: Sequence[Kept], touched: Sequence[int], first: int, patches: Patches, place: tuple[str, str]
+) -> Patch | None:
+    """A norm over the last axes, taken over what stays of them; zeros where the others were."""
+    picked = {axis: _places(kept[axis], axis) for axis in touched}
+    if any(places is None for places in picked.values()):
+        patches.unpatched.add(place)
+        return None
+
+    def cut(tensor: Tensor | None, offset: int) -> Tensor | None:
+        for axis, places in picked.items() if tensor is not None else ():
+            tensor = tensor.index_select(axis - offset, torch.from_numpy(places).to(tensor.device))
+        return tensor
+
+    def patch(func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        x = args[0]
+        small = cut(x, 0)
+        assert small is not None
+        parameters = [cut(p, first) if isinstance(p, Tensor) else p for p in args[2:]]
+        result = func(small, list(small.shape[first:]), *parameters, **kwargs)
+        return (_scattered(result[0], x.shape, picked), *result[1:])
+
+    return patch
+
+
+def _scattered(small: Tensor, shape: Sequence[int], picked: Mapping[int, Any]) -> Tensor:
+    """A result at its places in a tensor of zeros of the full shape."""
+    for axis, places in picked.items():
+        full = small.new_zeros([*small.shape[:axis], shape[axis], *small.shape[axis + 1 :]])
+        small = full.index_copy(axis, torch.from_numpy(places).to(small.device), small)
+    return small
