@@ -42,6 +42,22 @@ def test_rows_keep_the_variance_of_their_signal(generator):
     assert net.scale.detach().abs().max() <= 0.5
 
 
+def test_what_multiplies_a_channel_is_near_one(generator):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.zeros(64, 1, 1, 1))
+            self.new = nn.utils.parametrizations.weight_norm(nn.Linear(64, 64))
+
+    net = randomise(Scaled(), generator)
+    for scale in (net.gain, net.new.parametrizations.weight.original0):
+        assert 0.5 <= scale.detach().min() < 0.6
+        assert 1.4 < scale.detach().max() <= 1.5
+    assert net.new.parametrizations.weight.original1.detach().min() < 0
+    column = randomise(nn.Linear(64, 1, bias=False), generator).weight.detach()
+    assert column.min() < 0 < column.max() < 0.5  # a matrix of one row is not a vector
+
+
 def test_statistics_of_norms_are_near_those_of_the_data(generator):
     blocks = [nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)) for _ in range(40)]
 

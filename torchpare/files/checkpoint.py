@@ -63,7 +63,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
             f"{name} keeps state that is no parameter or buffer, and cannot be saved: {listed(strange)}"
         )
     aliases = _aliases(tensors)
-    archived = record.model_copy(update={"aliases": aliases}).model_dump()
+    archived = record.model_copy(update={"aliases": aliases}).model_dump(exclude_unset=True)
     write_archive(path, Archive({key: tensors[key] for key in tensors if key not in aliases}, archived))
 
 

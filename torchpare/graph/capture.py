@@ -18,12 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
 
 from torchpare.errors import CaptureError
 from torchpare.graph.caches import caches_of
 from torchpare.graph.program import Program
-from torchpare.graph.recorder import Recorder
+from torchpare.graph.recorder import Recorder, map_tensors
 from torchpare.graph.settings import is_settings
 from torchpare.graph.sizes import Attribute, Size
 from torchpare.layers import MultiheadAttention, adopt
@@ -74,7 +73,7 @@ def _record(model: nn.Module, dummy_input: Any, device: str) -> Program:
     for cache in caches_of(twin):
         cache.clear()
     args, kwargs = call_arguments(dummy_input)
-    args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().to(device), (args, kwargs))
+    args, kwargs = map_tensors(lambda tensor: tensor.detach().to(device), (args, kwargs))
     recorder = Recorder(twin, (args, kwargs))
     for module in twin.modules():
         if type(module) is nn.MultiheadAttention:
@@ -83,7 +82,7 @@ def _record(model: nn.Module, dummy_input: Any, device: str) -> Program:
     recorder.watch_modules(twin)
     with recorder.recording():
         twin.eval()  # some modules work something out of their parameters when they are told
-    with decomposed_attention():
+    with plain_operators():
         outputs = recorder.run(twin, args, kwargs)
     module_outputs = list(recorder.module_outputs)
     rigid = tuple(path for path, module in twin.named_modules() if _insists(module))
@@ -101,15 +100,18 @@ def _insists(module: nn.Module) -> bool:
 
 
 @contextmanager
-def decomposed_attention() -> Iterator[None]:
-    """Attention as the operators it consists of, the same on every device; none of torch's fused inference paths."""
+def plain_operators() -> Iterator[None]:
+    """Attention and recurrence as the operators they consist of, the same on every device; no fused inference paths."""
     fused = torch.backends.mha.get_fastpath_enabled()
+    recurrent = torch._C._get_mkldnn_enabled()  # the public context manager warns about other hardware
     torch.backends.mha.set_fastpath_enabled(False)
+    torch._C._set_mkldnn_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+        torch._C._set_mkldnn_enabled(recurrent)
 
 
 def _training_outputs(
@@ -117,10 +119,10 @@ def _training_outputs(
 ) -> tuple[int, ...]:
     """Record the training path too; nothing where the model cannot be run in training mode."""
     twin.train()
-    doubled = pytree.tree_map_only(Tensor, lambda t: torch.cat([t, t]) if t.dim() else t, (args, kwargs))
+    doubled = map_tensors(lambda t: torch.cat([t, t]) if t.dim() else t, (args, kwargs))
     for tried_args, tried_kwargs in ((args, kwargs), doubled):  # a batch norm may refuse to train on one sample
         try:
-            with decomposed_attention():
+            with plain_operators():
                 return recorder.run(twin, tried_args, tried_kwargs)
         except Exception:  # noqa: BLE001 - whatever the model's own code raises
             recorder.abandon_run()

@@ -62,6 +62,8 @@ class Flow:
     """Which (parameter uid, axis) makes channels, and which reads them."""
     sources: dict[tuple[int, int], list[int]] = field(default_factory=dict)
     """The values from which each (parameter uid, axis) reads channels."""
+    unmasked: set[tuple[int, int]] = field(default_factory=set)
+    """(parameter uid, axis) that must not be masked, because another parameter silences the channel."""
     other_readers: list[LabelArray] = field(default_factory=list)
     """Labels of channels that something without a parameter takes in: a sum or mean over them."""
     channels: dict[int, LabelArray] = field(default_factory=dict)
@@ -69,8 +71,8 @@ class Flow:
     equations: list[Equation] = field(default_factory=list)
     equal_counts: list[tuple[LabelArray, str]] = field(default_factory=list)
     """Arrays of shape (rows, n), with the reason: every row must keep equally many, vanished rows left aside."""
-    comparisons: list[tuple[Expr, Expr, str]] = field(default_factory=list)
-    """Pairs of expressions that must stay equal, with where."""
+    comparisons: dict[tuple[Expr, Expr, bool], str] = field(default_factory=dict)
+    """Pairs of expressions that must stay equal, or unequal, with where."""
     notes: list[Note] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
     """Operators without a rule, with the first place where each was met."""
@@ -188,7 +190,7 @@ class Flow:
     def pin(self, expr: Expr, value: int, op: Op) -> None:
         """Demand that an expression keeps its value, whatever goes."""
         if not isinstance(expr, Const):
-            self.comparisons.append((expr, Const(value), op.where))
+            self.comparisons[expr, Const(value), True] = op.where
 
     def equal(self, rows: LabelArray, why: str) -> None:
         """Demand that every row of an array of shape (rows, n) keeps equally many."""

@@ -92,8 +92,11 @@ class Program:
     """Every integer attribute of the model's modules, with its value during the run."""
     rigid: tuple[str, ...]
     """Paths of modules whose forward insists on the sizes they were built with, whatever their parameters say."""
-    comparisons: list[tuple[Expr, Expr, str]]
-    """Pairs of sizes that the model's code found equal, or used as numbers (then beside a constant), with the site."""
+    comparisons: dict[tuple[Expr, Expr, bool], str]
+    """Pairs of sizes that the model's code compared, with whether they were equal, and where.
+
+    A size that was used as a number stands beside its value.
+    """
     device: str
     """``meta`` where shapes sufficed, ``cpu`` where the model had to be run for real."""
 

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torchpare.graph.program import Call, Kind, Op, Ref, Value
 from torchpare.graph.provenance import Provenance
 from torchpare.graph.sizes import Dim, Expr, Size, watch_sizes
 
-__all__ = ["Recorder", "output_tensors"]
+__all__ = ["Recorder", "map_tensors", "output_tensors"]
 
 _TORCH = str(Path(torch.__file__).parent)
 _HOUSE = Path(__file__).parent.parent
@@ -35,6 +36,22 @@ def output_tensors(tree: Any) -> Iterator[Tensor]:
             yield from output_tensors(list(vars(leaf).values()))
 
 
+def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """A copy of nested inputs with every tensor replaced: tuples, lists, dicts and objects with attributes."""
+
+    def replace(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return function(leaf)
+        if not hasattr(leaf, "__dict__") or isinstance(leaf, (nn.Module, type)) or next(output_tensors(leaf), None) is None:
+            return leaf
+        twin = copy.copy(leaf)
+        for name, value in vars(leaf).items():
+            object.__setattr__(twin, name, map_tensors(function, value))
+        return twin
+
+    return pytree.tree_map(replace, tree)
+
+
 class Recorder(TorchDispatchMode):
     """Writes down every operator that is dispatched."""
 
@@ -43,7 +60,7 @@ class Recorder(TorchDispatchMode):
         self.values: list[Value] = []
         self.ops: list[Op] = []
         self.module_outputs: list[tuple[str, int]] = []
-        self.comparisons: list[tuple[Expr, Expr, str]] = []
+        self.comparisons: dict[tuple[Expr, Expr, bool], str] = {}
         self.call: Call | None = None
         self._uids: dict[int, int] = {}
         self._alive: list[Tensor] = []  # an id() is unique only while its tensor lives
@@ -76,9 +93,9 @@ class Recorder(TorchDispatchMode):
         with torch.no_grad(), watch_sizes(self.compare), Provenance(self), self:
             yield
 
-    def compare(self, left: Expr, right: Expr) -> None:
-        """Note that the model's code found two sizes equal."""
-        self.comparisons.append((left, right, _user_site()))
+    def compare(self, left: Expr, right: Expr, equal: bool) -> None:
+        """Note that the model's code compared two sizes."""
+        self.comparisons.setdefault((left, right, equal), _user_site())
 
     def abandon_run(self) -> None:
         """After a pass that failed: its operators stay recorded (they are real), its module stack does not."""

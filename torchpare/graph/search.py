@@ -43,12 +43,13 @@ Values: TypeAlias = "dict[Unknown, int]"
 
 @dataclass(frozen=True)
 class Equality:
-    """Two sides that must be equal, and where that was seen."""
+    """Two sides that must be equal (or must not become equal), and where that was seen."""
 
     left: Side
     right: Side
     why: str
     site: str
+    equal: bool = True
 
     @cached_property
     def unknowns(self) -> frozenset[Unknown]:
@@ -69,6 +70,11 @@ class Equality:
     def linear(self) -> bool:
         """Whether both sides are sums of products, so that one unknown follows by a division."""
         return _is_linear(self.left) and _is_linear(self.right)
+
+    def holds(self, values: Mapping[Unknown, int]) -> bool:
+        """Whether it holds, all unknowns being known."""
+        gap = self.gap(values)
+        return gap is not None and (gap == 0) == self.equal
 
     def gap(self, values: Mapping[Unknown, int]) -> int | None:
         """Left minus right; None where something is divided by zero."""
@@ -136,7 +142,7 @@ def _in_the_way(
 ) -> Equality:
     """An equation that the wanted numbers break; preferably one about this variable."""
     values: Values = {**originals, **wanted}
-    broken = [equation for equation in own if equation.gap(values) != 0]
+    broken = [equation for equation in own if not equation.holds(values)]
     mine = [equation for equation in broken if variable in equation.unknowns]
     return next(iter(mine or broken or own))
 
@@ -249,9 +255,9 @@ class _Search:
             for equation in pending:
                 unknown = [item for item in equation.unknowns if item not in known]
                 if not unknown:
-                    if equation.gap(known) != 0:
+                    if not equation.holds(known):
                         return None
-                elif len(unknown) == 1:
+                elif len(unknown) == 1 and equation.equal:
                     answers = self._fitting(equation, unknown[0], known)
                     if not answers:
                         return None

@@ -108,14 +108,14 @@ class Size(int):
 
     def __eq__(self, other: object) -> bool:
         same = int.__eq__(self, other)  # type: ignore[operator]
-        if same is True:
-            _tell(self.expr, expression(other))
+        if same is not NotImplemented:
+            _tell(self.expr, expression(other), same)
         return same
 
     def __ne__(self, other: object) -> bool:
         differ = int.__ne__(self, other)  # type: ignore[operator]
-        if differ is False:
-            _tell(self.expr, expression(other))
+        if differ is not NotImplemented:
+            _tell(self.expr, expression(other), not differ)
         return differ
 
     def __float__(self) -> float:
@@ -140,16 +140,19 @@ class Size(int):
 
     def used_as_number(self) -> None:
         """Note that a size went into arithmetic as a number (``c ** -0.5``): the function would change with it."""
-        _tell(self.expr, Const(int(self)))
+        _tell(self.expr, Const(int(self)), True)
 
 
-Listener: TypeAlias = Callable[["Expr", "Expr"], None]
+Listener: TypeAlias = Callable[["Expr", "Expr", bool], None]
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
 @contextmanager
 def watch_sizes(listener: Listener) -> Iterator[None]:
-    """While this lasts, ``listener`` is told of every two expressions that the model's code found, or needs, equal."""
+    """While this lasts, ``listener`` is told of every two expressions that are compared, and whether they were equal.
+
+    A size that is used as a number is one that must stay equal to its present value.
+    """
     token = _LISTENER.set(listener)
     try:
         yield
@@ -157,10 +160,10 @@ def watch_sizes(listener: Listener) -> Iterator[None]:
         _LISTENER.reset(token)
 
 
-def _tell(left: Expr, right: Expr) -> None:
+def _tell(left: Expr, right: Expr, equal: bool) -> None:
     listener = _LISTENER.get()
     if listener is not None and left != right:
-        listener(left, right)
+        listener(left, right, equal)
 
 
 def expression(number: Any) -> Expr:

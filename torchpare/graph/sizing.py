@@ -188,9 +188,9 @@ class Sizing:
         for equation in self.space.equations:
             what = f"the code computes a size as {equation.expr}"
             yield Equality(self.polynomial(equation.labels), self._resolve(equation.expr), what, equation.site)
-        for left, right, site in self.space.comparisons:
+        for (left, right, equal), site in self.space.comparisons.items():
             what = f"the code compares {left} with {right}"
-            yield Equality(self._resolve(left), self._resolve(right), what, site)
+            yield Equality(self._resolve(left), self._resolve(right), what, site, equal=equal)
 
     def _resolve(self, expr: Expr) -> Expr | Polynomial:
         """The expression, with the polynomial of each axis it measures."""
@@ -209,10 +209,10 @@ class Sizing:
     @staticmethod
     def _dedupe(equations: Iterator[Equality]) -> list[Equality]:
         """Each equation once, without those that always hold."""
-        seen: dict[tuple[object, object], Equality] = {}
+        seen: dict[tuple[object, object, bool], Equality] = {}
         for equation in equations:
             if equation.left != equation.right and (equation.variables or equation.attributes):
-                seen.setdefault((equation.left, equation.right), equation)
+                seen.setdefault((equation.left, equation.right, equation.equal), equation)
         return list(seen.values())
 
     def _levels(self) -> tuple[frozenset[int], frozenset[int]]:

@@ -54,7 +54,7 @@ class PruningSpace:
         self.equations: tuple[Equation, ...] = tuple(flow.equations)
         self.equal_rows: tuple[tuple[LabelArray, str], ...] = tuple(flow.equal_counts)
         """Arrays of shape (rows, n) whose rows must keep equally many, with the reason."""
-        self.comparisons = (*flow.program.comparisons, *flow.comparisons)
+        self.comparisons = {**flow.program.comparisons, **flow.comparisons}
         self.other_readers: tuple[LabelArray, ...] = tuple(flow.other_readers)
         self.notes: tuple[Note, ...] = tuple(flow.notes)
         self.unknown: Mapping[str, str] = dict(flow.unknown)
@@ -111,13 +111,14 @@ class PruningSpace:
         return group_masks(removal, masks, unmask_returned=True)
 
     @cached_property
-    def silent_readers(self) -> frozenset[tuple[int, int]]:
+    def silent_readers(self) -> set[tuple[int, int]]:
         """The (parameter uid, axis) that read nothing but zeros from channels that go: see `torchpare.graph.zeros`."""
         silent = silent_values(self._flow)
         makers = {place for place, role in self.roles.items() if role.kind == "makes"}  # tied: read here, made there
-        return frozenset(
-            place for place, sources in self._flow.sources.items() if silent.issuperset(sources) and place not in makers
-        )
+        sources = self._flow.sources.items()
+        return self._flow.unmasked | {
+            place for place, read in sources if silent.issuperset(read) and place not in makers
+        }
 
     @cached_property
     def steady_readers(self) -> frozenset[tuple[int, int]]:

@@ -155,7 +155,7 @@ class ModelSpeedup:
             if as_given is not None and not as_given.finite:
                 message = "the masked model returns nothing finite on the dummy input, so that nothing can be compared"
                 raise ProofError(message)
-            output_change = _difference(self._dense_outputs(), as_given) if self.verify else float("nan")
+            output_change = _difference(self._outputs({}, like=as_given), as_given) if self.verify else float("nan")
             if not covers(given, group):
                 leftovers, more = find_leftovers(
                     model, self.dummy_input, removal, given, as_given.dtype if as_given else torch.float64
@@ -224,11 +224,6 @@ class ModelSpeedup:
         if reference is None or reference.dtype == torch.float64:
             return self.tolerance
         return max(self.tolerance, torch.finfo(reference.dtype).eps ** 0.5)
-
-    def _dense_outputs(self) -> Outputs:
-        """The outputs without masks, in the model's own type: precise enough to see that masking did something."""
-        dtypes = [parameter.dtype for parameter in self.bound_model.parameters() if parameter.is_floating_point()]
-        return run_exact(self.bound_model, self.dummy_input, dtype=dtypes[0] if dtypes else torch.float32)
 
     def _explain(
         self,

@@ -9,6 +9,7 @@ two correct programs agree to about 1e-15 of the output's range, so 1e-10 separa
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,12 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils import _pytree as pytree
 
 from torchpare.graph import Removal
 from torchpare.graph.caches import caches_of
-from torchpare.graph.capture import call_arguments, decomposed_attention
-from torchpare.graph.recorder import output_tensors
+from torchpare.graph.capture import call_arguments, plain_operators
+from torchpare.graph.recorder import map_tensors, output_tensors
 from torchpare.layers import adopt
 from torchpare.speedup.reference import Patches, ReferenceMode
 from torchpare.speedup.shrink_plan import Cut
@@ -66,14 +66,14 @@ def run_exact(
     """
     tensors = {**_copies(model, masks or {}, dtype), **{name: t.to(dtype) for name, t in (lent or {}).items()}}
     args, kwargs = call_arguments(dummy_input)
-    args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, (args, kwargs))
+    args, kwargs = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, (args, kwargs))
     default = torch.get_default_dtype()
     stack = [""]
     lent_classes = _adopted(model) if patches is not None else nullcontext()  # patches are told by recorded operators
     mode = ReferenceMode(dtype, patches, stack)
     aside = torch.random.fork_rng(devices=[])
     with (
-        decomposed_attention(),
+        plain_operators(),
         _as_it_was(model),
         lent_classes,
         _watching(model, watch, stack),
@@ -183,28 +183,27 @@ def first_difference(
 @contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
     """Put back what a forward pass may write beside its output: module attributes, caches, buffers, training modes."""
-    namespaces = [(module, dict(module.__dict__), dict(module._buffers)) for module in model.modules()]
-    caches = [(cache, dict(cache)) for cache in caches_of(model)]
-    empty = [
-        value
-        for module in model.modules()
-        for name, value in vars(module).items()
-        if type(value) in (dict, list) and not value and not name.startswith("_")
-    ]
-    for cache, _ in caches:
+    namespaces = [(module, dict(module.__dict__)) for module in model.modules()]
+    # Hooks and caches are put into dicts and lists that stay the same objects. Submodules and parameters lie in such
+    # dicts too, and are put back with the rest.
+    containers: dict[int, Any] = {}
+    for _, namespace in namespaces:
+        containers.update((id(value), value) for value in namespace.values() if isinstance(value, (dict, list)))
+    contents = [(value, copy.copy(value)) for value in containers.values()]
+    for cache in caches_of(model):
         cache.clear()  # what was computed from parameters in another type, or from all of them
     try:
         yield
     finally:
-        for module, namespace, buffers in namespaces:
+        for module, namespace in namespaces:
             module.__dict__.clear()
             module.__dict__.update(namespace)
-            module._buffers.update(buffers)
-        for cache, content in caches:
-            cache.clear()
-            cache.update(content)
-        for container in empty:
-            container.clear()
+        for container, content in contents:
+            if isinstance(container, dict):
+                container.clear()
+                container.update(content)
+            else:
+                container[:] = content
 
 
 @contextmanager

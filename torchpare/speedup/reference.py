@@ -219,8 +219,9 @@ def _summed(
 
 
 def _places(mask: Kept, axis: int) -> NDArray[np.int64] | None:
-    """Kept indices along an axis; None where they depend on other axes."""
-    return np.flatnonzero(mask) if mask.size == mask.shape[axis] else None
+    """Kept indices along an axis; None where they differ along other axes."""
+    rows = np.moveaxis(mask, axis, -1).reshape(-1, mask.shape[axis])
+    return np.flatnonzero(rows[0]) if (rows == rows[0]).all() else None
 
 
 def _over_kept(

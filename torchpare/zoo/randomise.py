@@ -16,6 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = ["randomise", "settle_norms"]
 
+# What multiplies a channel: of norms, of scaled standardised convolutions, of weight normalisation (both kinds).
+_SCALES = {"weight", "gain", "weight_g", "original0"}
+
 
 @torch.no_grad()
 def randomise(model: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -73,15 +76,12 @@ def _settle(norm: _BatchNorm, inputs: tuple[Any, ...]) -> None:
 
 
 def _random_parameter(parameter: Tensor, name: str, generator: torch.Generator) -> Tensor:
-    if parameter.ndim <= 1 or parameter.numel() == 0:
-        low, high = (0.5, 1.5) if name == "weight" else (-0.5, 0.5)
+    is_matrix = parameter.ndim > 1 and "weight" in name and name not in _SCALES - {"weight"}
+    if not is_matrix and parameter.numel() in (0, 1, *parameter.shape):  # a vector, perhaps shaped to be broadcast
+        low, high = (0.5, 1.5) if name in _SCALES else (-0.5, 0.5)
         return _uniform(parameter, low, high, generator)
-    if "weight" in name:
-        fan_in = parameter[0].numel()
-    elif parameter.numel() == max(parameter.shape):  # (channels, 1, 1) and the like: a vector, shaped to be broadcast
-        return _uniform(parameter, -0.5, 0.5, generator)
-    else:  # tables of positions, tokens, stacks of experts: each row is a vector of its own
-        fan_in = parameter.shape[-1]
+    # In tables of positions, tokens and stacks of experts each row is a vector of its own.
+    fan_in = parameter[0].numel() if is_matrix else parameter.shape[-1]
     return _uniform(parameter, -1.0, 1.0, generator) * (6.0 / fan_in) ** 0.5
 
 

@@ -74,7 +74,7 @@ def _two(flow: Flow, weight: Ref, axis: int, why: str) -> LabelArray:
     return array.reshape(array.shape[:2])
 
 
-@rule("mm", "addmm", "bmm", "baddbmm", "mv", "dot", "addmv")
+@rule("mm", "addmm", "bmm", "baddbmm", "mv", "dot", "vdot", "addmv")
 def matrix_product(flow: Flow, op: Op) -> None:
     """Products of matrices, with a batch axis before them or not: the summed axis is one, the others are carried."""
     added = op.name.startswith(("aten.addm", "aten.badd"))
@@ -148,3 +148,25 @@ def linear(flow: Flow, op: Op) -> None:
         flow.makes(bias, 0, rows)
     carried = [flow.tied(x, axis, why, depends=[a for a in range(last) if a != axis]) for axis in range(last)]
     flow.define(op.outputs[0], [*carried, along(rows, last, last + 1)])
+
+
+@rule("_trilinear")
+def trilinear(flow: Flow, op: Op) -> None:
+    """The product of three tensors with axes inserted, summed over some: what `nn.Bilinear` is made of."""
+    tensors, inserted, summed = op.args[:3], op.args[3:6], set(op.args[6])
+    why = f"the bilinear layer in {op.where}"
+    rank = len(flow.shape(tensors[0])) + len(inserted[0])
+    full = [[np.expand_dims(array, tuple(new)) for array in flow.labels(ref)] for ref, new in zip(tensors, inserted, strict=True)]
+    axes = [iter(arrays) for arrays in full]
+    merged: list[LabelArray] = []
+    for axis in range(rank):
+        own = [next(arrays) for arrays, new in zip(axes, inserted, strict=True) if axis not in new]
+        for other in own[1:]:
+            flow.store.unify(own[0], other, why)
+        merged.append(min(own, key=lambda array: array.size))
+    flow.define(op.outputs[0], [np.squeeze(a, axis=tuple(summed)) for axis, a in enumerate(merged) if axis not in summed])
+    weight = tensors[1]
+    if flow.shows_parameter(weight) and len(flow.shape(weight)) == 3:
+        flow.makes(weight, 0, flow.vector(weight, 0, why))
+        flow.reads(weight, 1, tensors[0])
+        flow.reads(weight, 2, tensors[2])

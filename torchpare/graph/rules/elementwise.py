@@ -34,6 +34,9 @@ __all__ = ["merge_aligned", "pointwise"]
     "rrelu_with_noise",
     "fill",
     "zero",
+    "polar",
+    "complex",
+    *("uniform", "normal", "exponential", "random", "normal_functional", "log_normal", "cauchy", "geometric"),
 )
 def pointwise(flow: Flow, op: Op) -> None:
     """Unify what lies on top of each other after broadcasting; outputs carry the same labels."""

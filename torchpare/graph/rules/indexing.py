@@ -278,3 +278,20 @@ def embedding_bag(flow: Flow, op: Op) -> None:
 def by_value(flow: Flow, op: Op) -> None:
     """Operators whose result depends on values, element by element: everything stays."""
     flow.freeze_all(op, f"{op.name} in {op.where} depends on the values")
+
+
+@rule("_pack_padded_sequence", "_pad_packed_sequence")
+def packed(flow: Flow, op: Op) -> None:
+    """Sequences of several lengths laid one behind the other, and back: features are carried, all else is order."""
+    why = f"{op.name} in {op.where} knows steps and sequences by number"
+    x = op.args[0]
+    rank = len(flow.shape(x))
+    for ref in op.inputs:
+        for axis in range(len(flow.shape(ref)) - (1 if ref.uid == x.uid else 0)):
+            flow.freeze(ref, axis, why)
+    features = flow.vector(x, rank - 1, why)
+    for place, uid in enumerate(op.outputs):
+        axes = flow.fixed(flow.shape(uid))
+        if place == 0:
+            axes[-1] = features.reshape((1,) * (len(axes) - 1) + (-1,))
+        flow.define(uid, axes)

@@ -84,3 +84,24 @@ def group_norm(flow: Flow, op: Op) -> None:
         if len(axes) == 2:
             axes[1] = along(grid[:, 0], 1, 2)
         flow.define(uid, axes)
+
+
+@rule("_weight_norm_interface")
+def weight_norm(flow: Flow, op: Op) -> None:
+    """A direction times a length: the lengths lie along one axis of the directions.
+
+    The length of a direction is taken over what it reads, and a column that reads a removed channel is masked.
+    """
+    direction, length = op.args[:2]
+    axis = op.args[2] if len(op.args) > 2 else 0
+    why = f"the weight norm in {op.where}"
+    labels = flow.vector(direction, axis, why)
+    flow.store.unify(labels, flow.vector(length, axis, why), why)
+    flow.makes(length, axis, labels)
+    flow.unmasked.add((direction.uid, axis))  # a direction of nothing but zeros has no length to divide by
+    flow.define(op.outputs[0], flow.labels(direction))
+    for uid in op.outputs[1:]:
+        axes = flow.fixed(flow.shape(uid))
+        if axes:
+            axes[axis] = along(labels, axis, len(axes))
+        flow.define(uid, axes)

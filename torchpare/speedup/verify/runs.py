@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchpare.graph import capture as graph_capture
-from torchpare.graph.capture import call_arguments, decomposed_attention
+from torchpare.graph.capture import call_arguments, plain_operators
 from torchpare.graph.program import Program
 from torchpare.graph.recorder import output_tensors
 from torchpare.layers import adopt
@@ -104,7 +104,7 @@ def _in_float64() -> Iterator[None]:
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with torch.random.fork_rng(devices=[]), decomposed_attention():
+        with torch.random.fork_rng(devices=[]), plain_operators():
             torch.manual_seed(0)
             yield
     finally:
