@@ -7,6 +7,7 @@ is believed: only numbers that are there may change, only downwards, and only wh
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, NamedTuple, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, StringConstraints, ValidationError
@@ -29,7 +30,7 @@ class Structure(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     version: Literal[1]
-    attributes: dict[str, dict[str, int | list[int]]] = {}
+    attributes: dict[str, dict[str, int | float | list[int]]] = {}
     added_parameters: list[str] = []
     adopted: list[str] = []
     """Attentions with the class of `torchpare.layers`, because the stock one cannot have their heads."""
@@ -93,14 +94,20 @@ def attribute_edits(structure: Structure, model: nn.Module, source: str) -> list
 
 
 def _size(
-    module: nn.Module, path: str, name: str, new: int | list[int], source: str
-) -> int | list[int] | tuple[int, ...]:
+    module: nn.Module, path: str, name: str, new: int | float | list[int], source: str
+) -> int | float | list[int] | tuple[int, ...]:
     """`new` in the form of the number it replaces."""
     where = f"{source} sets {path}.{name} to {new}"
     place = owner_and_key(module, name)
     old = None if place is None else place[0].get(place[1])
     if name == "value_dim" and isinstance(module, nn.MultiheadAttention):
         old = module.head_dim  # what it will be, once adopted
+    if type(old) is float:  # the epsilon of a norm
+        if type(new) is not float or not (math.isfinite(new) and new >= old > 0):
+            raise CheckpointError(f"{where}, but it was {old}, and such a number stays one and can only grow")
+        return new
+    if isinstance(new, float):
+        raise CheckpointError(f"{where}, but in this {type(module).__name__} that is no number with a fraction")
     if any(part.startswith("_") for part in name.split(".")) or not _is_size(old):
         raise CheckpointError(f"{where}, but in this {type(module).__name__} that is no whole number or row of them")
     if isinstance(old, int):

@@ -62,6 +62,8 @@ class Flow:
     """Which (parameter uid, axis) makes channels, and which reads them."""
     sources: dict[tuple[int, int], list[int]] = field(default_factory=dict)
     """The values from which each (parameter uid, axis) reads channels."""
+    levels: list[tuple[LabelArray, LabelArray]] = field(default_factory=list)
+    """(labels of an axis, labels of an axis inside it): groups and their slots, heads and their widths."""
     unmasked: set[tuple[int, int]] = field(default_factory=set)
     """(parameter uid, axis) that must not be masked, because another parameter silences the channel."""
     other_readers: list[LabelArray] = field(default_factory=list)
@@ -271,7 +273,13 @@ class Flow:
                     self._count_rows(labels, axis, why)
                 store.define(compact, made, why)
                 owned.update(candidates)
+        self.nest(axes)
         return axes
+
+    def nest(self, axes: Sequence[LabelArray]) -> None:
+        """Note that each of several axes that are one in memory holds those behind it: groups their slots, say."""
+        present = [array for array in axes if array.any()]
+        self.levels.extend((outer, inner) for at, outer in enumerate(present) for inner in present[at + 1 :])
 
     def _parts(self, grid: LabelArray) -> list[LabelArray]:
         """The components of composites as grids of their own, the simplest first; else the grid itself."""

@@ -218,12 +218,11 @@ class Sizing:
     def _levels(self) -> tuple[frozenset[int], frozenset[int]]:
         outer: set[int] = set()
         inner: set[int] = set()
-        composite = np.flatnonzero(self._parts[:, 0] >= 0)
-        for position in range(self._parts.shape[1]):
-            atoms = np.unique(self._parts[composite, position])
-            cells = np.unique(self.cell_of[atoms[atoms >= 0]])
-            found = {int(self.variable_of[cell]) for cell in cells if cell >= 0}
-            (outer if position == 0 else inner).update(found)
+        for holder, inside in self.space.levels:
+            held = self.variables(inside)
+            if held:
+                outer |= self.variables(holder)
+                inner |= held
         return frozenset(outer), frozenset(inner - outer)
 
 

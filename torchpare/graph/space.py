@@ -56,6 +56,8 @@ class PruningSpace:
         """Arrays of shape (rows, n) whose rows must keep equally many, with the reason."""
         self.comparisons = {**flow.program.comparisons, **flow.comparisons}
         self.other_readers: tuple[LabelArray, ...] = tuple(flow.other_readers)
+        self.levels: tuple[tuple[LabelArray, LabelArray], ...] = tuple(flow.levels)
+        """Pairs of (labels of an axis, labels of an axis inside it)."""
         self.notes: tuple[Note, ...] = tuple(flow.notes)
         self.unknown: Mapping[str, str] = dict(flow.unknown)
         """Operators without a rule, each with the first place where it was met."""
@@ -111,9 +113,14 @@ class PruningSpace:
         return group_masks(removal, masks, unmask_returned=True)
 
     @cached_property
+    def silent(self) -> set[int]:
+        """Uids of the values that are zero in every channel that goes."""
+        return silent_values(self._flow)
+
+    @cached_property
     def silent_readers(self) -> set[tuple[int, int]]:
         """The (parameter uid, axis) that read nothing but zeros from channels that go: see `torchpare.graph.zeros`."""
-        silent = silent_values(self._flow)
+        silent = self.silent
         makers = {place for place, role in self.roles.items() if role.kind == "makes"}  # tied: read here, made there
         sources = self._flow.sources.items()
         return self._flow.unmasked | {

@@ -43,6 +43,9 @@ _EVERY = frozenset(
     f"aten.{name}" for name in ("add", "sub", "rsub", "cat", "stack", "maximum", "minimum", "where", "lerp")
 )
 _ANY = frozenset({"aten.mul"})
+_WRITES = frozenset(f"aten.{name}" for name in ("index_add", "index_copy", "scatter_add", "index_put", "scatter"))
+_ZEROS = frozenset(f"aten.{name}" for name in ("zeros", "new_zeros", "zeros_like", "empty", "new_empty", "empty_like"))
+"""Made of nothing; what is made without values is written before it is read."""
 _FIRST = frozenset(
     f"aten.{name}"
     for name in (
@@ -114,6 +117,9 @@ _FIRST = frozenset(
         *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d", "sum", "mean"),
         *("amax", "amin", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_bilinear2d"),
         *("upsample_linear1d", "upsample_bicubic2d", "upsample_trilinear3d", "roll"),
+        *("index", "_unsafe_index", "index_select", "gather", "repeat", "im2col", "col2im", "pixel_shuffle"),
+        *("pixel_unshuffle", "unfold", "tril", "triu", "cumsum", "view_as_real", "view_as_complex", "_fft_c2c"),
+        *("_fft_r2c", "_fft_c2r", "_pack_padded_sequence", "_pad_packed_sequence", "upsample_nearest_exact2d"),
     )
 )
 _SHIFTED = frozenset({"aten.hardtanh", "aten.clamp", "aten.clamp_min", "aten.clamp_max", "aten.constant_pad_nd"})
@@ -219,6 +225,10 @@ def _is_quiet(flow: Flow, op: Op, silent: set[int]) -> bool:
         return any(quiet[1:]) and _labelled(flow, op.outputs[0]) <= own
     if name in _ANY:
         return any(quiet)
+    if name in _ZEROS:
+        return True
+    if name in _WRITES:  # what is written into, and what is written; places are numbers
+        return quiet[:1] == [True] and quiet[-1:] == [True]
     if name in ("aten.copy", "aten.zero", "aten.fill"):
         return quiet[1:2] == [True] or name == "aten.zero" or (name == "aten.fill" and op.args[1] == 0)
     if name in _EVERY or name in _PRODUCTS:

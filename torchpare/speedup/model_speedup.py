@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, get_args
 
@@ -18,6 +18,7 @@ from torchpare.speedup.given import MasksOrFile, covers, flatten_masks, masked, 
 from torchpare.speedup.proof import Outputs, first_difference, largest_difference, run_exact
 from torchpare.speedup.reference import Patches, find_patches
 from torchpare.speedup.report import FunctionChange, LayerChange, SpeedupReport
+from torchpare.speedup.rms_norms import epsilons, find_rms_norms, scale_norms
 from torchpare.speedup.shrink import cuts_of_added, shrink
 from torchpare.speedup.shrink_plan import ShrinkPlan, make_plan
 from torchpare.speedup.transaction import Transaction
@@ -146,7 +147,8 @@ class ModelSpeedup:
     ) -> SpeedupReport:
         model, removal, given = self.bound_model, plan.removal, flatten_masks(self.masks)
         before = _sizes(model)
-        changes = _norms_over_pruned_axes(removal)
+        norms = find_rms_norms(removal, model)
+        changes = _norms_over_pruned_axes(removal, made_up_for={norm.module for norm in norms})
         by_nature = False
         biases: dict[str, Tensor] = {}
         known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -164,15 +166,17 @@ class ModelSpeedup:
                 biases = fold(change, leftovers, given)
                 if more:
                     by_nature = True
-            patches = find_patches(removal) if self.verify else Patches()
+            patches = find_patches(removal, {norm.mean for norm in norms}) if self.verify else Patches()
             if self.verify and (by_nature or patches.by_key):
                 reference = self._outputs(group, lent=masked(biases, group), patches=patches)
                 changes = (*changes, *_loud(patches))
         added = biases.keys() - known
         with clock("shrink"):
-            shrink(change, plan, group, added)
+            scaled = scale_norms(change, norms)
+            shrink(change, plan, group, added, epsilons(model, norms))
             cuts = {**plan.cuts, **cuts_of_added(plan, added)}
-            lent = {n: cuts[n].apply(b) if n in cuts else b for n, b in masked(biases, group).items()}
+            exact = masked({**biases, **scaled}, group)
+            lent = {n: cuts[n].apply(b) if n in cuts else b for n, b in exact.items()}
         with clock("proof"):
             small = self._outputs({}, like=reference, lent=lent) if self.verify else None
             difference = _difference(reference, small)
@@ -189,6 +193,7 @@ class ModelSpeedup:
             output_change=output_change,
             changes=changes,
             folded=tuple(name.rpartition(".")[0] for name in biases),
+            rescaled=tuple(dict.fromkeys(norm.module for norm in norms)),
             restored=removal.restored,
             unknown=dict(removal.space.unknown),
             unreached=removal.space.unreached,
@@ -273,11 +278,11 @@ def _difference(reference: Outputs | None, other: Outputs | None) -> float:
     return float("nan") if reference is None or other is None else largest_difference(reference, other)
 
 
-def _norms_over_pruned_axes(removal: Removal) -> tuple[FunctionChange, ...]:
+def _norms_over_pruned_axes(removal: Removal, made_up_for: Collection[str]) -> tuple[FunctionChange, ...]:
     changes: dict[tuple[str, str], FunctionChange] = {}
     for note in removal.space.notes:
         lost = int(removal.lost(note.labels).sum())
-        if lost:
+        if lost and note.module not in made_up_for:
             detail = f"it is taken over fewer channels than before ({note.site})"
             changes.setdefault((note.kind, note.module), FunctionChange(note.kind, note.module, lost, detail))
     return tuple(changes.values())

@@ -10,7 +10,7 @@ untouched, so that everything else is still compared to the last digit. Each suc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -114,16 +114,21 @@ def _constant(drawn: Any) -> Any:
     return drawn.fill_(0.37) if isinstance(drawn, Tensor) and drawn.is_floating_point() else drawn
 
 
-def find_patches(removal: Removal) -> Patches:
-    """The operators of the recorded program that would see that channels are gone."""
+def find_patches(removal: Removal, skip: Collection[int] = ()) -> Patches:
+    """The operators of the recorded program that would see that channels are gone.
+
+    Args:
+        removal: what goes.
+        skip: places of operators in the program for which the small model makes up.
+    """
     patches = Patches()
     counter: Counter[tuple[str, str]] = Counter()
     values = removal.space.program.values
-    for op in removal.space.program.ops:
+    for number, op in enumerate(removal.space.program.ops):
         place = (op.module, op.name)
         key = (*place, counter[place])
         counter[place] += 1
-        patch = _patch_of(op, removal, patches)
+        patch = None if number in skip else _patch_of(op, removal, patches)
         if patch is not None and op.inputs:
             patches.by_key[key] = patch
             patches.shapes[key] = values[op.inputs[0].uid].shape

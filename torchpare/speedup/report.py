@@ -59,6 +59,7 @@ class SpeedupReport:
             this proof proves nothing.
         changes: places where the function changes by nature.
         folded: layers whose bias took over constants of removed channels.
+        rescaled: RMS norms whose weight and epsilon make up for the channels they lost.
         restored: channels that were asked for and stay, and why.
         unknown: operators without a rule, with the first place where each was met; their channels stay.
         unreached: parameters that the dummy input did not reach; they keep their size.
@@ -75,6 +76,7 @@ class SpeedupReport:
     output_change: float
     changes: tuple[FunctionChange, ...]
     folded: tuple[str, ...]
+    rescaled: tuple[str, ...]
     restored: tuple[Restored, ...]
     unknown: dict[str, str]
     unreached: tuple[str, ...]
@@ -118,6 +120,8 @@ class SpeedupReport:
             yield f"changed by nature: {change}"
         if self.folded:
             yield f"constants moved into the bias of: {', '.join(self.folded)}"
+        if self.rescaled:
+            yield f"RMS norms rescaled to stay the same function: {len(self.rescaled)}, first {self.rescaled[0]}"
         for line in self.frozen:
             yield f"kept: {line}"
         for name, place in self.unknown.items():

@@ -21,7 +21,13 @@ __all__ = ["cuts_of_added", "shrink"]
 STRUCTURE = "torchpare_structure"
 
 
-def shrink(change: Transaction, plan: ShrinkPlan, masks: Mapping[str, Tensor], added: Collection[str]) -> None:
+def shrink(
+    change: Transaction,
+    plan: ShrinkPlan,
+    masks: Mapping[str, Tensor],
+    added: Collection[str],
+    numbers: Mapping[tuple[str, str], float] | None = None,
+) -> None:
     """Cut every tensor, edit every number, and leave the record that `torchpare.save` writes.
 
     Args:
@@ -29,6 +35,7 @@ def shrink(change: Transaction, plan: ShrinkPlan, masks: Mapping[str, Tensor], a
         plan: what to cut.
         masks: by qualified parameter name; masked entries that stay are written as zeros.
         added: names of parameters that folding added.
+        numbers: further attributes to change, by module path and name: epsilons of norms.
     """
     modules = dict(change.model.named_modules(remove_duplicate=False))
     change.empty_caches()
@@ -51,6 +58,8 @@ def shrink(change: Transaction, plan: ShrinkPlan, masks: Mapping[str, Tensor], a
             made[id(old)] = _smaller(old, cuts.get(name), masks_by_id.get(id(old)))
         change.set_tensor(module, key, made[id(old)])
     _edit_attributes(change, plan, modules)
+    for (path, key), number in (numbers or {}).items():
+        change.set_attribute(modules[path], key, number)
     for path in dict.fromkeys(name.rpartition(".")[0] for name in plan.cuts):
         for key, value in leaf_attributes(modules[path]).items():
             change.set_attribute(modules[path], key, value)
@@ -58,7 +67,7 @@ def shrink(change: Transaction, plan: ShrinkPlan, masks: Mapping[str, Tensor], a
         if isinstance(module, nn.RNNBase):  # recurrent layers keep a second list of their weights
             change.set_attribute(module, "_flat_weights", [getattr(module, key) for key in module._flat_weights_names])
     kept_class = [path for path, module in adopted.items() if not _released(change, module)]
-    change.set_attribute(change.model, STRUCTURE, _record(change.model, plan, added, kept_class))
+    change.set_attribute(change.model, STRUCTURE, _record(change.model, plan, added, kept_class, numbers or {}))
 
 
 def _adopt(change: Transaction, plan: ShrinkPlan, modules: Mapping[str, nn.Module]) -> dict[str, MultiheadAttention]:
@@ -126,12 +135,20 @@ def _smaller(old: Tensor, cut: Cut | None, mask: Tensor | None) -> Tensor:
         return parameter
 
 
-def _record(model: nn.Module, plan: ShrinkPlan, added: Collection[str], adopted: Collection[str]) -> dict[str, Any]:
+def _record(
+    model: nn.Module,
+    plan: ShrinkPlan,
+    added: Collection[str],
+    adopted: Collection[str],
+    numbers: Mapping[tuple[str, str], float],
+) -> dict[str, Any]:
     """The structure record, joined to the one of an earlier shrink: kept indices always count in the first model."""
     before = getattr(model, STRUCTURE, None) or {"version": 1, "attributes": {}, "added_parameters": [], "kept": {}}
     attributes = {path: dict(values) for path, values in before["attributes"].items()}
     for path, values in plan.attributes.items():
         attributes.setdefault(path, {}).update(values)
+    for (path, key), number in numbers.items():
+        attributes.setdefault(path, {})[key] = number
     kept = {name: dict(axes) for name, axes in before["kept"].items()}
     for name, cut in plan.cuts.items():
         axes = kept.setdefault(name, {})

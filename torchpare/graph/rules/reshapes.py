@@ -132,6 +132,8 @@ def _merge(
     order than they had (a channel shuffle interleaves its groups), so such an axis is tied over the later ones.
     """
     merged = np.zeros((1,) * len(new), dtype=np.int64)
+    if len(axes_in) > 1:
+        flow.nest([flow.labels(uid)[axis] for axis in axes_in])
     for axis in axes_in:
         array = flow.labels(uid)[axis]
         for later in axes_in:
