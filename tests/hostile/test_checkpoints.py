@@ -147,7 +147,7 @@ def test_a_record_that_is_not_json_is_refused(tmp_path, text, monkeypatch):
         ({"attributes": {"": {"shape_after_pool": 4}}}, "and a size can only shrink"),
         ({"attributes": {"": {"shape_after_pool": [4]}}}, "and a size can only shrink"),
         ({"attributes": {"": {"shape_after_pool": [-2, 4]}}}, "and a size can only shrink"),
-        ({"attributes": {"": {"width": 4.0}}}, "its record is not as it should be, at 'structure.attributes"),
+        ({"attributes": {"": {"width": 4.0}}}, "that is no number with a fraction"),
         ({"attributes": {"": {"width": True}}}, "its record is not as it should be"),
         ({"attributes": {"": {"width": "4"}}}, "its record is not as it should be"),
         ({"version": 2}, "its record is not as it should be, at 'structure.version'"),

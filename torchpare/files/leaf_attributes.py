@@ -45,6 +45,11 @@ def leaf_attributes(module: nn.Module) -> dict[str, int | tuple[int, ...]]:  # n
             return {"input_size": shapes["weight_ih_l0"][1], "hidden_size": shapes["weight_ih_l0"][0] // gates}
         case nn.RNNCellBase() if "weight_ih" in shapes:
             return {"input_size": shapes["weight_ih"][1], "hidden_size": shapes["weight_hh"][1]}
+        case nn.MultiheadAttention():
+            width = module.out_proj.weight.shape[0]
+            own = shapes.get("in_proj_weight") is None  # then keys and values may be of other widths
+            keys, values = (shapes[f"{name}_proj_weight"][1] if own else width for name in "kv")
+            return {"embed_dim": width, "kdim": keys, "vdim": values}
         case nn.PReLU() if weight:
             return {"num_parameters": weight[0]}
         case _:

@@ -60,7 +60,7 @@ def shrink(
     _edit_attributes(change, plan, modules)
     for (path, key), number in (numbers or {}).items():
         change.set_attribute(modules[path], key, number)
-    for path in dict.fromkeys(name.rpartition(".")[0] for name in plan.cuts):
+    for path in dict.fromkeys((*(name.rpartition(".")[0] for name in plan.cuts), *adopted)):
         for key, value in leaf_attributes(modules[path]).items():
             change.set_attribute(modules[path], key, value)
     for module in modules.values():
@@ -149,6 +149,9 @@ def _record(
         attributes.setdefault(path, {}).update(values)
     for (path, key), number in numbers.items():
         attributes.setdefault(path, {})[key] = number
+    for path, values in attributes.items():
+        if path not in adopted:  # a stock attention has one width of head
+            values.pop("value_dim", None)
     kept = {name: dict(axes) for name, axes in before["kept"].items()}
     for name, cut in plan.cuts.items():
         axes = kept.setdefault(name, {})
