@@ -10,6 +10,8 @@ the fresh model first and only then touches it, so a file that does not fit leav
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -18,15 +20,15 @@ from torch.nn.parameter import is_lazy
 
 from torchpare.errors import CheckpointError
 from torchpare.files.archive import Archive, read_archive, write_archive
+from torchpare.files.dropped import STRUCTURE
 from torchpare.files.restore import carry_out, plan_restore, slots_of
-from torchpare.files.structure import read_record
+from torchpare.files.structure import Record, read_record
 from torchpare.files.wording import listed
+from torchpare.layers.blocks import drop_blocks
 
 __all__ = ["load", "save"]
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
-
-_STRUCTURE = "torchpare_structure"  # the plain attribute in which a shrunk model carries its record
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -86,19 +88,35 @@ def load(model: AnyModule, path: str | os.PathLike[str]) -> AnyModule:
         raise CheckpointError(f"{path}: this {type(model).__name__} is already shrunk; load into a freshly built one")
     archive = read_archive(path)
     record = read_record(archive.record, str(path))
-    carry_out(plan_restore(model, archive.tensors, record, str(path)), model)
+    with _blocks_dropped(model, record, str(path)):
+        carry_out(plan_restore(model, archive.tensors, record, str(path)), model)
     if record.structure is not None:
-        setattr(model, _STRUCTURE, record.structure.model_dump(exclude_unset=True))
+        setattr(model, STRUCTURE, record.structure.model_dump(exclude_unset=True))
     return model
+
+
+@contextmanager
+def _blocks_dropped(model: nn.Module, record: Record, source: str) -> Iterator[None]:
+    """Take out the blocks that the saved model does without; an exception in the body puts them back."""
+    dropped = record.structure.dropped if record.structure else {}
+    try:
+        put_back = drop_blocks(model, dropped)
+    except (KeyError, IndexError) as error:
+        raise CheckpointError(f"{source} drops blocks that this {type(model).__name__} lacks: {error}") from error
+    try:
+        yield
+    except BaseException:
+        put_back()
+        raise
 
 
 def _structure_of(model: nn.Module) -> Any:
     for part, module in model.named_modules():
-        if part and hasattr(module, _STRUCTURE):
+        if part and hasattr(module, STRUCTURE):
             raise CheckpointError(
                 f"of this {type(model).__name__} only {part!r} was shrunk: save and load that on its own"
             )
-    return getattr(model, _STRUCTURE, None)
+    return getattr(model, STRUCTURE, None)
 
 
 def _refuse_masked(model: nn.Module, failure: str) -> None:

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, StringConstraints, V
 from torch import nn
 
 from torchpare.errors import CheckpointError
-from torchpare.files.settings import owner_and_key, settings_copies
 from torchpare.layers import MultiheadAttention
+from torchpare.layers.settings_edits import owner_and_key, settings_copies
 
 __all__ = ["AttributeEdit", "Record", "Structure", "attribute_edits", "read_record"]
 
@@ -32,6 +32,9 @@ class Structure(BaseModel):
     version: Literal[1]
     attributes: dict[str, dict[str, int | float | list[int]]] = {}
     added_parameters: list[str] = []
+    dropped: dict[str, list[NonNegativeInt]] = {}
+    """Blocks that were taken out, by path of their stack, counted in the original. All else goes by the names that are
+    left without them."""
     adopted: list[str] = []
     """Attentions with the class of `torchpare.layers`, because the stock one cannot have their heads."""
     kept: dict[str, dict[Annotated[str, StringConstraints(pattern=r"^\d{1,2}$")], list[NonNegativeInt]]] = {}
@@ -94,7 +97,7 @@ def attribute_edits(structure: Structure, model: nn.Module, source: str) -> list
 
 
 def _size(
-    module: nn.Module, path: str, name: str, new: int | float | list[int], source: str
+    module: nn.Module, path: str, name: str, new: float | list[int], source: str
 ) -> int | float | list[int] | tuple[int, ...]:
     """`new` in the form of the number it replaces."""
     where = f"{source} sets {path}.{name} to {new}"

@@ -22,10 +22,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchpare.errors import CaptureError
 from torchpare.graph.caches import caches_of
 from torchpare.graph.program import Program
-from torchpare.graph.recorder import Recorder, map_tensors
-from torchpare.graph.settings import is_settings
+from torchpare.graph.recorder import Outputs, Recorder, map_tensors
 from torchpare.graph.sizes import Attribute, Size
 from torchpare.layers import MultiheadAttention, adopt
+from torchpare.layers.settings import is_settings
 
 __all__ = ["call_arguments", "capture"]
 
@@ -39,7 +39,9 @@ def call_arguments(dummy_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (dummy_input,), {}
 
 
-def capture(model: nn.Module, dummy_input: Any) -> Program:
+def capture(
+    model: nn.Module, dummy_input: Any, *, outputs: Outputs | None = None, device: str | None = None
+) -> Program:
     """Record a forward pass of a copy of ``model`` in evaluation mode; the model itself is not touched.
 
     Where that pass leaves parameters unread (auxiliary heads that only training uses), a pass in training mode is
@@ -49,17 +51,19 @@ def capture(model: nn.Module, dummy_input: Any) -> Program:
         model: any module, on any device.
         dummy_input: a tensor, a tuple of positional arguments, or a dict of keyword arguments. Only shapes and types
             matter where the model can run on the meta device.
+        outputs: picks what must keep its shape from what the model returns; everything, if not given.
+        device: ``"meta"`` or ``"cpu"``, to record there and nowhere else.
 
     Raises:
         CaptureError: if the forward pass fails, with the error of the model's own code.
     """
     failures: list[Exception] = []
-    for device in ("meta", "cpu"):
+    for place in ("meta", "cpu") if device is None else (device,):
         try:
-            return _record(model, dummy_input, device)
+            return _record(model, dummy_input, place, outputs)
         except Exception as error:  # noqa: BLE001 - whatever the model's own code raises
             failures.append(error)
-    meta, real = failures
+    meta, real = failures[0], failures[-1]
     message = (
         f"could not run {type(model).__name__} on the dummy input: {type(real).__name__}: {real}. Check that "
         f"model(dummy_input) works; pass several positional inputs as a tuple and keyword inputs as a dict. "
@@ -68,7 +72,7 @@ def capture(model: nn.Module, dummy_input: Any) -> Program:
     raise CaptureError(message) from real
 
 
-def _record(model: nn.Module, dummy_input: Any, device: str) -> Program:
+def _record(model: nn.Module, dummy_input: Any, device: str, select: Outputs | None = None) -> Program:
     twin = _copy_to(model, device)
     for cache in caches_of(twin):
         cache.clear()
@@ -83,14 +87,14 @@ def _record(model: nn.Module, dummy_input: Any, device: str) -> Program:
     with recorder.recording():
         twin.eval()  # some modules work something out of their parameters when they are told
     with plain_operators():
-        outputs = recorder.run(twin, args, kwargs)
+        outputs = recorder.run(twin, args, kwargs, select)
     module_outputs = list(recorder.module_outputs)
     rigid = tuple(path for path, module in twin.named_modules() if _insists(module))
     program = Program(
         recorder.values, recorder.ops, outputs, module_outputs, attributes, rigid, recorder.comparisons, device
     )
     if program.unreached():
-        program.outputs += _training_outputs(twin, recorder, args, kwargs)
+        program.outputs += _training_outputs(twin, recorder, args, kwargs, select)
     return program
 
 
@@ -115,7 +119,7 @@ def plain_operators() -> Iterator[None]:
 
 
 def _training_outputs(
-    twin: nn.Module, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any]
+    twin: nn.Module, recorder: Recorder, args: tuple[Any, ...], kwargs: dict[str, Any], select: Outputs | None
 ) -> tuple[int, ...]:
     """Record the training path too; nothing where the model cannot be run in training mode."""
     twin.train()
@@ -123,7 +127,7 @@ def _training_outputs(
     for tried_args, tried_kwargs in ((args, kwargs), doubled):  # a batch norm may refuse to train on one sample
         try:
             with plain_operators():
-                return recorder.run(twin, tried_args, tried_kwargs)
+                return recorder.run(twin, tried_args, tried_kwargs, select)
         except Exception:  # noqa: BLE001 - whatever the model's own code raises
             recorder.abandon_run()
     return ()

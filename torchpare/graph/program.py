@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -99,6 +99,8 @@ class Program:
     """
     device: str
     """``meta`` where shapes sufficed, ``cpu`` where the model had to be run for real."""
+    select: Callable[[Any], Any] | None = None
+    """What of the model's outputs must keep its shape; all of them, if not given."""
 
     def unreached(self) -> list[str]:
         """Names of parameters that no operator read in this run."""

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torchpare.graph.program import Call, Kind, Op, Ref, Value
 from torchpare.graph.provenance import Provenance
 from torchpare.graph.sizes import Dim, Expr, Size, watch_sizes
 
-__all__ = ["Recorder", "map_tensors", "output_tensors"]
+__all__ = ["Outputs", "Recorder", "map_tensors", "output_tensors"]
 
 _TORCH = str(Path(torch.__file__).parent)
 _HOUSE = Path(__file__).parent.parent
@@ -42,7 +42,11 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     def replace(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
             return function(leaf)
-        if not hasattr(leaf, "__dict__") or isinstance(leaf, (nn.Module, type)) or next(output_tensors(leaf), None) is None:
+        if (
+            not hasattr(leaf, "__dict__")
+            or isinstance(leaf, (nn.Module, type))
+            or next(output_tensors(leaf), None) is None
+        ):
             return leaf
         twin = copy.copy(leaf)
         for name, value in vars(leaf).items():
@@ -50,6 +54,10 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
         return twin
 
     return pytree.tree_map(replace, tree)
+
+
+Outputs: TypeAlias = Callable[[Any], Any]
+"""Picks from what a model returns what others rely on, such as ``lambda output: output.logits``."""
 
 
 class Recorder(TorchDispatchMode):
@@ -81,10 +89,13 @@ class Recorder(TorchDispatchMode):
             if id(tensor) not in self._uids:
                 self._add(tensor, "input")
 
-    def run(self, twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
-        """Record one forward pass; returns the uids of its outputs."""
+    def run(
+        self, twin: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Outputs | None = None
+    ) -> tuple[int, ...]:
+        """Record one forward pass; returns the uids of its outputs, of all or of those that ``outputs`` picks."""
         with self.recording():
             output = twin(*args, **kwargs)
+            output = output if outputs is None else outputs(output)
         return tuple(self.uid(tensor) for tensor in output_tensors(output))
 
     @contextmanager

@@ -16,6 +16,7 @@ from torchpare.graph.capture import capture
 from torchpare.graph.flow import Equation, Flow, Note, Role
 from torchpare.graph.labels import LabelArray
 from torchpare.graph.program import Program, Value
+from torchpare.graph.recorder import Outputs
 from torchpare.graph.removal import OnConflict, Removal, decide_removal, group_masks
 from torchpare.graph.rules import apply_rules
 from torchpare.graph.sizes import Dim, dims
@@ -224,18 +225,23 @@ class PruningSpace:
         return found
 
 
-def analyse(model: nn.Module, dummy_input: Any) -> PruningSpace:
+def analyse(
+    model: nn.Module, dummy_input: Any, *, outputs: Outputs | None = None, device: str | None = None
+) -> PruningSpace:
     """Find out which channels of ``model`` hang together. The model is not changed.
 
     Args:
         model: any module, with or without masks.
         dummy_input: a tensor, a tuple of positional arguments, or a dict of keyword arguments; only shapes and types
             matter where the model can run on the meta device.
+        outputs: picks from what the model returns what must keep its shape, such as ``lambda output: output.logits``;
+            everything must, if it is not given.
+        device: ``"meta"`` or ``"cpu"``, to record there and nowhere else.
 
     Raises:
         CaptureError: if the model cannot be run on the dummy input.
     """
-    return PruningSpace(apply_rules(capture(model, dummy_input)))
+    return PruningSpace(apply_rules(capture(model, dummy_input, outputs=outputs, device=device)))
 
 
 def _rows_of(labels: LabelArray, axis: int, size: int) -> LabelArray:

@@ -12,7 +12,7 @@ import numpy as np
 from torchpare.graph.program import Op, Ref
 from torchpare.graph.space import PruningSpace
 
-__all__ = ["STRUCTURES", "Group", "groups_of"]
+__all__ = ["LAYERS", "STRUCTURES", "Group", "groups_of"]
 
 STRUCTURES: Final[Mapping[str, str]] = {
     "channels": "output channels of convolutions, with everything that shares them",
@@ -23,9 +23,11 @@ STRUCTURES: Final[Mapping[str, str]] = {
     "groups": "whole groups of grouped convolutions",
     "hidden": "the state of recurrent layers",
     "experts_width": "the width inside the experts of a mixture",
+    "layers": "whole blocks of a stack, by how little they change what passes through; not part of ``all``",
 }
 """The words for ``structures`` in a config_list, with what they stand for."""
 
+LAYERS: Final = "layers"
 _BATCHED = frozenset({"aten.bmm", "aten.baddbmm"})
 
 

@@ -1,4 +1,4 @@
-"""Layers that stand in for stock ones which refuse the sizes that pruning leaves; same parameters, same names."""
+"""Layers that stand in for stock ones, and the numbers that modules and their settings remember of sizes and depth."""
 
 from __future__ import annotations
 

@@ -10,9 +10,10 @@ from torch import nn
 
 from torchpare.config import Entry, type_name
 from torchpare.errors import ConfigError
-from torchpare.graph.structures import STRUCTURES, Group
+from torchpare.graph.structures import LAYERS, STRUCTURES, Group
+from torchpare.speedup.depth import Stack
 
-__all__ = ["Allocation", "allocate"]
+__all__ = ["Allocation", "allocate", "allocate_depth"]
 
 
 @dataclass
@@ -28,6 +29,27 @@ class Allocation:
         return max(1, group.size - int(group.size * self.sparsity.get(group.variable, 0.0) + 1e-6))
 
 
+def allocate_depth(entries: Sequence[Entry], stacks: Sequence[Stack], model: nn.Module) -> dict[str, float]:
+    """By path of a stack, the share of its blocks that entries with the structure ``"layers"`` ask for; the last wins.
+
+    Raises:
+        ConfigError: such an entry reaches no stack.
+    """
+    shares: dict[str, float] = {}
+    for at, entry in enumerate(entries):
+        if LAYERS not in (entry.structures or ()):
+            continue
+        names = _layers(entry, model, f"config_list[{at}]")
+        reached = [stack.path for stack in stacks if names is None or stack.path in names]
+        if not reached:
+            there = ", ".join(repr(stack.path) for stack in stacks) or "none"
+            raise ConfigError(
+                f"config_list[{at}] reaches no stack of blocks that could go one by one; there are: {there}"
+            )
+        shares.update(dict.fromkeys(reached, 0.0 if entry.exclude else entry.sparsity or 0.0))
+    return shares
+
+
 def allocate(entries: Sequence[Entry], groups: Sequence[Group], model: nn.Module) -> Allocation:
     """Match entries with groups; later entries win.
 
@@ -40,6 +62,8 @@ def allocate(entries: Sequence[Entry], groups: Sequence[Group], model: nn.Module
     asked = Allocation()
     for at, entry in enumerate(entries):
         where = f"config_list[{at}]"
+        if entry.structures == (LAYERS,):
+            continue
         reached = _reached(entry, groups, model, where)
         for group in reached:
             variable = group.variable
@@ -60,14 +84,14 @@ def _reached(entry: Entry, groups: Sequence[Group], model: nn.Module, where: str
     names = _layers(entry, model, where)
     found = []
     for group in groups:
-        if kinds is not None and group.kind not in kinds:
+        if group.kind not in kinds:
             continue
         if names is not None:
             inside = [layer in names for layer in group.layers]
             if not (any(inside) if entry.exclude else inside and all(inside)):
                 continue
         found.append(group)
-    if kinds is not None and "all" in (entry.structures or ()) and not entry.exclude:
+    if "all" in (entry.structures or ("all",)) and not entry.exclude:
         found = _one_level(found, groups, entry.sparsity or 0.0)
     if not found and groups:
         there = ", ".join(sorted({repr(group.kind) for group in groups}))
@@ -80,9 +104,9 @@ def _reached(entry: Entry, groups: Sequence[Group], model: nn.Module, where: str
     return found
 
 
-def _kinds(entry: Entry, where: str) -> Collection[str] | None:
+def _kinds(entry: Entry, where: str) -> Collection[str]:
     if entry.structures is None:
-        return None
+        return STRUCTURES.keys()
     for at, kind in enumerate(entry.structures):
         if kind not in STRUCTURES and kind != "all":
             near = get_close_matches(kind, [*STRUCTURES, "all"], n=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, get_args
 
@@ -39,6 +39,7 @@ class ModelSpeedup:
         on_conflict: where layers that share channels (through a residual, say) were given different masks,
             ``"reconcile"`` keeps the channels, ``"refuse"`` raises.
         tolerance: the largest allowed difference between small and masked model, relative to the output's range.
+        outputs: picks from what the model returns what must keep its shape and is compared; everything, if not given.
         verify: False skips the proof; the report then has no differences to show (they are NaN).
 
     Raises:
@@ -64,6 +65,7 @@ class ModelSpeedup:
         on_conflict: OnConflict = "reconcile",
         tolerance: float = 1e-10,
         verify: bool = True,
+        outputs: Callable[[Any], Any] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             message = f"ModelSpeedup needs a torch.nn.Module, got {type(model).__name__}"
@@ -79,6 +81,7 @@ class ModelSpeedup:
         self.on_conflict: OnConflict = on_conflict
         self.tolerance = tolerance
         self.verify = verify
+        self.outputs = outputs
 
     def plan(self) -> ShrinkPlan:
         """What `speedup_model` would do; the model is not changed.
@@ -87,7 +90,7 @@ class ModelSpeedup:
             CaptureError: if the model cannot be run on the dummy input.
             MaskConflictError: if masks disagree and ``on_conflict`` is ``"refuse"``.
         """
-        space = analyse(self.bound_model, self.dummy_input)
+        space = analyse(self.bound_model, self.dummy_input, outputs=self.outputs)
         return make_plan(self._decide(space))
 
     def speedup_model(self) -> SpeedupReport:
@@ -104,7 +107,7 @@ class ModelSpeedup:
         """
         clock = _Clock()
         with clock("analyse"):
-            space = analyse(self.bound_model, self.dummy_input)
+            space = analyse(self.bound_model, self.dummy_input, outputs=self.outputs)
         with clock("plan"):
             removal = self._decide(space)
         return self._shrink(removal, clock)
@@ -118,6 +121,7 @@ class ModelSpeedup:
         job.bound_model, job.dummy_input = model, dummy_input
         job.masks = merge_masks(group_masks(removal, {}), masks_of(model))
         job.on_conflict, job.tolerance, job.verify = "reconcile", tolerance, verify
+        job.outputs = removal.space.program.select
         return job._shrink(removal, _Clock())
 
     def _shrink(self, removal: Removal, clock: _Clock) -> SpeedupReport:
@@ -212,17 +216,27 @@ class ModelSpeedup:
         patches: Patches | None = None,
     ) -> Outputs:
         """The model's outputs in float64, or in its own type where its code insists on that."""
+
+        def run(dtype: torch.dtype) -> Outputs:
+            return run_exact(
+                self.bound_model,
+                self.dummy_input,
+                masks,
+                lent=lent,
+                patches=patches,
+                dtype=dtype,
+                select=self.outputs,
+            )
+
         if like is not None:
-            return run_exact(self.bound_model, self.dummy_input, masks, lent=lent, patches=patches, dtype=like.dtype)
+            return run(like.dtype)
         try:
-            return run_exact(self.bound_model, self.dummy_input, masks, lent=lent, patches=patches)
+            return run(torch.float64)
         except RuntimeError:
             dtypes = {p.dtype for p in self.bound_model.parameters() if p.is_floating_point()} - {torch.float64}
             if not dtypes:
                 raise
-            return run_exact(
-                self.bound_model, self.dummy_input, masks, lent=lent, patches=patches, dtype=next(iter(dtypes))
-            )
+            return run(next(iter(dtypes)))
 
     def _allowed(self, reference: Outputs | None) -> float:
         """The tolerance; where the model's code refuses float64, what the rounding of its own type asks for."""

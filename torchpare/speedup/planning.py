@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from io import StringIO
 from math import prod
 from typing import Any
@@ -16,10 +16,13 @@ from torchpare.config import read_entries
 from torchpare.graph import PruningSpace, Removal, analyse, group_masks
 from torchpare.graph.choice import atom_scores, choose
 from torchpare.graph.flow import Note
-from torchpare.graph.structures import Group, groups_of
-from torchpare.speedup.allocation import Allocation, allocate
+from torchpare.graph.structures import LAYERS, Group, groups_of
+from torchpare.layers.blocks import drop_blocks
+from torchpare.speedup.allocation import Allocation, allocate, allocate_depth
+from torchpare.speedup.depth import Stack, choose_blocks, find_stacks, without_blocks
 from torchpare.speedup.model_speedup import ModelSpeedup
 from torchpare.speedup.report import SpeedupReport
+from torchpare.speedup.rms_norms import find_rms_norms
 from torchpare.speedup.shrink_plan import ShrinkPlan, make_plan
 from torchpare.types import Masks
 
@@ -69,6 +72,11 @@ class Plan:
     removal: Removal
     shrink: ShrinkPlan
     groups: tuple[GroupPlan, ...]
+    dropped: dict[str, list[int]] = field(default_factory=dict)
+    """By path of a stack, the blocks that go. Names and parameters elsewhere are those of the model without them."""
+    stacks: tuple[Stack, ...] = ()
+    rescaled: frozenset[str] = frozenset()
+    """RMS norms that will make up for the channels they lose."""
 
     @property
     def space(self) -> PruningSpace:
@@ -90,13 +98,18 @@ class Plan:
             ProofError: the small model differs from the masked one.
             ShrinkError: the small model cannot be made or run.
         """
-        return ModelSpeedup.of_removal(
-            self.model, self.example_inputs, self.removal, tolerance=tolerance, verify=verify
-        )
+        with without_blocks(self.model, self.dropped, self.example_inputs if verify else None, tolerance):
+            return ModelSpeedup.of_removal(
+                self.model, self.example_inputs, self.removal, tolerance=tolerance, verify=verify
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-able data."""
-        return {"groups": [vars(group) for group in self.groups], **self.shrink.describe()}
+        return {
+            "groups": [vars(group) for group in self.groups],
+            "dropped": dict(self.dropped),
+            **self.shrink.describe(),
+        }
 
     def __str__(self) -> str:
         console = Console(width=110, record=True, file=StringIO())
@@ -121,6 +134,10 @@ class Plan:
                 f"{rows}{group.after}",
                 group.why or "",
             )
+        for stack in self.stacks:
+            gone = self.dropped.get(stack.path, [])
+            names = f"without {', '.join(map(str, gone))}" if gone else ""
+            table.add_row("layers", stack.path, "", f"{stack.size}", f"{stack.size - len(gone)}", names)
         yield table
         yield from self._lines()
 
@@ -150,7 +167,8 @@ class Plan:
         return {layer: why for layer, why in found.items() if why}
 
     def _touched_notes(self) -> list[Note]:
-        return [note for note in self.space.notes if self.removal.lost(note.labels).any()]
+        notes = (note for note in self.space.notes if note.module not in self.rescaled)
+        return [note for note in notes if self.removal.lost(note.labels).any()]
 
 
 def plan(
@@ -159,6 +177,7 @@ def plan(
     example_inputs: Any,
     *,
     scores: Mapping[str, Tensor] | None = None,
+    outputs: Callable[[Any], Any] | None = None,
 ) -> Plan:
     """Decide what to remove from a model, without touching it.
 
@@ -170,19 +189,31 @@ def plan(
         example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
         scores: by parameter name, importances of the parameter's shape, taken instead of the weights' sizes.
 
+        outputs: picks from what the model returns what must keep its shape and is compared, such as
+            ``lambda output: output.logits``; everything must, if it is not given.
+
     Raises:
         ConfigError: an entry cannot be used, or reaches nothing.
         CaptureError: the model cannot be run on the example inputs.
     """
     entries = read_entries(config_list)
-    space = analyse(model, example_inputs)
-    groups = groups_of(space)
-    asked = allocate(entries, groups, model)
-    weights = dict(model.named_parameters(remove_duplicate=False)) if scores is None else scores
-    removal = choose(
-        space, groups, asked.sparsity, atom_scores(space, weights), round_to=asked.round_to, excluded=asked.excluded
-    )
-    return Plan(model, example_inputs, removal, make_plan(removal), tuple(_described(space, removal, groups, asked)))
+    deep = any(LAYERS in (entry.structures or ()) for entry in entries)
+    stacks = find_stacks(model, example_inputs) if deep else []
+    dropped = choose_blocks(stacks, allocate_depth(entries, stacks, model)) if deep else {}
+    put_back = drop_blocks(model, dropped)
+    try:
+        space = analyse(model, example_inputs, outputs=outputs)
+        groups = groups_of(space)
+        asked = allocate(entries, groups, model)
+        weights = dict(model.named_parameters(remove_duplicate=False)) if scores is None else scores
+        removal = choose(
+            space, groups, asked.sparsity, atom_scores(space, weights), round_to=asked.round_to, excluded=asked.excluded
+        )
+        described = tuple(_described(space, removal, groups, asked))
+        rescaled = frozenset(norm.module for norm in find_rms_norms(removal, model))
+    finally:
+        put_back()
+    return Plan(model, example_inputs, removal, make_plan(removal), described, dropped, tuple(stacks), rescaled)
 
 
 def _described(

@@ -52,6 +52,7 @@ def run_exact(
     patches: Patches | None = None,
     dtype: torch.dtype = torch.float64,
     watch: Callable[[nn.Module, str, Tensor], None] | None = None,
+    select: Callable[[Any], Any] | None = None,
 ) -> Outputs:
     """Run a model in evaluation mode on float64 copies of its tensors, masked.
 
@@ -62,6 +63,7 @@ def run_exact(
         lent: parameters to compute with in place of the model's own, by qualified name.
         patches: operators that should see what stays alone; see `torchpare.speedup.reference`.
         dtype: the floating type to compute in.
+        select: picks what to return of what the model returns; everything, if not given.
         watch: called with (module, path, output) for every tensor that a module returns, in order.
     """
     tensors = {**_copies(model, masks or {}, dtype), **{name: t.to(dtype) for name, t in (lent or {}).items()}}
@@ -88,6 +90,7 @@ def run_exact(
             output = functional_call(model, tensors, args, kwargs, tie_weights=False)
         finally:
             torch.set_default_dtype(default)
+    output = output if select is None else select(output)
     return Outputs([tensor.detach() for tensor in output_tensors(output)], dtype)
 
 

@@ -134,7 +134,10 @@ def _scaled_input(ops: list[Op], users: dict[int, list[int]], place: int, source
             continue
         if op.name in ("aten.mul", "aten.div") and any(ref.uid == source.uid for ref in op.inputs):
             return op.outputs[0]
-        if op.name.rstrip("_") in ("aten.add", "aten.rsqrt", "aten.sqrt", "aten.reciprocal", "aten.pow") or op.name in _CASTS:
+        if (
+            op.name.rstrip("_") in ("aten.add", "aten.rsqrt", "aten.sqrt", "aten.reciprocal", "aten.pow")
+            or op.name in _CASTS
+        ):
             follow.update(op.outputs)
             continue
         return None

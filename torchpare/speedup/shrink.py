@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchpare.files.dropped import EMPTY, STRUCTURE
 from torchpare.files.leaf_attributes import leaf_attributes
-from torchpare.files.settings import owner_and_key, settings_copies
 from torchpare.layers import MultiheadAttention, is_stock
+from torchpare.layers.settings_edits import owner_and_key, settings_copies
 from torchpare.speedup.shrink_plan import Cut, ShrinkPlan
 from torchpare.speedup.transaction import Transaction
 
 __all__ = ["cuts_of_added", "shrink"]
-
-STRUCTURE = "torchpare_structure"
 
 
 def shrink(
@@ -143,7 +142,7 @@ def _record(
     numbers: Mapping[tuple[str, str], float],
 ) -> dict[str, Any]:
     """The structure record, joined to the one of an earlier shrink: kept indices always count in the first model."""
-    before = getattr(model, STRUCTURE, None) or {"version": 1, "attributes": {}, "added_parameters": [], "kept": {}}
+    before = getattr(model, STRUCTURE, None) or EMPTY
     attributes = {path: dict(values) for path, values in before["attributes"].items()}
     for path, values in plan.attributes.items():
         attributes.setdefault(path, {}).update(values)
@@ -162,6 +161,7 @@ def _record(
             earlier = axes.get(str(axis))
             axes[str(axis)] = indices if earlier is None else [earlier[index] for index in indices]
     return {
+        **({"dropped": before["dropped"]} if "dropped" in before else {}),
         "version": 1,
         "attributes": attributes,
         "added_parameters": sorted({*before["added_parameters"], *added}),

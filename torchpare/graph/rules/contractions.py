@@ -156,7 +156,10 @@ def trilinear(flow: Flow, op: Op) -> None:
     tensors, inserted, summed = op.args[:3], op.args[3:6], set(op.args[6])
     why = f"the bilinear layer in {op.where}"
     rank = len(flow.shape(tensors[0])) + len(inserted[0])
-    full = [[np.expand_dims(array, tuple(new)) for array in flow.labels(ref)] for ref, new in zip(tensors, inserted, strict=True)]
+    full = [
+        [np.expand_dims(array, tuple(new)) for array in flow.labels(ref)]
+        for ref, new in zip(tensors, inserted, strict=True)
+    ]
     axes = [iter(arrays) for arrays in full]
     merged: list[LabelArray] = []
     for axis in range(rank):
@@ -164,7 +167,9 @@ def trilinear(flow: Flow, op: Op) -> None:
         for other in own[1:]:
             flow.store.unify(own[0], other, why)
         merged.append(min(own, key=lambda array: array.size))
-    flow.define(op.outputs[0], [np.squeeze(a, axis=tuple(summed)) for axis, a in enumerate(merged) if axis not in summed])
+    flow.define(
+        op.outputs[0], [np.squeeze(a, axis=tuple(summed)) for axis, a in enumerate(merged) if axis not in summed]
+    )
     weight = tensors[1]
     if flow.shows_parameter(weight) and len(flow.shape(weight)) == 3:
         flow.makes(weight, 0, flow.vector(weight, 0, why))

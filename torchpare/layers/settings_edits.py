@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from torchpare.graph.settings import is_settings
+from torchpare.layers.settings import is_settings
 
-__all__ = ["Edit", "owner_and_key", "settings_copies"]
+__all__ = ["Edit", "owner_and_key", "replace_settings", "settings_copies"]
 
 Edit = int | float | list[int]
 
@@ -47,9 +47,19 @@ def settings_copies(
         original = vars(modules[path])[first]
         edited = copies.setdefault(id(original), copy.copy(original))
         vars(edited)[rest] = value
+    return replace_settings(model, copies)
+
+
+def replace_settings(model: nn.Module, copies: dict[int, Any]) -> list[tuple[nn.Module, str, Any]]:
+    """Where a model holds settings objects that are to be replaced: (module, attribute, new object).
+
+    Args:
+        model: only read.
+        copies: the new objects, by the ``id`` of the old ones; settings that hold one of those are copied too.
+    """
     held = [
         (module, name, value)
-        for module in modules.values()
+        for module in model.modules()
         for name, value in vars(module).items()
         if is_settings(value)
     ]
