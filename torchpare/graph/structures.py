@@ -82,7 +82,12 @@ def groups_of(space: PruningSpace) -> list[Group]:
                         groups[variable].layers.append(layer)
                 elif role is not None:
                     groups[variable].readers.add(value.uid)
-    found = [group for group in groups.values() if group.members and group.size > 1]
+    parameters = {name for name, value in space.values.items() if value.kind == "parameter"}
+    found = [
+        group
+        for group in groups.values()
+        if group.size > 1 and any(name in parameters for name, _ in group.members)  # not tables of positions alone
+    ]
     for group in found:
         group.kind = finder.kind(group)
     return found
