@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ATTENTIONS"]
+__all__ = ["ATTENTIONS", "ORDERS"]
+
+ORDERS = ["3HD", "H3D", "chunk", "split"]
+"""How `Fused` lays out its rows; "HD3" is the fourth of the usual ways, and one that it knows too."""
 
 
 class Attention(nn.Module):
@@ -62,7 +65,7 @@ class Fused(Attention):
 
     def make(self, c: int, pick) -> None:
         self.qkv = nn.Linear(c, 3 * self.inner, bias=pick([True, False]))
-        self.order = pick(["3HD", "H3D", "HD3", "chunk", "split"])
+        self.order = pick(ORDERS)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         b, n, _ = x.shape
@@ -161,11 +164,12 @@ class Linearised(nn.Module):
 
     def __init__(self, c: int, pick) -> None:
         super().__init__()
-        self.heads, self.width = pick([1, 2]), c
-        self.qk = nn.Linear(c, 2 * 4 * self.heads)
-        self.v = nn.Linear(c, 3 * self.heads)
-        self.out = nn.Linear(3 * self.heads, c)
+        # An einsum puts axes of size 1 elsewhere than others: here none shrinks to that.
         self.einsum = pick([True, False])
+        self.heads, wide, self.width = 5 if self.einsum else pick([1, 2]), 8 if self.einsum else 4, c
+        self.qk = nn.Linear(c, 2 * wide * self.heads)
+        self.v = nn.Linear(c, wide * self.heads)
+        self.out = nn.Linear(wide * self.heads, c)
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, _ = x.shape

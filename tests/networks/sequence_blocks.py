@@ -107,7 +107,7 @@ class Experts(nn.Module):
 
     def __init__(self, c: int, pick) -> None:
         super().__init__()
-        experts, inner = pick([2, 3]), pick([3, 4])
+        experts, inner = pick([2, 3]), pick([8, 9])  # an einsum puts axes of size 1 elsewhere than others
         self.width = c
         self.router = nn.Linear(c, experts, bias=False)
         self.up = nn.Parameter(torch.randn(experts, c, inner))
@@ -201,17 +201,17 @@ class Copies(nn.Module):
             return x.repeat_interleave(self.times, dim=-1)
         if self.how == "stack":
             return torch.stack((x, x.tanh()), dim=1).amax(1)
-        return x.unsqueeze(2).expand(-1, -1, self.times, -1).flatten(2)
+        return x.unsqueeze(2).expand(-1, -1, 2, -1).flatten(2)
 
 
 class Positions(nn.Module):
-    """A learned vector for each step, added or multiplied; a table that is longer than the sequence, or made for it."""
+    """A learned vector for all steps or for each, added or multiplied; a table that is longer than the sequence."""
 
     def __init__(self, c: int, pick) -> None:
         super().__init__()
         self.width = c
         self.how = pick(["parameter", "embedding", "scale", "buffer"])
-        self.table = nn.Parameter(torch.randn(1, 32, c)) if self.how == "parameter" else None
+        self.table = nn.Parameter(torch.randn(1, 1, c)) if self.how == "parameter" else None
         self.embedding = nn.Embedding(32, c) if self.how == "embedding" else None
         self.scale = nn.Parameter(torch.randn(c)) if self.how == "scale" else None
         self.register_buffer("wave", torch.sin(torch.arange(32 * c).view(32, c) * 0.7))
@@ -219,7 +219,7 @@ class Positions(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n = x.shape[1]
         if self.table is not None:
-            return x + self.table[:, :n]
+            return x + self.table.expand(-1, n, -1)
         if self.embedding is not None:
             return x + self.embedding(torch.arange(n, device=x.device))
         return x * self.scale if self.scale is not None else x + self.wave[:n]

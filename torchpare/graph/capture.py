@@ -91,7 +91,17 @@ def _record(model: nn.Module, dummy_input: Any, device: str, select: Outputs | N
     module_outputs = list(recorder.module_outputs)
     rigid = tuple(path for path, module in twin.named_modules() if _insists(module))
     program = Program(
-        recorder.values, recorder.ops, outputs, module_outputs, attributes, rigid, recorder.comparisons, device, select
+        recorder.values,
+        recorder.ops,
+        outputs,
+        module_outputs,
+        attributes,
+        rigid,
+        recorder.comparisons,
+        device,
+        recorder.constants,
+        recorder.default_scales,
+        select,
     )
     if program.unreached():
         program.outputs += _training_outputs(twin, recorder, args, kwargs, select)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -55,6 +55,10 @@ class Flow:
     """Labels of every value, and what the rules found out on the way."""
 
     program: Program
+    free_literals: bool = False
+    """Whether sizes that are written as numbers hold nothing back, because the code will not run them again."""
+    literals: list[tuple[int, str]] = field(default_factory=list)
+    """Sizes that are written as numbers where channels lie, with where."""
     store: LabelStore = field(default_factory=LabelStore)
     axes: dict[int, Axes] = field(default_factory=dict)
     """Label arrays of each value, by uid."""
@@ -75,6 +79,8 @@ class Flow:
     """Arrays of shape (rows, n), with the reason: every row must keep equally many, vanished rows left aside."""
     comparisons: dict[tuple[Expr, Expr, bool], str] = field(default_factory=dict)
     """Pairs of expressions that must stay equal, or unequal, with where."""
+    query_makers: dict[int, list[Any]] = field(default_factory=dict)
+    """By uid of the queries of an attention with the default scale, the parameters that can make up for another."""
     notes: list[Note] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
     """Operators without a rule, with the first place where each was met."""
@@ -175,7 +181,10 @@ class Flow:
         attributes in ``expr`` must not follow anything else either.
         """
         if isinstance(expr, Const):
-            self.store.freeze(labels, f"{what} is written as the number {expr.value} in {op.where}")
+            if labels.any() and (expr.value, op.where) not in self.literals:
+                self.literals.append((expr.value, op.where))
+            if not self.free_literals:
+                self.store.freeze(labels, f"{what} is written as the number {expr.value} in {op.where}")
         else:
             row = labels.reshape(-1)
             self.equations.append(Equation(np.broadcast_to(row, (size or row.size,)), expr, op.where))

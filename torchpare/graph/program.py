@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch import Tensor
+
 from torchpare.graph.sizes import Attribute, Expr
 
 __all__ = ["Call", "Kind", "Op", "Program", "Ref", "Value", "refs"]
@@ -66,6 +68,8 @@ class Op:
     """``file:line`` in the user's code."""
     pointwise: bool
     call: Call | None
+    target: Any = None
+    """The operator itself, as it can be called."""
 
     @property
     def inputs(self) -> tuple[Ref, ...]:
@@ -99,6 +103,10 @@ class Program:
     """
     device: str
     """``meta`` where shapes sufficed, ``cpu`` where the model had to be run for real."""
+    constants: Mapping[int, Tensor] = field(default_factory=dict)
+    """Tensors that came from outside the model's parameters, buffers and inputs, by uid; on the CPU with values."""
+    default_scales: Sequence[int] = ()
+    """The queries of attentions that divide by the root of the width of a head."""
     select: Callable[[Any], Any] | None = None
     """What of the model's outputs must keep its shape; all of them, if not given."""
 

@@ -24,6 +24,7 @@ class Watcher(Protocol):
     """What is told of each call: the recorder of the run."""
 
     call: Call | None
+    default_scales: list[int]
 
     def uid(self, tensor: Tensor) -> int:
         """The uid of a tensor."""
@@ -70,9 +71,7 @@ class Provenance(TorchFunctionMode):
         if name == "unflatten":
             return Call(name, sizes=_unflattened(self.recorder.shape(args[0]), args, kwargs))
         if name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
-            width = self.recorder.shape(args[0])[-1]
-            if isinstance(width, Size):
-                width.used_as_number()  # the default scale is a power of the width of a head
+            self.recorder.default_scales.append(self.recorder.uid(args[0]))
             return None
         return _note(name, args, kwargs)
 

@@ -69,6 +69,8 @@ class Recorder(TorchDispatchMode):
         self.ops: list[Op] = []
         self.module_outputs: list[tuple[str, int]] = []
         self.comparisons: dict[tuple[Expr, Expr, bool], str] = {}
+        self.constants: dict[int, Tensor] = {}
+        self.default_scales: list[int] = []
         self.call: Call | None = None
         self._uids: dict[int, int] = {}
         self._alive: list[Tensor] = []  # an id() is unique only while its tensor lives
@@ -123,7 +125,11 @@ class Recorder(TorchDispatchMode):
     def uid(self, tensor: Tensor) -> int:
         """The uid of a tensor; one that was never seen before is a constant from outside the model."""
         known = self._uids.get(id(tensor))
-        return self._add(tensor, "constant") if known is None else known
+        if known is not None:
+            return known
+        uid = self._add(tensor, "constant")
+        self.constants[uid] = tensor.detach().clone()
+        return uid
 
     def shape(self, tensor: Tensor) -> torch.Size:
         """The shape of a tensor, every size knowing its axis."""
@@ -166,6 +172,7 @@ class Recorder(TorchDispatchMode):
                 site=_user_site(),
                 pointwise=torch.Tag.pointwise in func.tags,
                 call=self.call,
+                target=func,
             )
         )
         return result

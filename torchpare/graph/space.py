@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from torchpare.errors import MaskError
+from torchpare.graph.attention_scale import Sink
 from torchpare.graph.capture import capture
 from torchpare.graph.flow import Equation, Flow, Note, Role
 from torchpare.graph.labels import LabelArray
@@ -59,7 +60,11 @@ class PruningSpace:
         self.other_readers: tuple[LabelArray, ...] = tuple(flow.other_readers)
         self.levels: tuple[tuple[LabelArray, LabelArray], ...] = tuple(flow.levels)
         """Pairs of (labels of an axis, labels of an axis inside it)."""
+        self.query_makers: Mapping[int, list[Sink]] = dict(flow.query_makers)
+        """By uid of the queries of an attention with the default scale, the parameters that make them."""
         self.notes: tuple[Note, ...] = tuple(flow.notes)
+        self.literals: tuple[tuple[int, str], ...] = tuple(flow.literals)
+        """Sizes that are written as numbers in the model's source where channels lie, with where."""
         self.unknown: Mapping[str, str] = dict(flow.unknown)
         """Operators without a rule, each with the first place where it was met."""
         self.unreached: tuple[str, ...] = tuple(flow.program.unreached())
@@ -197,6 +202,9 @@ class PruningSpace:
             yield equation.labels[None]
             for dim in dims(equation.expr):
                 yield self.first_row(dim)[None]
+        for uid in self.query_makers:
+            axis = len(self.program.values[uid].shape) - 1
+            yield self.first_row(Dim(uid, axis))[None]
         for left, right, _ in self.comparisons:
             for dim in (*dims(left), *dims(right)):
                 yield self.first_row(dim)[None]
@@ -226,7 +234,12 @@ class PruningSpace:
 
 
 def analyse(
-    model: nn.Module, dummy_input: Any, *, outputs: Outputs | None = None, device: str | None = None
+    model: nn.Module,
+    dummy_input: Any,
+    *,
+    outputs: Outputs | None = None,
+    device: str | None = None,
+    free_literals: bool = False,
 ) -> PruningSpace:
     """Find out which channels of ``model`` hang together. The model is not changed.
 
@@ -237,11 +250,14 @@ def analyse(
         outputs: picks from what the model returns what must keep its shape, such as ``lambda output: output.logits``;
             everything must, if it is not given.
         device: ``"meta"`` or ``"cpu"``, to record there and nowhere else.
+        free_literals: let channels go although a size is written as a number in the code, which then cannot run.
 
     Raises:
         CaptureError: if the model cannot be run on the dummy input.
     """
-    return PruningSpace(apply_rules(capture(model, dummy_input, outputs=outputs, device=device)))
+    return PruningSpace(
+        apply_rules(capture(model, dummy_input, outputs=outputs, device=device), free_literals=free_literals)
+    )
 
 
 def _rows_of(labels: LabelArray, axis: int, size: int) -> LabelArray:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchpare.attach import masks_of
 from torchpare.errors import ProofError, ShrinkError
 from torchpare.graph import OnConflict, PruningSpace, Removal, analyse, group_masks
+from torchpare.speedup.attention_scales import scale_queries
 from torchpare.speedup.constants import find_leftovers, fold
 from torchpare.speedup.given import MasksOrFile, covers, flatten_masks, masked, merge_masks, read_masks
 from torchpare.speedup.proof import Outputs, first_difference, largest_difference, run_exact
@@ -176,7 +177,7 @@ class ModelSpeedup:
                 changes = (*changes, *_loud(patches))
         added = biases.keys() - known
         with clock("shrink"):
-            scaled = scale_norms(change, norms)
+            scaled = {**scale_norms(change, norms), **scale_queries(change, removal)}
             shrink(change, plan, group, added, epsilons(model, norms))
             cuts = {**plan.cuts, **cuts_of_added(plan, added)}
             exact = masked({**biases, **scaled}, group)

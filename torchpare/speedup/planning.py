@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from torchpare.config import read_entries
+from torchpare.errors import ConfigError, ShrinkError
 from torchpare.graph import PruningSpace, Removal, analyse, group_masks
 from torchpare.graph.choice import atom_scores, choose
 from torchpare.graph.flow import Note
@@ -24,6 +25,7 @@ from torchpare.speedup.model_speedup import ModelSpeedup
 from torchpare.speedup.report import SpeedupReport
 from torchpare.speedup.rms_norms import find_rms_norms
 from torchpare.speedup.shrink_plan import ShrinkPlan, make_plan
+from torchpare.speedup.traced import traced_model
 from torchpare.types import Masks
 
 __all__ = ["GroupPlan", "Plan", "plan"]
@@ -77,6 +79,8 @@ class Plan:
     stacks: tuple[Stack, ...] = ()
     rescaled: frozenset[str] = frozenset()
     """RMS norms that will make up for the channels they lose."""
+    traced: bool = False
+    """Whether sizes written as numbers were let go, so that only `graph` gives a working model."""
 
     @property
     def space(self) -> PruningSpace:
@@ -98,10 +102,32 @@ class Plan:
             ProofError: the small model differs from the masked one.
             ShrinkError: the small model cannot be made or run.
         """
+        if self.traced and self.space.literals:
+            lines = "; ".join(f"{value} in {where}" for value, where in self.space.literals)
+            message = (
+                f"sizes are written as numbers in the model's source ({lines}), so its Python code cannot run with "
+                "fewer channels: graph() gives the small model as a graph, or plan with literals='keep'"
+            )
+            raise ShrinkError(message)
         with without_blocks(self.model, self.dropped, self.example_inputs if verify else None, tolerance):
             return ModelSpeedup.of_removal(
                 self.model, self.example_inputs, self.removal, tolerance=tolerance, verify=verify
             )
+
+    def graph(self, *, tolerance: float = 1e-10) -> fx.GraphModule:
+        """The small model as a graph of operators; the model itself is not changed.
+
+        It takes the tensors of the example inputs in order, in their shapes, and returns the tensors that the model
+        returns. Plan with ``literals="trace"`` for it. Channels that norms are taken over fall under the same rule as
+        in `apply`; it is proved in float64 against the masked model.
+
+        Raises:
+            ShrinkError: it was not planned with ``literals="trace"``, or an operator cannot be rewritten.
+            ProofError: the graph computes something else than the masked model.
+        """
+        if not self.traced or self.dropped:
+            raise ShrinkError("a graph is made of a plan with literals='trace' and without the structure 'layers'")
+        return traced_model(self.model, self.example_inputs, self.shrink, self.masks(), tolerance)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-able data."""
@@ -148,6 +174,8 @@ class Plan:
             yield f"stays: {layer} ({why})"
         for kind, module in sorted({(note.kind, note.module) for note in self._touched_notes()}):
             yield f"changes by nature: {kind} in {module or 'the model'}"
+        for value, where in self.space.literals:
+            yield f"written as a number: {value} in {where} (literals='trace' lets it go)"
         for name, place in self.space.unknown.items():
             yield f"no rule for {name}, first met in {place}: what flows through it stays"
 
@@ -178,6 +206,7 @@ def plan(
     *,
     scores: Mapping[str, Tensor] | None = None,
     outputs: Callable[[Any], Any] | None = None,
+    literals: Literal["keep", "trace"] = "keep",
 ) -> Plan:
     """Decide what to remove from a model, without touching it.
 
@@ -191,18 +220,25 @@ def plan(
 
         outputs: picks from what the model returns what must keep its shape and is compared, such as
             ``lambda output: output.logits``; everything must, if it is not given.
+        literals: what to do where a size is written as a number in the model's source: ``"keep"`` as many channels as
+            it says, or let them go and ``"trace"`` the model: its Python code cannot run any more then, and `Plan.graph`
+            gives the small model as a graph.
 
     Raises:
         ConfigError: an entry cannot be used, or reaches nothing.
         CaptureError: the model cannot be run on the example inputs.
     """
+    if literals not in ("keep", "trace"):
+        raise ConfigError(f"literals is {literals!r}; it is 'keep' or 'trace'")
     entries = read_entries(config_list)
     deep = any(LAYERS in (entry.structures or ()) for entry in entries)
     stacks = find_stacks(model, example_inputs) if deep else []
     dropped = choose_blocks(stacks, allocate_depth(entries, stacks, model)) if deep else {}
     put_back = drop_blocks(model, dropped)
     try:
-        space = analyse(model, example_inputs, outputs=outputs)
+        trace = literals == "trace"
+        device = "cpu" if trace else None
+        space = analyse(model, example_inputs, outputs=outputs, device=device, free_literals=trace)
         groups = groups_of(space)
         asked = allocate(entries, groups, model)
         weights = dict(model.named_parameters(remove_duplicate=False)) if scores is None else scores
@@ -213,7 +249,7 @@ def plan(
         rescaled = frozenset(norm.module for norm in find_rms_norms(removal, model))
     finally:
         put_back()
-    return Plan(model, example_inputs, removal, make_plan(removal), described, dropped, tuple(stacks), rescaled)
+    return Plan(model, example_inputs, removal, make_plan(removal), described, dropped, tuple(stacks), rescaled, trace)
 
 
 def _described(

@@ -6,23 +6,32 @@ import logging
 
 import numpy as np
 
+from torchpare.graph.attention_scale import find_sinks
 from torchpare.graph.flow import Flow, along
 from torchpare.graph.program import Op, Program, Ref
 from torchpare.graph.rules.elementwise import pointwise
 from torchpare.graph.rules.table import find_rule
+from torchpare.graph.sizes import Const, Dim
 
 __all__ = ["apply_rules"]
 
 _log = logging.getLogger("torchpare")
 
 
-def apply_rules(program: Program) -> Flow:
+def apply_rules(program: Program, *, free_literals: bool = False) -> Flow:
     """Label every value of ``program``. The model's inputs and outputs are fixed: nobody outside can follow."""
-    flow = Flow(program)
+    flow = Flow(program, free_literals)
     _label_grouped_weights(flow)
     for op in program.ops:
         function = find_rule(op.name) or (pointwise if op.pointwise else _unknown)
         function(flow, op)
+    for uid in dict.fromkeys(program.default_scales):
+        sinks = find_sinks(flow, uid)
+        axis = len(flow.shape(uid)) - 1
+        if sinks is not None:
+            flow.query_makers[uid] = sinks
+        else:  # the scale is a number that the model computes from the width of a head
+            flow.comparisons[Dim(uid, axis), Const(flow.shape(uid)[axis]), True] = "an attention with the default scale"
     for value in program.values:
         for path in program.rigid:
             if any(name.startswith(f"{path}." if path else "") for name in value.names):

@@ -1,0 +1,232 @@
+"""A shrunk transformers model in that library's own format, for `from_pretrained` of its own, unchanged class.
+
+    torchpare.save_pretrained(model, "small", example_inputs)
+    model = LlamaForCausalLM.from_pretrained("small")            # without torchpare
+
+A config has one number where a shrunk model may have one for each layer, and many a class computes further numbers from
+it, such as the scale of attention. So the config is searched for, and what was written is read back by the stock class
+and compared with the model before the folder gets its name. Where no config says what the model is, an error says why.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchpare.errors import CheckpointError, FileError, MissingExtraError
+from torchpare.files.config_fields import value_at
+from torchpare.files.config_search import find_config
+from torchpare.files.dropped import STRUCTURE
+from torchpare.files.signature import Signature, signature
+from torchpare.graph.capture import call_arguments
+
+__all__ = ["save_pretrained"]
+
+
+def save_pretrained(model: nn.Module, directory: str | os.PathLike[str], example_inputs: Any = None) -> None:
+    """Writes a shrunk transformers model so that `type(model).from_pretrained(directory)` loads it.
+
+    The model is only read. The folder appears whole or not at all, with a config that has the widths of the model and
+    with safetensors. Before it does, it is loaded into the stock class: every tensor, every number with a fraction that
+    modules remember, and the outputs on the example inputs must be equal, bit for bit.
+
+    Args:
+        model: a transformers model, shrunk or not, without masks.
+        directory: the folder to make; it does not exist yet, or is empty.
+        example_inputs: a tensor, a tuple of positional arguments, or a dict of keyword arguments to compare outputs on.
+            If None, what transformers itself gives for an example, where it has one.
+
+    Raises:
+        CheckpointError: it is no transformers model, or no config of its class says what it is: widths differ from
+            layer to layer, the class ties two that differ here, or it computes a number anew. Nothing is written, and
+            `torchpare.save` is the way to save it.
+        FileError: `directory` cannot be written, or holds something.
+        MissingExtraError: transformers is not installed.
+    """
+    kind: Any = type(model)
+    if not callable(getattr(kind, "from_pretrained", None)) or not hasattr(getattr(model, "config", None), "to_dict"):
+        raise CheckpointError(
+            f"{kind.__name__} is no transformers model, so there is no from_pretrained to load it: use torchpare.save"
+        )
+    masked = [name for name, module in model.named_modules() if hasattr(type(module), "torchpare_masked")]
+    if masked:
+        raise CheckpointError(
+            f"{kind.__name__} cannot be saved while masks are attached to {masked[0]!r}: make the model smaller first"
+        )
+    with _quiet(), _new_folder(directory) as lent:
+        try:
+            config = _config_of(model)
+            _write(model, config, lent)
+            _compare(model, _load(model, lent), example_inputs)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{kind.__name__} cannot be saved for {kind.__name__}.from_pretrained: {error}. Use "
+                "torchpare.save(model, path) and torchpare.load(fresh_model, path), which keep every width"
+            ) from error
+
+
+def _config_of(model: nn.Module) -> Any:
+    """The config of which the stock class builds the shapes of the model."""
+    structure = getattr(model, STRUCTURE, None) or {}
+    kind: Any = type(model)
+
+    def build(config: Any) -> Signature | None:
+        try:
+            return signature(_shell(kind, config))
+        except Exception:  # a class says in many ways that it does not like a number
+            return None
+
+    sure = {(path, name) for path, values in structure.get("attributes", {}).items() for name in values}
+    config: Any = model.config
+    return find_config(config, signature(model), build, dropped=structure.get("dropped", {}), sure=sure)
+
+
+def _shell(kind: Any, config: Any) -> nn.Module:
+    """A model as its class builds it, without data."""
+    with torch.device("meta"):
+        return kind(copy.deepcopy(config))
+
+
+def _write(model: nn.Module, config: Any, folder: Path) -> None:
+    shell: Any = _shell(type(model), config)
+    shell.load_state_dict(model.state_dict(), assign=True)
+    shell.tie_weights()
+    if getattr(model, "generation_config", None) is not None:
+        shell.generation_config = copy.deepcopy(model.generation_config)
+    shell.config.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    shell.save_pretrained(folder)
+    # The library leaves out what equals its defaults, also where it would then compute something else.
+    again = type(config).from_pretrained(folder)
+    if any(value_at(again, (name,)) != value for name, value in _plain(shell.config).items()):
+        shell.config.to_json_file(folder / "config.json", use_diff=False)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(config).items() if type(value) in (int, float, list, tuple)}
+
+
+def _load(model: Any, folder: Path) -> nn.Module:
+    chosen = getattr(model.config, "_attn_implementation", None)
+    loaded = type(model).from_pretrained(folder, **({"attn_implementation": chosen} if chosen else {}))
+    return loaded.to(next(model.parameters()).device)
+
+
+def _compare(model: nn.Module, loaded: nn.Module, example_inputs: Any) -> None:
+    """Hold what the stock class loaded against the model."""
+    have = dict([*loaded.named_parameters(remove_duplicate=False), *loaded.named_buffers(remove_duplicate=False)])
+    mine, stock = signature(model), signature(loaded)
+    for path, name in mine.different_numbers(stock):
+        value, other = mine.numbers[path, name], stock.numbers[path, name]
+        if isinstance(value, float) or isinstance(other, float):
+            raise CheckpointError(
+                f"{f'{path}.{name}'.lstrip('.')} is {value:g} in the model, but {type(loaded).__name__} sets it to "
+                f"{other:g} at these widths, and so would compute something else"
+            )
+    for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
+        if name not in have or not torch.equal(tensor, have[name]):
+            raise CheckpointError(
+                f"{type(loaded).__name__} does not load {name} as it is in the model, but makes it anew"
+            )
+    ran = _same_outputs(model, loaded, example_inputs)
+    structure = getattr(model, STRUCTURE, None) or {}
+    for path, values in structure.get("attributes", {}).items() if not ran else ():
+        for name in values:
+            value, other = mine.numbers.get((path, name)), stock.numbers.get((path, name))
+            if value != other:
+                raise CheckpointError(
+                    f"{f'{path}.{name}'.lstrip('.')} is {value} in the model and {other} in {type(loaded).__name__}; "
+                    "whether this matters only example_inputs can tell, so give them"
+                )
+
+
+def _same_outputs(model: Any, loaded: nn.Module, example_inputs: Any) -> bool:
+    """Compare outputs in evaluation mode; False if there is nothing to run the models on."""
+    given = example_inputs is not None
+    try:
+        args, kwargs = call_arguments(example_inputs if given else dict(model.dummy_inputs))
+        want = _run(model, args, kwargs)
+    except Exception as error:
+        if not given:  # the library's own example is for text, and for some models only
+            return False
+        raise CheckpointError(f"it does not run on the example inputs ({type(error).__name__}: {error})") from error
+    try:
+        have = _run(loaded, args, kwargs)
+    except Exception as error:
+        raise CheckpointError(f"{type(loaded).__name__} loads it and then fails to run: {error}") from error
+    if len(want) != len(have):
+        raise CheckpointError(f"{type(loaded).__name__} returns {len(have)} tensors where the model returns {len(want)}")
+    for first, second in zip(want, have, strict=True):
+        if first.shape != second.shape or not torch.equal(first.nan_to_num(), second.nan_to_num()):
+            raise CheckpointError(
+                f"{type(loaded).__name__} loads it and then returns something else: it computes with numbers of its own"
+            )
+    return True
+
+
+def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            return list(_tensors(model(*copy.deepcopy(args), **copy.deepcopy(kwargs))))
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _tensors(item)
+
+
+@contextmanager
+def _new_folder(directory: str | os.PathLike[str]) -> Iterator[Path]:
+    """Lends a folder beside `directory`; it takes that name when the block ends well, and is removed if it does not."""
+    target = Path(os.path.realpath(directory))
+    if not target.parent.is_dir():
+        raise FileError(f"cannot write {directory}: there is no folder {target.parent}; make it first")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileError(f"cannot write {directory}: it is a file, or a folder with something in it; give a new one")
+    lent = target.parent / f".{target.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        lent.mkdir()
+        yield lent
+        lent.replace(target)
+    finally:
+        shutil.rmtree(lent, ignore_errors=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's progress bars and its opinions on configs that are only tried out."""
+    try:
+        logging: Any = import_module("transformers.utils.logging")
+    except ImportError as error:
+        raise MissingExtraError("transformers is not installed; it comes with: pip install transformers") from error
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()

@@ -1,0 +1,182 @@
+"""Where the default scale of an attention can be made up for.
+
+``F.scaled_dot_product_attention`` divides scores by the root of a head's width ``d``. With ``d'`` left of it the scores
+would grow, unless the queries are multiplied by ``sqrt(d' / d)``. That factor can go into the parameters that make the
+queries, if everything between them and the attention only moves entries around and multiplies them by constants: rotary
+embeddings do, a norm without scale does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from torchpare.graph.flow import Flow
+from torchpare.graph.program import Op, Ref
+
+__all__ = ["Sink", "find_sinks"]
+
+_MOVES = frozenset(
+    f"aten.{name}"
+    for name in (
+        *("view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "unsqueeze", "squeeze"),
+        *("slice", "select", "split", "split_with_sizes", "unbind", "expand", "cat", "stack", "flip", "alias"),
+    )
+)
+_SAME = frozenset(f"aten.{name}" for name in ("clone", "_to_copy", "detach", "neg", "contiguous", "native_dropout"))
+_SCALED = frozenset({"aten.mul", "aten.div"})
+_SUMS = frozenset({"aten.add", "aten.sub"})
+_LINEAR = {"aten.addmm": 2, "aten.mm": 1, "aten.linear": 1, "aten.bmm": 1}
+
+
+@dataclass(frozen=True)
+class Sink:
+    """A parameter that makes queries: its uid, the axis along which they lie, and which entries of it are queries."""
+
+    uid: int
+    axis: int
+    entries: NDArray[np.bool_]
+
+
+def find_sinks(flow: Flow, uid: int) -> list[Sink] | None:
+    """The parameters that a factor on a value can go into; None where there are no such."""
+    maker = {out: op for op in flow.program.ops for out in op.outputs}
+    path: set[int] = set()
+    ends: list[tuple[Op, list[tuple[Ref, int]]]] = []
+    pending = [uid]
+    while pending:
+        value = pending.pop()
+        if value in path:
+            continue
+        path.add(value)
+        op = maker.get(value)
+        if op is None:
+            return None
+        parameters = _parameters_of(flow, op)
+        if parameters is not None:
+            ends.append((op, parameters))
+            continue
+        before = _behind(flow, op)
+        if before is None:
+            return None
+        pending.extend(before)
+    return _entries(flow, uid, path, ends)
+
+
+def _parameters_of(flow: Flow, op: Op) -> list[tuple[Ref, int]] | None:
+    """The parameters (with their axis, as the operator sees them) by which an operator makes a value, if it does."""
+    if op.name in _LINEAR:
+        weight = op.args[_LINEAR[op.name]]
+        if not flow.shows_parameter(weight):
+            return None
+        bias = (
+            op.args[0]
+            if op.name == "aten.addmm"
+            else op.args[2]
+            if len(op.args) > 2 and op.name == "aten.linear"
+            else None
+        )
+        axis = 0 if op.name == "aten.linear" else len(flow.shape(weight)) - 1
+        found = [(weight, axis)]
+        if isinstance(bias, Ref):
+            if not flow.shows_parameter(bias) or len(flow.shape(bias)) != 1:
+                return None
+            found.append((bias, 0))
+        return found
+    if op.name == "aten.native_layer_norm" and len(op.args[1]) == 1 and isinstance(op.args[2], Ref):
+        return [(ref, 0) for ref in op.args[2:4] if isinstance(ref, Ref)]
+    if op.name == "aten.mul":
+        own = [ref for ref in op.inputs if flow.shows_parameter(ref) and len(flow.shape(ref)) == 1]
+        if len(own) == 1 and flow.shape(own[0])[0] == flow.shape(op.outputs[0])[-1]:
+            return [(own[0], 0)]
+    return None
+
+
+def _behind(flow: Flow, op: Op) -> list[int] | None:
+    """The values to which a factor on what an operator makes can be moved; None where it cannot."""
+    refs = [ref.uid for ref in op.inputs]
+    if op.name in _MOVES or op.name in _SAME:
+        return refs if op.name in ("aten.cat", "aten.stack") else refs[:1]
+    if op.name in _SCALED:
+        varying = [uid for uid in refs if flow.program.values[uid].kind == "temporary" and not _is_constant(flow, uid)]
+        return (
+            varying
+            if (len(varying) == 1 and varying[0] == refs[0]) or (op.name == "aten.mul" and len(varying) == 1)
+            else None
+        )
+    if op.name in _SUMS:
+        return refs if len(refs) == 2 else None
+    return None
+
+
+def _is_constant(flow: Flow, uid: int, depth: int = 0) -> bool:
+    """Whether a value comes from no input and no parameter: the tables of a rotary embedding."""
+    value = flow.program.values[uid]
+    if value.kind != "temporary":
+        return value.kind in ("buffer", "constant")
+    op = next((op for op in flow.program.ops if uid in op.outputs), None)
+    if op is None or depth > 16:
+        return False
+    return all(_is_constant(flow, ref.uid, depth + 1) or _is_position(flow, ref.uid) for ref in op.inputs)
+
+
+def _is_position(flow: Flow, uid: int) -> bool:
+    """Whether a value is an input that only tells positions: nothing labelled comes from it."""
+    return flow.program.values[uid].kind == "input" and not any(array.any() for array in flow.labels(uid))
+
+
+def _entries(
+    flow: Flow, uid: int, path: set[int], ends: Sequence[tuple[Op, list[tuple[Ref, int]]]]
+) -> list[Sink] | None:
+    """Which entries of the parameters reach the value: the recorded operators are replayed on ones, and asked back."""
+    made = {id(op): torch.ones(flow.shape(op.outputs[0]), requires_grad=True) for op, _ in ends}
+    known: dict[int, Tensor] = {op.outputs[0]: made[id(op)] for op, _ in ends}
+    try:
+        with torch.enable_grad():
+            for op in flow.program.ops:
+                if id(op) not in made and any(out in path for out in op.outputs):
+                    _replay(flow, op, path, known)
+            known[uid].sum().backward()
+    except (RuntimeError, KeyError, TypeError, IndexError):
+        return None  # an operator that wants more than this knows: the width stays as it is
+    sinks = []
+    for op, parameters in ends:
+        gradient = made[id(op)].grad
+        if gradient is None:
+            continue
+        reached = (gradient != 0).flatten(0, -2).any(dim=0).numpy()
+        for ref, axis in parameters:
+            parameter, axes = flow.origin[ref.uid]
+            own = axes[axis]
+            if own is None:
+                return None
+            sinks.append(Sink(parameter, own, reached))
+    return sinks
+
+
+def _replay(flow: Flow, op: Op, path: set[int], known: dict[int, Tensor]) -> None:
+    if op.name in _MOVES:
+
+        def value(ref: Ref) -> Tensor:
+            return known[ref.uid] if ref.uid in known else torch.zeros(flow.shape(ref))
+
+        args, kwargs = pytree.tree_map_only(Ref, value, (list(op.args), dict(op.kwargs)))
+        if op.name in ("aten.view", "aten._unsafe_view", "aten._reshape_alias"):
+            result: Any = args[0].reshape(args[1])
+        else:
+            result = op.target(*args, **kwargs)
+        results = result if isinstance(result, (tuple, list)) else [result]
+        known.update(zip(op.outputs, results, strict=True))
+        return
+    operands = [known[ref.uid] for ref in op.inputs if ref.uid in path and ref.uid in known]
+    total = operands[0].expand(flow.shape(op.outputs[0]))
+    for other in operands[1:]:
+        total = total + other
+    known[op.outputs[0]] = total
