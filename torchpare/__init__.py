@@ -13,9 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torchpare.files.checkpoint import load, save
+    from torchpare.files.pretrained import save_pretrained
     from torchpare.speedup import ModelSpeedup, Plan, apply_compression_results, plan
 
-__all__ = ["ModelSpeedup", "Plan", "__version__", "apply_compression_results", "load", "plan", "save"]
+__all__ = [
+    "ModelSpeedup",
+    "Plan",
+    "__version__",
+    "apply_compression_results",
+    "load",
+    "plan",
+    "save",
+    "save_pretrained",
+]
 
 __version__ = "0.1.0"
 
@@ -26,6 +36,7 @@ _HOME = {
     "load": "torchpare.files.checkpoint",
     "plan": "torchpare.speedup",
     "save": "torchpare.files.checkpoint",
+    "save_pretrained": "torchpare.files.pretrained",
 }
 
 

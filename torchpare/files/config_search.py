@@ -62,7 +62,10 @@ def _with_depth(
             value = size_fields(config)[field]
             if type(value) is not int or value <= len(gone):
                 continue
-            shorter = without_entries(config, field, gone)
+            try:
+                shorter = without_entries(config, field, gone)
+            except Exception:  # noqa: BLE001, S112 - a config that checks what it is given
+                continue
             made = build(shorter)
             if made is not None and len(made.tensors ^ target.tensors) < missing:
                 config, base = shorter, made
@@ -103,17 +106,22 @@ class _Search:
 
     def floats(self, values: _Values) -> _Values:
         """`values`, and with them fields for numbers with a fraction that the shrink changed: epsilons."""
-        made = self.build(edited(self.config, values))
+        made = self._built(values)
         for field, old in float_fields(self.config).items():
             wrong = [] if made is None else made.different_numbers(self.target)
-            wanted = {
-                self.target.numbers[place] for place in wrong if made is not None and made.numbers[place] == old
-            }
+            wanted = {self.target.numbers[place] for place in wrong if made is not None and made.numbers[place] == old}
             for new in sorted(wanted):
                 better = {**values, field: new}
                 if self._score(better) < self._score(values):
-                    values, made = better, self.build(edited(self.config, better))
+                    values, made = better, self._built(better)
         return values
+
+    def _built(self, values: _Values) -> Signature | None:
+        try:
+            config = edited(self.config, values)
+        except Exception:  # noqa: BLE001 - a config that checks what it is given
+            return None
+        return self.build(config)
 
     def _probe(self, field: Field, value: int | str | None) -> tuple[int, Signature] | None:
         """A value other than the present one that the class accepts and that changes something."""
@@ -122,7 +130,7 @@ class _Search:
         for new in tries:
             if new == value or new < 1:
                 continue
-            made = self.build(edited(self.config, {field: new}))
+            made = self._built({field: new})
             if made is None or made.tensors != self.base.tensors:
                 continue
             if made.different_sizes(self.base) or made.different_numbers(self.base):
@@ -148,8 +156,32 @@ class _Search:
         for field, (_, made) in self.probes.items():
             if field not in alone and numbers & set(made.different_numbers(self.base)):
                 shared.add(field)
+        changing = shared | {field for field, (value, _) in alone.items() if value != self.fields[field]}
+        for place in self.base.sizes:  # what must stay may ask for a change, too, where another field changes
+            deciders = self._deciders(place) if place[1] != -1 else []
+            if changing.intersection(deciders):
+                shared.update(deciders)
         fixed: dict[Field, list[Any]] = {field: [value] for field, (value, _) in alone.items()}
-        return {**{field: self._guesses(field) for field in shared if field not in alone}, **fixed}
+        guesses = {field: self._guesses(field) for field in shared if field not in alone}
+        changing = [*guesses, *(field for field, (value,) in fixed.items() if value != self.fields[field])]
+        return {**self._beside(changing), **guesses, **fixed}
+
+    def _beside(self, changing: Sequence[Field]) -> dict[Field, list[Any]]:
+        """Fields that may have to change with others so that a number stays: heads, if the scale of attention is to."""
+        places = {
+            place
+            for field in changing
+            for place in self.probes[field][1].different_numbers(self.base)
+            if type(self.base.numbers[place]) is float
+        }
+        ratios = {Fraction(self.target.sizes[place], self.base.sizes[place]) for place in self.wrong if place[1] != -1}
+        found: dict[Field, list[Any]] = {}
+        for field, (_, made) in self.probes.items():
+            value = self.fields[field]
+            if type(value) is int and places & set(made.different_numbers(self.base)):
+                scaled = [value * ratio for ratio in sorted(ratios)]
+                found[field] = [value, *(int(new) for new in scaled if new.denominator == 1 and new not in (0, value))]
+        return found
 
     def _settle(self, alone: dict[Field, tuple[int, Place]], field: Field, place: Place) -> None:
         """Take note of what an axis asks of the one field that decides it."""
@@ -176,8 +208,8 @@ class _Search:
                 found.append(value + Fraction(int(after - before)) * (probe - value) / int(probed - before))
             if before:
                 found.append(Fraction(value) * int(after) / int(before))
-        elif probed:
-            found.append(Fraction(probe) * int(after) / int(probed))
+        elif probed:  # what the class takes while the field is not set may be the answer, too
+            found += [Fraction(probe) * int(size) / int(probed) for size in (after, before)]
         return list(dict.fromkeys(int(item) for item in found if item.denominator == 1 and item >= 1))
 
     def _guesses(self, field: Field) -> list[Any]:
@@ -196,7 +228,7 @@ class _Search:
 
     def _score(self, values: _Values) -> tuple[float, int, int, int, int]:
         """How bad a config is: in sizes, in numbers that the shrink set, in fractions, in other numbers, in length."""
-        made = self.build(edited(self.config, values))
+        made = self._built(values)
         if made is None or made.tensors != self.target.tensors:
             return math.inf, 0, 0, 0, 0
         numbers = made.different_numbers(self.target)
@@ -210,7 +242,7 @@ class _Search:
         )
 
     def _complain(self, values: _Values) -> None:
-        made = self.build(edited(self.config, values)) or self.base
+        made = self._built(values) or self.base
         places = made.different_sizes(self.target)
         place = places[0] if places else self.wrong[0]
         fields = sorted(dotted(field) for field in self._deciders(place))
@@ -222,7 +254,8 @@ class _Search:
         name, axis = place
         if axis == -1:
             return f"{name} has {self.target.sizes[place]} axes, where the class gives it {self.base.sizes[place]}"
-        return f"{name} has size {self.target.sizes.get(place)} along axis {axis} (once {self.base.sizes.get(place)})"
+        size, once = self.target.sizes.get(place), self.base.sizes.get(place)
+        return f"{name} has size {size} along axis {axis}" + (f" (once {once})" if size != once else "")
 
 
 def _by_likelihood(choices: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:

@@ -83,7 +83,7 @@ def _config_of(model: nn.Module) -> Any:
     def build(config: Any) -> Signature | None:
         try:
             return signature(_shell(kind, config))
-        except Exception:  # a class says in many ways that it does not like a number
+        except Exception:  # noqa: BLE001 - a class says in many ways that it does not like a number
             return None
 
     sure = {(path, name) for path, values in structure.get("attributes", {}).items() for name in values}
@@ -164,7 +164,9 @@ def _same_outputs(model: Any, loaded: nn.Module, example_inputs: Any) -> bool:
     except Exception as error:
         raise CheckpointError(f"{type(loaded).__name__} loads it and then fails to run: {error}") from error
     if len(want) != len(have):
-        raise CheckpointError(f"{type(loaded).__name__} returns {len(have)} tensors where the model returns {len(want)}")
+        raise CheckpointError(
+            f"{type(loaded).__name__} returns {len(have)} tensors where the model returns {len(want)}"
+        )
     for first, second in zip(want, have, strict=True):
         if first.shape != second.shape or not torch.equal(first.nan_to_num(), second.nan_to_num()):
             raise CheckpointError(

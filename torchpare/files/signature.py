@@ -1,4 +1,4 @@
-"""What tells two models of one class apart without looking at weights: shapes, and the numbers that modules remember."""
+"""What tells two models of one class apart without a look at weights: shapes, and numbers that modules remember."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Place = tuple[str, int | str]
 
 @dataclass(frozen=True)
 class Signature:
-    """Shapes of all parameters and buffers by (name, axis), and numbers of all modules by (path, name)."""
+    """Shapes of all tensors that are saved, by (name, axis), and numbers of all modules by (path, name)."""
 
     sizes: dict[Place, int]
     numbers: dict[Place, float]
@@ -37,11 +37,9 @@ class Signature:
 
 def signature(model: nn.Module) -> Signature:
     """The signature of a model; weights on the meta device suffice."""
-    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     sizes: dict[Place, int] = {}
-    for name, tensor in tensors:
-        # A scalar is there too, though it has no axis.
-        sizes |= dict(enumerate_axes(name, tuple(tensor.shape)))
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        sizes |= dict(_axes(name, tuple(tensor.shape)))
     numbers = {
         (path, name): value
         for path, module in model.named_modules(remove_duplicate=False)
@@ -51,7 +49,7 @@ def signature(model: nn.Module) -> Signature:
     return Signature(sizes, numbers)
 
 
-def enumerate_axes(name: str, shape: tuple[int, ...]) -> Iterator[tuple[Place, int]]:
-    """Each axis of a tensor with its size."""
+def _axes(name: str, shape: tuple[int, ...]) -> Iterator[tuple[Place, int]]:
+    """Each axis of a tensor with its size, and as axis -1 how many there are: a scalar must be there, too."""
     yield (name, -1), len(shape)
     yield from (((name, axis), size) for axis, size in enumerate(shape))

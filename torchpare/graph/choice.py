@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchpare.graph.removal import Removal, Restored, spread
+from torchpare.graph.sizes import Attribute
 from torchpare.graph.space import PruningSpace
 from torchpare.graph.structures import Group
 
@@ -24,6 +25,7 @@ def choose(
     *,
     round_to: Mapping[int, int] | None = None,
     excluded: Collection[int] = (),
+    pinned: Collection[Attribute] = (),
 ) -> Removal:
     """Remove from each group the share that is asked for, as nearly as the sizes of the model allow.
 
@@ -35,6 +37,7 @@ def choose(
         scores: by class id, how important an atom is; larger stays. See `atom_scores`.
         round_to: by variable, a number of which what is kept should be a multiple.
         excluded: variables that must keep everything.
+        pinned: attributes of modules that must keep their values.
     """
     sizing = space.sizing
     target = {v: max(1, sizing.size[v] - _share(sizing.size[v], share)) for v, share in sparsity.items()}
@@ -43,7 +46,7 @@ def choose(
             target[variable] = _rounded(target[variable], multiple, sizing.size[variable])
     asked = sorted(target, key=lambda v: sizing.size[v])
     whole = {variable: sizing.size[variable] for variable in excluded}
-    solution = sizing.solve(target, whole, first=asked, multiple=round_to)
+    solution = sizing.solve(target, whole, first=asked, multiple=round_to, pinned=pinned)
     gone = np.zeros(space.size, dtype=bool)
     for cell, atoms in enumerate(sizing.cells):
         drop = len(atoms) - solution.kept[int(sizing.variable_of[cell])]

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from torchpare.graph.program import Call
 from torchpare.graph.sizes import Const, Expr, Size, expression
 
-__all__ = ["RECURRENT", "Provenance"]
+__all__ = ["RECURRENT", "STOCK_ATTENTION", "Provenance"]
 
 
 class Watcher(Protocol):
@@ -86,6 +86,8 @@ def _product(sizes: torch.Size) -> int:
 _SHAPE_CALLS = frozenset({"view", "reshape", "expand", "zeros", "ones", "empty", "full", "randn", "rand"}) | frozenset(
     {"new_zeros", "new_ones", "new_empty", "new_full", "repeat"}
 )
+STOCK_ATTENTION = "multi_head_attention_forward"
+"""Python code of torch's own that checks sizes and splits heads where no mode can look."""
 RECURRENT = frozenset(
     {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 )
@@ -118,7 +120,7 @@ def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | No
         return None
     if name in ("__getitem__", "__setitem__"):
         return Call(name, slices=_slices(args[0], args[1]))
-    if name in RECURRENT:
+    if name in RECURRENT or name == STOCK_ATTENTION:
         return Call(name)
     if name == "pad":
         return Call(name, sizes=tuple(_expressions(args[1] if len(args) > 1 else kwargs.get("pad", ()))))

@@ -13,7 +13,7 @@ afterwards, cell by cell, and can no longer make a size wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, TypeAlias
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from torchpare.graph.labels import LabelArray
 from torchpare.graph.search import Equality, Polynomial, Solution, search
-from torchpare.graph.sizes import BinaryOp, Dim, Expr
+from torchpare.graph.sizes import Attribute, BinaryOp, Const, Dim, Expr
 
 if TYPE_CHECKING:
     from torchpare.graph.space import PruningSpace
@@ -91,6 +91,7 @@ class Sizing:
         *,
         first: Sequence[int] = (),
         multiple: Mapping[int, int] | None = None,
+        pinned: Collection[Attribute] = (),
     ) -> Solution:
         """Numbers of atoms to keep, as near to ``target`` as the equations allow.
 
@@ -99,11 +100,15 @@ class Sizing:
             lowest: the least that a variable may keep; 1 where not named.
             first: variables whose targets come before those of others, in this order.
             multiple: by variable, what the number kept should be a multiple of, where that is possible.
+            pinned: attributes that must keep their values.
         """
         lows = {v: self.size[v] if v in self.fixed else (lowest or {}).get(v, 1) for v in self.size}
         wanted = {v: max(lows[v], min(self.size[v], target.get(v, self.size[v]))) for v in self.size}
         originals = self.space.program.attributes
-        return search(self.size, wanted, lows, self.equations, originals, first=first, multiple=multiple or {})
+        why = "the code uses it in a way that cannot be followed"
+        fixed = [Equality(attribute, Const(originals[attribute]), why, str(attribute)) for attribute in pinned]
+        equations = [*self.equations, *fixed]
+        return search(self.size, wanted, lows, equations, originals, first=first, multiple=multiple or {})
 
     # -- rows --------------------------------------------------------------------------------------------------------
 

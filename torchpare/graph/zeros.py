@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from torchpare.graph.flow import Flow
 from torchpare.graph.program import Op, Program
+from torchpare.graph.reduced import reduced_axes
 
 __all__ = ["silent_values", "steady_values"]
 
@@ -122,6 +123,7 @@ _FIRST = frozenset(
         *("_fft_r2c", "_fft_c2r", "_pack_padded_sequence", "_pad_packed_sequence", "upsample_nearest_exact2d"),
     )
 )
+_REDUCED = frozenset({"aten.sum", "aten.mean", "aten.amax", "aten.amin"})
 _SHIFTED = frozenset({"aten.hardtanh", "aten.clamp", "aten.clamp_min", "aten.clamp_max", "aten.constant_pad_nd"})
 
 
@@ -234,8 +236,16 @@ def _is_quiet(flow: Flow, op: Op, silent: set[int]) -> bool:
     if name in _EVERY or name in _PRODUCTS:
         numbers = [argument for argument in op.args[:2] if isinstance(argument, (int, float))]
         return all(quiet) and (name in ("aten.cat", "aten.stack") or not any(numbers))
+    if name in _REDUCED and _labelled(flow, op.args[0].uid) & _taken(flow, op):
+        return False  # a sum over channels is none of them, and not zero
     shifted = name in _SHIFTED and (len(quiet) > 1 or not _keeps_zero(name, op.args))
     return name in _FIRST and quiet[:1] == [True] and not shifted
+
+
+def _taken(flow: Flow, op: Op) -> set[int]:
+    """The axes that a reduction takes."""
+    rank = len(flow.shape(op.args[0]))
+    return reduced_axes(op, rank, flow.shape(op.outputs[0]))[0] if rank else set()
 
 
 def _keeps_zero(name: str, args: Sequence[object]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from math import prod
@@ -13,10 +13,11 @@ from rich.table import Table
 from torch import Tensor, fx, nn
 
 from torchpare.config import read_entries
-from torchpare.errors import ConfigError, ShrinkError
+from torchpare.errors import ConfigError, ProofError, ShrinkError
 from torchpare.graph import PruningSpace, Removal, analyse, group_masks
 from torchpare.graph.choice import atom_scores, choose
 from torchpare.graph.flow import Note
+from torchpare.graph.sizes import Attribute
 from torchpare.graph.structures import LAYERS, Group, groups_of
 from torchpare.layers.blocks import drop_blocks
 from torchpare.speedup.allocation import Allocation, allocate, allocate_depth
@@ -65,6 +66,7 @@ class Plan:
         model: the model it was made for, untouched.
         example_inputs: what it was traced on.
         removal: the decision.
+        decide: decides anew, with some attributes of modules kept as they are.
         shrink: what it means for each tensor and attribute.
         groups: every group from which something can go.
     """
@@ -72,6 +74,7 @@ class Plan:
     model: nn.Module
     example_inputs: Any
     removal: Removal
+    decide: Callable[[Collection[Attribute]], Removal] = field(repr=False, compare=False)
     shrink: ShrinkPlan
     groups: tuple[GroupPlan, ...]
     dropped: dict[str, list[int]] = field(default_factory=dict)
@@ -98,6 +101,10 @@ class Plan:
             verify: False skips the proof.
             tolerance: the largest allowed difference, relative to the output's range.
 
+        A number that the model's code uses in a way that nobody can see (through numpy, a scripted function, a tensor)
+        shows when the small model is first run: then the module's numbers stay as they are, with whatever depends on
+        them, and the rest is tried again.
+
         Raises:
             ProofError: the small model differs from the masked one.
             ShrinkError: the small model cannot be made or run.
@@ -110,9 +117,18 @@ class Plan:
             )
             raise ShrinkError(message)
         with without_blocks(self.model, self.dropped, self.example_inputs if verify else None, tolerance):
-            return ModelSpeedup.of_removal(
-                self.model, self.example_inputs, self.removal, tolerance=tolerance, verify=verify
-            )
+            removal, pinned = self.removal, set[Attribute]()
+            while True:
+                try:
+                    return ModelSpeedup.of_removal(
+                        self.model, self.example_inputs, removal, tolerance=tolerance, verify=verify
+                    )
+                except ShrinkError as error:
+                    more = _suspects(error, removal) - pinned
+                    if not more:
+                        raise
+                    pinned |= more
+                    removal = self.decide(pinned)
 
     def graph(self, *, tolerance: float = 1e-10) -> fx.GraphModule:
         """The small model as a graph of operators; the model itself is not changed.
@@ -199,6 +215,20 @@ class Plan:
         return [note for note in notes if self.removal.lost(note.labels).any()]
 
 
+def _suspects(error: ShrinkError, removal: Removal) -> set[Attribute]:
+    """The attributes that were changed where the small model failed to run; none where it ran and differed."""
+    cause = error.__cause__
+    if isinstance(error, ProofError) or cause is None or not hasattr(cause, "torchpare_module"):
+        return set()
+    changed = {a for a, value in removal.attributes.items() if value != removal.space.program.attributes[a]}
+    path: str = cause.torchpare_module
+    while True:  # the innermost module around the failure that had a number changed
+        near = {a for a in changed if a.module == path or a.module.startswith(f"{path}." if path else "")}
+        if near or not path:
+            return near or changed
+        path = path.rpartition(".")[0]
+
+
 def plan(
     model: nn.Module,
     config_list: Sequence[Mapping[str, Any]],
@@ -242,14 +272,27 @@ def plan(
         groups = groups_of(space)
         asked = allocate(entries, groups, model)
         weights = dict(model.named_parameters(remove_duplicate=False)) if scores is None else scores
-        removal = choose(
-            space, groups, asked.sparsity, atom_scores(space, weights), round_to=asked.round_to, excluded=asked.excluded
-        )
+        importance = atom_scores(space, weights)
+
+        def decide(pinned: Collection[Attribute] = ()) -> Removal:
+            return choose(
+                space,
+                groups,
+                asked.sparsity,
+                importance,
+                round_to=asked.round_to,
+                excluded=asked.excluded,
+                pinned=pinned,
+            )
+
+        removal = decide()
         described = tuple(_described(space, removal, groups, asked))
         rescaled = frozenset(norm.module for norm in find_rms_norms(removal, model))
     finally:
         put_back()
-    return Plan(model, example_inputs, removal, make_plan(removal), described, dropped, tuple(stacks), rescaled, trace)
+    return Plan(
+        model, example_inputs, removal, decide, make_plan(removal), described, dropped, tuple(stacks), rescaled, trace
+    )
 
 
 def _described(

@@ -88,6 +88,9 @@ def run_exact(
         torch.set_default_dtype(dtype)
         try:
             output = functional_call(model, tensors, args, kwargs, tie_weights=False)
+        except Exception as error:
+            error.torchpare_module = stack[-1]  # type: ignore[attr-defined] - where it happened, for who can mend it
+            raise
         finally:
             torch.set_default_dtype(default)
     output = output if select is None else select(output)

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchpare.graph import Removal
 from torchpare.graph.program import Op, Ref
-from torchpare.graph.rules.reductions import reduced_axes
+from torchpare.graph.reduced import reduced_axes
 
 __all__ = ["Patches", "ReferenceMode", "find_patches"]
 

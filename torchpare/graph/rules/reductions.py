@@ -6,9 +6,10 @@ import numpy as np
 
 from torchpare.graph.flow import Flow
 from torchpare.graph.program import Op
+from torchpare.graph.reduced import reduced_axes
 from torchpare.graph.rules.table import rule
 
-__all__ = ["along_axis", "pooling", "reduce", "reduced_axes"]
+__all__ = ["along_axis", "pooling", "reduce"]
 
 
 @rule(
@@ -46,16 +47,6 @@ def reduce(flow: Flow, op: Op) -> None:
 
 _WHOLE = frozenset(f"aten.{name}" for name in ("max", "min", "prod", "any", "all", "argmax", "argmin", "aminmax"))
 """Reductions whose result tells of single entries: the axes they take stay whole."""
-
-
-def reduced_axes(op: Op, rank: int, shape: tuple[int, ...]) -> tuple[set[int], bool]:
-    """The axes that a reduction takes, and whether it keeps them with size 1."""
-    position = 2 if op.name in ("aten.norm", "aten.linalg_vector_norm") else 1
-    given = op.args[position] if len(op.args) > position else op.kwargs.get("dim")
-    if isinstance(given, int) and not isinstance(given, bool):
-        given = [given]
-    axes = {axis % rank for axis in given} if isinstance(given, (list, tuple)) and given else set(range(rank))
-    return axes, len(shape) == rank
 
 
 @rule(
