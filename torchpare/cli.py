@@ -30,6 +30,33 @@ def _torchpare() -> None:
 
 
 @app.command()
+def plan(
+    model: Annotated[str, typer.Argument(help="package.module:callable, such as torchvision.models:resnet18")],
+    *,
+    inputs: Annotated[
+        list[str],
+        typer.Option("--input", help="shape of an example input: 1x3x224x224, 2x16:int64, or name=2x16:int64"),
+    ],
+    sparsity: Annotated[float, typer.Option(help="the share to remove", min=0.0, max=0.99)] = 0.5,
+    structures: Annotated[str, typer.Option(help="what to remove, with commas: all, channels, heads, ...")] = "all",
+    names: Annotated[str | None, typer.Option(help="only of these modules, with commas")] = None,
+    round_to: Annotated[int | None, typer.Option(help="keep multiples of this number", min=1)] = None,
+    config: Annotated[Path | None, typer.Option(help="a config_list as JSON, in place of the options above")] = None,
+    json: Annotated[Path | None, typer.Option(help="write the plan here")] = None,
+) -> None:
+    """Show what would go from a model: every group, what stays and why, what is saved, where the function changes."""
+    from torchpare.commands import plan as command
+
+    entry: dict[str, object] = {"sparsity": sparsity, "structures": structures.split(",")}
+    if names is not None:
+        entry["op_names"] = names.split(",")
+    if round_to is not None:
+        entry["round_to"] = round_to
+    with _usage_errors():
+        command.run(model, inputs, [entry] if config is None else config, json)
+
+
+@app.command()
 def zoo(
     files: Annotated[
         list[Path] | None, typer.Argument(help="with --render: files of --json", show_default=False)

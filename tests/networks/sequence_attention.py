@@ -86,7 +86,11 @@ class Separate(Attention):
     """Three projections; sizes from the number of heads, the width of a head, or both."""
 
     def make(self, c: int, pick) -> None:
-        self.q, self.k, self.v = nn.Linear(c, self.inner), nn.Linear(c, self.inner, bias=False), nn.Linear(c, self.inner)
+        self.q, self.k, self.v = (
+            nn.Linear(c, self.inner),
+            nn.Linear(c, self.inner, bias=False),
+            nn.Linear(c, self.inner),
+        )
         self.how = pick(["heads", "width", "both", "unflatten"])
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

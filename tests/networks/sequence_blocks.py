@@ -162,25 +162,24 @@ class Order(nn.Module):
     def __init__(self, c: int, pick) -> None:
         super().__init__()
         self.width = c
-        self.how = pick(
-            ["index", "index_select", "gather", "take_along_dim", "flip", "flip channels", "roll", "roll channels", "sort"]
-        )
+        self.how = pick(sorted(ORDERINGS))
         self.register_buffer("order", torch.tensor([2, 0, 1, 1]))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.how == "index":
-            return x[:, self.order]
-        if self.how == "index_select":
-            return x.index_select(1, self.order)
-        if self.how == "gather":
-            return x.gather(1, self.order[None, :, None].expand(x.shape[0], -1, x.shape[2]))
-        if self.how == "take_along_dim":
-            return torch.take_along_dim(x, self.order[None, :, None], dim=1)
-        if self.how == "sort":
-            return x.sort(dim=1).values
-        if "flip" in self.how:
-            return x.flip(-1 if "channels" in self.how else 1)
-        return x.roll(1, dims=-1 if "channels" in self.how else 1)
+        return ORDERINGS[self.how](x, self.order)
+
+
+ORDERINGS = {
+    "index": lambda x, order: x[:, order],
+    "index_select": lambda x, order: x.index_select(1, order),
+    "gather": lambda x, order: x.gather(1, order[None, :, None].expand(x.shape[0], -1, x.shape[2])),
+    "take_along_dim": lambda x, order: torch.take_along_dim(x, order[None, :, None], dim=1),
+    "sort": lambda x, _: x.sort(dim=1).values,
+    "flip": lambda x, _: x.flip(1),
+    "flip channels": lambda x, _: x.flip(-1),
+    "roll": lambda x, _: x.roll(1, dims=1),
+    "roll channels": lambda x, _: x.roll(1, dims=-1),
+}
 
 
 class Copies(nn.Module):

@@ -108,6 +108,4 @@ class Wish:
 
 
 def wishes() -> st.SearchStrategy[Wish]:
-    return st.builds(
-        Wish, st.sampled_from([0.25, 0.5, 0.75]), st.sampled_from([None, None, 2, 4]), st.integers(0, 999)
-    )
+    return st.builds(Wish, st.sampled_from([0.25, 0.5, 0.75]), st.sampled_from([None, None, 2, 4]), st.integers(0, 999))

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import islice, product
 from typing import Any
 
 from torchpare.errors import CheckpointError
 from torchpare.files.config_fields import UNSET, Field, dotted, edited, float_fields, size_fields, without_entries
+from torchpare.files.config_probes import Build, Probes
 from torchpare.files.signature import Place, Signature
 
 __all__ = ["find_config"]
 
-Build = Callable[[Any], "Signature | None"]
 _Values = dict[Field, Any]
+_Score = tuple[float, int, int, int, int]
 
 _TRIES = 400
-_PROBE = 24  # a size for fields that have none; it divides by what heads and groups mostly are
 
 
 def find_config(
@@ -78,23 +78,19 @@ def _with_depth(
 
 
 class _Search:
-    """One search: what depends on which field, and the values to try for each."""
+    """One search: the values to try for each field, and how good what the class builds with them is."""
 
     def __init__(self, config: Any, base: Signature, target: Signature, build: Build, sure: frozenset[Place]) -> None:
-        self.config, self.base, self.target, self.build, self.sure = config, base, target, build, sure
-        self.fields = size_fields(config)
-        self.probes: dict[Field, tuple[int, Signature]] = {}
-        for field, value in self.fields.items():
-            probe = self._probe(field, value)
-            if probe is not None:
-                self.probes[field] = probe
+        self.config, self.base, self.target, self.sure = config, base, target, sure
+        self.probes = Probes(config, base, build)
+        self.fields = self.probes.fields
         self.wrong = base.different_sizes(target)
 
     def best(self) -> _Values:
         """The values that fit best: all shapes, or an error."""
         choices = self._choices()
         ranked = sorted(choices, key=lambda field: len(choices[field]))
-        best: tuple[tuple[int, ...], _Values] | None = None
+        best: tuple[_Score, _Values] | None = None
         for values in islice(_by_likelihood([choices[field] for field in ranked]), _TRIES):
             given = {f: v for f, v in zip(ranked, values, strict=True) if v != self.fields[f]}
             score = self._score(given)
@@ -106,46 +102,22 @@ class _Search:
 
     def floats(self, values: _Values) -> _Values:
         """`values`, and with them fields for numbers with a fraction that the shrink changed: epsilons."""
-        made = self._built(values)
+        made = self.probes.built(values)
         for field, old in float_fields(self.config).items():
             wrong = [] if made is None else made.different_numbers(self.target)
             wanted = {self.target.numbers[place] for place in wrong if made is not None and made.numbers[place] == old}
             for new in sorted(wanted):
                 better = {**values, field: new}
                 if self._score(better) < self._score(values):
-                    values, made = better, self._built(better)
+                    values, made = better, self.probes.built(better)
         return values
-
-    def _built(self, values: _Values) -> Signature | None:
-        try:
-            config = edited(self.config, values)
-        except Exception:  # noqa: BLE001 - a config that checks what it is given
-            return None
-        return self.build(config)
-
-    def _probe(self, field: Field, value: int | str | None) -> tuple[int, Signature] | None:
-        """A value other than the present one that the class accepts and that changes something."""
-        known = type(value) is int
-        tries = [2 * value, value + 1, value // 2, 3 * value] if known else [_PROBE, 2 * _PROBE, 2]
-        for new in tries:
-            if new == value or new < 1:
-                continue
-            made = self._built({field: new})
-            if made is None or made.tensors != self.base.tensors:
-                continue
-            if made.different_sizes(self.base) or made.different_numbers(self.base):
-                return new, made
-        return None
-
-    def _deciders(self, place: Place) -> list[Field]:
-        return [field for field, (_, made) in self.probes.items() if made.sizes[place] != self.base.sizes[place]]
 
     def _choices(self) -> dict[Field, list[Any]]:
         """For each field that has a say in something that must change, the values to try, likely ones first."""
         alone: dict[Field, tuple[int, Place]] = {}
         shared: set[Field] = set()
         for place in self.base.sizes:
-            deciders = self._deciders(place) if place[1] != -1 else []
+            deciders = self.probes.deciders(place)
             if place in self.wrong and not deciders:
                 raise CheckpointError(f"{self._told(place)}, and no field of the config decides that")
             if len(deciders) == 1 and type(self.fields[deciders[0]]) is int:
@@ -153,12 +125,12 @@ class _Search:
             elif place in self.wrong:
                 shared.update(deciders)
         numbers = set(self.base.different_numbers(self.target))
-        for field, (_, made) in self.probes.items():
-            if field not in alone and numbers & set(made.different_numbers(self.base)):
-                shared.add(field)
+        shared.update(
+            field for field in self.probes.changed if field not in alone and numbers & self.probes.numbers(field)
+        )
         changing = shared | {field for field, (value, _) in alone.items() if value != self.fields[field]}
         for place in self.base.sizes:  # what must stay may ask for a change, too, where another field changes
-            deciders = self._deciders(place) if place[1] != -1 else []
+            deciders = self.probes.deciders(place)
             if changing.intersection(deciders):
                 shared.update(deciders)
         fixed: dict[Field, list[Any]] = {field: [value] for field, (value, _) in alone.items()}
@@ -171,21 +143,22 @@ class _Search:
         places = {
             place
             for field in changing
-            for place in self.probes[field][1].different_numbers(self.base)
+            for place in self.probes.numbers(field)
             if type(self.base.numbers[place]) is float
         }
         ratios = {Fraction(self.target.sizes[place], self.base.sizes[place]) for place in self.wrong if place[1] != -1}
         found: dict[Field, list[Any]] = {}
-        for field, (_, made) in self.probes.items():
+        for field in self.probes.changed:
             value = self.fields[field]
-            if type(value) is int and places & set(made.different_numbers(self.base)):
+            if type(value) is int and places & self.probes.numbers(field):
                 scaled = [value * ratio for ratio in sorted(ratios)]
                 found[field] = [value, *(int(new) for new in scaled if new.denominator == 1 and new not in (0, value))]
         return found
 
     def _settle(self, alone: dict[Field, tuple[int, Place]], field: Field, place: Place) -> None:
         """Take note of what an axis asks of the one field that decides it."""
-        values = self._solutions(field, self.base.sizes[place], self.probes[field][1].sizes[place], place)
+        probed = self.probes.changed[field][1].sizes[place]
+        values = self.probes.solutions(field, self.base.sizes[place], probed, self.target.sizes[place])
         if not values:
             raise CheckpointError(f"{self._told(place)}, which no {dotted(field)} gives")
         known = alone.setdefault(field, (values[0], place))
@@ -196,39 +169,26 @@ class _Search:
                 "one number for both"
             )
 
-    def _solutions(self, field: Field, before: float, probed: float, place: Place) -> list[int]:
-        """Values of a field for which something that is linear in it, or proportional to it, is as in the target."""
-        after = self.target.sizes.get(place, self.target.numbers.get(place))
-        value, probe = self.fields[field], self.probes[field][0]
-        if after is None or type(after) is float:
-            return []
-        found: list[Fraction] = []
-        if type(value) is int:
-            if probed != before:
-                found.append(value + Fraction(int(after - before)) * (probe - value) / int(probed - before))
-            if before:
-                found.append(Fraction(value) * int(after) / int(before))
-        elif probed:  # what the class takes while the field is not set may be the answer, too
-            found += [Fraction(probe) * int(size) / int(probed) for size in (after, before)]
-        return list(dict.fromkeys(int(item) for item in found if item.denominator == 1 and item >= 1))
-
     def _guesses(self, field: Field) -> list[Any]:
         """Values that axes and numbers ask of a field that is not alone in deciding them."""
-        probe = self.probes[field][1]
+        probe = self.probes.changed[field][1]
         votes: Counter[Any] = Counter()
-        for before, after in ((self.base.sizes, probe.sizes), (self.base.numbers, probe.numbers)):
-            for place, size in before.items():
-                changed = after.get(place, size)
-                if place[1] != -1 and changed != size and type(size) is type(changed) is int:
-                    votes.update(self._solutions(field, size, changed, place))
+        for now, other, wanted in (
+            (self.base.sizes, probe.sizes, self.target.sizes),
+            (self.base.numbers, probe.numbers, self.target.numbers),
+        ):
+            for place, before in now.items():
+                probed, after = other.get(place, before), wanted.get(place, before)
+                if place[1] != -1 and probed != before and type(before) is type(probed) is type(after) is int:
+                    votes.update(self.probes.solutions(field, int(before), int(probed), int(after)))
         likely = [value for value, _ in votes.most_common(5)]
         present = self.fields[field]
         # Fields that are not set stay so, if possible.
         return list(dict.fromkeys([present, *likely] if type(present) is not int else [*likely, present]))
 
-    def _score(self, values: _Values) -> tuple[float, int, int, int, int]:
+    def _score(self, values: _Values) -> _Score:
         """How bad a config is: in sizes, in numbers that the shrink set, in fractions, in other numbers, in length."""
-        made = self._built(values)
+        made = self.probes.built(values)
         if made is None or made.tensors != self.target.tensors:
             return math.inf, 0, 0, 0, 0
         numbers = made.different_numbers(self.target)
@@ -242,10 +202,10 @@ class _Search:
         )
 
     def _complain(self, values: _Values) -> None:
-        made = self._built(values) or self.base
+        made = self.probes.built(values) or self.base
         places = made.different_sizes(self.target)
         place = places[0] if places else self.wrong[0]
-        fields = sorted(dotted(field) for field in self._deciders(place))
+        fields = sorted(dotted(field) for field in self.probes.deciders(place))
         raise CheckpointError(
             f"{self._told(place)}, and no values of {_and(fields)} give that together with all other sizes"
         )

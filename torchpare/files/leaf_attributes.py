@@ -14,7 +14,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 __all__ = ["leaf_attributes"]
 
 
-def leaf_attributes(module: nn.Module) -> dict[str, int | tuple[int, ...]]:  # noqa: PLR0911 - a line for each kind
+def leaf_attributes(  # noqa: PLR0911, PLR0912, C901 - a line for each kind
+    module: nn.Module,
+) -> dict[str, int | tuple[int, ...]]:
     """The size attributes of `module` that follow from the present shapes of its own parameters and buffers.
 
     Of a convolution they follow from its `groups` too, which must already be right. A module that is not of torch's own

@@ -40,7 +40,7 @@ def signature(model: nn.Module) -> Signature:
     sizes: dict[Place, int] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         sizes |= dict(_axes(name, tuple(tensor.shape)))
-    numbers = {
+    numbers: dict[Place, float] = {
         (path, name): value
         for path, module in model.named_modules(remove_duplicate=False)
         for name, value in vars(module).items()

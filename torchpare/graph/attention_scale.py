@@ -76,13 +76,7 @@ def _parameters_of(flow: Flow, op: Op) -> list[tuple[Ref, int]] | None:
         weight = op.args[_LINEAR[op.name]]
         if not flow.shows_parameter(weight):
             return None
-        bias = (
-            op.args[0]
-            if op.name == "aten.addmm"
-            else op.args[2]
-            if len(op.args) > 2 and op.name == "aten.linear"
-            else None
-        )
+        bias = {"aten.addmm": op.args[0], "aten.linear": op.args[2] if len(op.args) > 2 else None}.get(op.name)
         axis = 0 if op.name == "aten.linear" else len(flow.shape(weight)) - 1
         found = [(weight, axis)]
         if isinstance(bias, Ref):
@@ -106,11 +100,8 @@ def _behind(flow: Flow, op: Op) -> list[int] | None:
         return refs if op.name in ("aten.cat", "aten.stack") else refs[:1]
     if op.name in _SCALED:
         varying = [uid for uid in refs if flow.program.values[uid].kind == "temporary" and not _is_constant(flow, uid)]
-        return (
-            varying
-            if (len(varying) == 1 and varying[0] == refs[0]) or (op.name == "aten.mul" and len(varying) == 1)
-            else None
-        )
+        dividend = op.name == "aten.mul" or varying[:1] == refs[:1]
+        return varying if len(varying) == 1 and dividend else None
     if op.name in _SUMS:
         return refs if len(refs) == 2 else None
     return None

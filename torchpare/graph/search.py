@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from torchpare.graph.sizes import ARITHMETIC, Attribute, BinaryOp, Const
 
-__all__ = ["Equality", "Polynomial", "Solution", "search"]
+__all__ = ["Equality", "Polynomial", "Side", "Solution", "search"]
 
 _MOST_STEPS = 20_000  # of one component; what needs more is left as it was
 

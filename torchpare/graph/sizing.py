@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchpare.graph.labels import LabelArray
-from torchpare.graph.search import Equality, Polynomial, Solution, search
+from torchpare.graph.search import Equality, Polynomial, Side, Solution, search
 from torchpare.graph.sizes import Attribute, BinaryOp, Const, Dim, Expr
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class Sizing:
             what = f"the code compares {left} with {right}"
             yield Equality(self._resolve(left), self._resolve(right), what, site, equal=equal)
 
-    def _resolve(self, expr: Expr) -> Expr | Polynomial:
+    def _resolve(self, expr: Expr) -> Side:
         """The expression, with the polynomial of each axis it measures."""
         if isinstance(expr, Dim):
             return self._dim(expr)

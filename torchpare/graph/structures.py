@@ -88,6 +88,7 @@ def groups_of(space: PruningSpace) -> list[Group]:
         for group in groups.values()
         if group.size > 1 and any(name in parameters for name, _ in group.members)  # not tables of positions alone
     ]
+    found.sort(key=lambda group: space.values[group.members[0][0]].uid)
     for group in found:
         group.kind = finder.kind(group)
     return found
@@ -137,7 +138,7 @@ class _Kinds:
             )
         return frozenset(v for layer, own in made.items() for v in own & read.get(layer, set()))
 
-    def kind(self, group: Group) -> str:
+    def kind(self, group: Group) -> str:  # noqa: PLR0911 - a line for each kind
         """The word for a group; the last ones are told by the ranks of the parameters that make it."""
         heads, widths = self._attended
         sizing, values = self.space.sizing, self.space.program.values

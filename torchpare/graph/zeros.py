@@ -217,7 +217,7 @@ def _is_steady(_flow: Flow, op: Op, steady: set[int]) -> bool:
     return bool(op.inputs) and all(ref.uid in steady for ref in op.inputs)
 
 
-def _is_quiet(flow: Flow, op: Op, silent: set[int]) -> bool:
+def _is_quiet(flow: Flow, op: Op, silent: set[int]) -> bool:  # noqa: PLR0911 - a line for each family of operators
     """Whether what an operator writes is zero in channels that go, given what it reads."""
     name = op.name if op.name in _FIRST else op.name.rstrip("_")
     quiet = [ref.uid in silent for ref in op.inputs]

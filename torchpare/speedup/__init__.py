@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torchpare.speedup.dependency import ChannelDependency, GroupDependency, fix_mask_conflict
 from torchpare.speedup.given import apply_compression_results
+from torchpare.speedup.groups import GroupPlan
 from torchpare.speedup.model_speedup import ModelSpeedup
-from torchpare.speedup.planning import GroupPlan, Plan, plan
+from torchpare.speedup.planning import Plan, plan
 from torchpare.speedup.report import FunctionChange, LayerChange, SpeedupReport
 from torchpare.speedup.shrink_plan import ShrinkPlan, make_plan
 

@@ -98,8 +98,8 @@ def _reached(entry: Entry, groups: Sequence[Group], model: nn.Module, where: str
         what = f"no group of channels of the kind {', '.join(map(repr, entry.structures or ('all',)))}"
         raise ConfigError(
             f"{where} reaches {what}{' made by the layers it names alone' if names is not None else ''}; this model "
-            f"has groups of the kinds {there}. print(torchpare.plan(model, [{{'sparsity': 0.5, 'structures': ['all']}}], "
-            "inputs)) shows them"
+            f"has groups of the kinds {there}. "
+            "print(torchpare.plan(model, [{'sparsity': 0.5, 'structures': ['all']}], inputs)) shows them"
         )
     return found
 

@@ -1,7 +1,7 @@
 """Attentions with the default scale, made to compute what they did although their heads are narrower.
 
-The default scale is ``1 / sqrt(d)`` (Vaswani et al., "Attention Is All You Need", NeurIPS 2017, equation 1). With ``d'``
-entries left of a head, queries times ``sqrt(d' / d)`` give the scores they gave before; the factor goes into the
+The default scale is ``1 / sqrt(d)`` (Vaswani et al., "Attention Is All You Need", NeurIPS 2017, equation 1). With
+``d'`` entries left of a head, queries times ``sqrt(d' / d)`` give the scores they gave before; the factor goes into the
 parameters that make them.
 """
 
@@ -64,6 +64,6 @@ def scale_queries(change: Transaction, removal: Removal) -> dict[str, Tensor]:
             if id(parameter) not in made:
                 new = nn.Parameter(exact.to(parameter.dtype), requires_grad=parameter.requires_grad)
                 made[id(parameter)] = made[id(new)] = new
-            scaled[name] = exact if name not in scaled else scaled[name]
+            scaled.setdefault(name, exact)
             change.set_tensor(modules[path], key, made[id(parameter)])
     return scaled

@@ -1,7 +1,7 @@
 """Depth: whole blocks of a stack, chosen by how little they change what passes through them.
 
-A block of a residual network adds something to its input; where it adds little, the network does nearly the same without
-it. Its *influence* is one minus the cosine between its input and its output, averaged over positions (Men et al.,
+A block of a residual network adds something to its input; where it adds little, the network does nearly the same
+without it. Its *influence* is one minus the cosine between its input and its output, averaged over positions (Men et al.,
 "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect", 2024, equation 1).
 """
 
@@ -182,13 +182,7 @@ def without_blocks(
     try:
         setattr(model, STRUCTURE, with_dropped(before, dropped))
         if reference is not None:
-            difference = largest_difference(reference, run_exact(model, example_inputs))
-            if not difference <= tolerance:
-                message = (
-                    f"without {_listed(dropped)} the model computes something else than with these blocks bypassed: the "
-                    f"outputs differ by {difference:.3g} of their range. It is as it was; name other stacks in op_names"
-                )
-                raise ProofError(message)
+            _check(largest_difference(reference, run_exact(model, example_inputs)), tolerance, dropped)
         yield
     except BaseException:
         put_back()
@@ -197,6 +191,15 @@ def without_blocks(
         else:
             setattr(model, STRUCTURE, before)
         raise
+
+
+def _check(difference: float, tolerance: float, dropped: dict[str, list[int]]) -> None:
+    if not difference <= tolerance:
+        message = (
+            f"without {_listed(dropped)} the model computes something else than with these blocks bypassed: the outputs "
+            f"differ by {difference:.3g} of their range. It is as it was; name other stacks in op_names"
+        )
+        raise ProofError(message)
 
 
 def _listed(dropped: dict[str, list[int]]) -> str:

@@ -123,7 +123,7 @@ class ModelSpeedup:
         job.masks = merge_masks(group_masks(removal, {}), masks_of(model))
         job.on_conflict, job.tolerance, job.verify = "reconcile", tolerance, verify
         job.outputs = removal.space.program.select
-        return job._shrink(removal, _Clock())
+        return job._shrink(removal, _Clock())  # noqa: SLF001 - its own
 
     def _shrink(self, removal: Removal, clock: _Clock) -> SpeedupReport:
         with clock("plan"):

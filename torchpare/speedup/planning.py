@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from io import StringIO
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any, Literal
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 from torch import Tensor, fx, nn
 
 from torchpare.config import read_entries
 from torchpare.errors import ConfigError, ProofError, ShrinkError
 from torchpare.graph import PruningSpace, Removal, analyse, group_masks
 from torchpare.graph.choice import atom_scores, choose
-from torchpare.graph.flow import Note
+from torchpare.graph.costs import macs_of
 from torchpare.graph.sizes import Attribute
-from torchpare.graph.structures import LAYERS, Group, groups_of
+from torchpare.graph.structures import LAYERS, groups_of
 from torchpare.layers.blocks import drop_blocks
-from torchpare.speedup.allocation import Allocation, allocate, allocate_depth
+from torchpare.speedup.allocation import allocate, allocate_depth
 from torchpare.speedup.depth import Stack, choose_blocks, find_stacks, without_blocks
+from torchpare.speedup.groups import GroupPlan, describe
 from torchpare.speedup.model_speedup import ModelSpeedup
+from torchpare.speedup.plan_view import as_text, lines_of, table_of
 from torchpare.speedup.report import SpeedupReport
 from torchpare.speedup.rms_norms import find_rms_norms
 from torchpare.speedup.shrink_plan import ShrinkPlan, make_plan
@@ -30,32 +30,6 @@ from torchpare.speedup.traced import traced_model
 from torchpare.types import Masks
 
 __all__ = ["GroupPlan", "Plan", "plan"]
-
-
-@dataclass(frozen=True)
-class GroupPlan:
-    """One group of channels in a plan.
-
-    Attributes:
-        kind: its structure, such as ``"heads"``; see `torchpare.graph.structures.STRUCTURES`.
-        name: the first layer that makes it.
-        layers: all layers that make it.
-        members: (parameter, axis) that lose something with it.
-        rows: how many rows choose for themselves but keep equally many.
-        before, after: how many there are in each row.
-        asked: how many were asked to stay.
-        why: what keeps it from losing as many as were asked for, or None.
-    """
-
-    kind: str
-    name: str
-    layers: tuple[str, ...]
-    members: tuple[tuple[str, int], ...]
-    rows: int
-    before: int
-    after: int
-    asked: int
-    why: str | None
 
 
 @dataclass(frozen=True)
@@ -148,52 +122,22 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-able data."""
         return {
-            "groups": [vars(group) for group in self.groups],
+            "groups": [asdict(group) for group in self.groups],
             "dropped": dict(self.dropped),
+            "frozen": self.frozen,
+            "changes": list(self.changes),
+            "literals": [list(literal) for literal in self.space.literals],
+            "parameters": list(self.parameters),
+            "macs": list(self.macs),
             **self.shrink.describe(),
         }
 
     def __str__(self) -> str:
-        console = Console(width=110, record=True, file=StringIO())
-        console.print(self)
-        return console.export_text()
+        return as_text(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = Table(title="What would go")
-        for column in ("structure", "made by", "tensors"):
-            table.add_column(column)
-        for column in ("before", "after"):
-            table.add_column(column, justify="right")
-        table.add_column("held back by")
-        for group in self.groups:
-            rows = f"{group.rows} x " if group.rows > 1 else ""
-            more = f" and {len(group.layers) - 1} more" if len(group.layers) > 1 else ""
-            table.add_row(
-                group.kind,
-                f"{group.name or '(the model)'}{more}",
-                f"{len(group.members)}",
-                f"{rows}{group.before}",
-                f"{rows}{group.after}",
-                group.why or "",
-            )
-        for stack in self.stacks:
-            gone = self.dropped.get(stack.path, [])
-            names = f"without {', '.join(map(str, gone))}" if gone else ""
-            table.add_row("layers", stack.path, "", f"{stack.size}", f"{stack.size - len(gone)}", names)
-        yield table
-        yield from self._lines()
-
-    def _lines(self) -> Iterator[str]:
-        before, after = self.parameters
-        yield f"{before:,} -> {after:,} parameters ({before / max(after, 1):.2f}x fewer)"
-        for layer, why in self.frozen.items():
-            yield f"stays: {layer} ({why})"
-        for kind, module in sorted({(note.kind, note.module) for note in self._touched_notes()}):
-            yield f"changes by nature: {kind} in {module or 'the model'}"
-        for value, where in self.space.literals:
-            yield f"written as a number: {value} in {where} (literals='trace' lets it go)"
-        for name, place in self.space.unknown.items():
-            yield f"no rule for {name}, first met in {place}: what flows through it stays"
+        yield table_of(self)
+        yield from lines_of(self)
 
     @property
     def parameters(self) -> tuple[int, int]:
@@ -210,9 +154,18 @@ class Plan:
         found = {layer: self.space.frozen(layer) for layer in self.space.producers}
         return {layer: why for layer, why in found.items() if why}
 
-    def _touched_notes(self) -> list[Note]:
+    @property
+    def macs(self) -> tuple[int, int]:
+        """Multiply-accumulates of one run on the example inputs, now and after."""
+        ops, values = self.space.program.ops, self.space.program.values
+        return macs_of(ops, lambda uid: values[uid].shape), macs_of(ops, self.removal.shape)
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """Where the function will change by nature, as in the report of a shrink."""
         notes = (note for note in self.space.notes if note.module not in self.rescaled)
-        return [note for note in notes if self.removal.lost(note.labels).any()]
+        touched = (note for note in notes if self.removal.lost(note.labels).any())
+        return tuple(sorted({f"{note.kind} in {note.module or 'the model'} ({note.site})" for note in touched}))
 
 
 def _suspects(error: ShrinkError, removal: Removal) -> set[Attribute]:
@@ -221,7 +174,7 @@ def _suspects(error: ShrinkError, removal: Removal) -> set[Attribute]:
     if isinstance(error, ProofError) or cause is None or not hasattr(cause, "torchpare_module"):
         return set()
     changed = {a for a, value in removal.attributes.items() if value != removal.space.program.attributes[a]}
-    path: str = cause.torchpare_module
+    path: str = getattr(cause, "torchpare_module")  # noqa: B009 - an exception that carries a note
     while True:  # the innermost module around the failure that had a number changed
         near = {a for a in changed if a.module == path or a.module.startswith(f"{path}." if path else "")}
         if near or not path:
@@ -251,8 +204,8 @@ def plan(
         outputs: picks from what the model returns what must keep its shape and is compared, such as
             ``lambda output: output.logits``; everything must, if it is not given.
         literals: what to do where a size is written as a number in the model's source: ``"keep"`` as many channels as
-            it says, or let them go and ``"trace"`` the model: its Python code cannot run any more then, and `Plan.graph`
-            gives the small model as a graph.
+            it says, or let them go and ``"trace"`` the model: its Python code cannot run any more then, and
+            `Plan.graph` gives the small model as a graph.
 
     Raises:
         ConfigError: an entry cannot be used, or reaches nothing.
@@ -286,32 +239,10 @@ def plan(
             )
 
         removal = decide()
-        described = tuple(_described(space, removal, groups, asked))
+        described = tuple(describe(space, removal, groups, asked))
         rescaled = frozenset(norm.module for norm in find_rms_norms(removal, model))
     finally:
         put_back()
     return Plan(
         model, example_inputs, removal, decide, make_plan(removal), described, dropped, tuple(stacks), rescaled, trace
     )
-
-
-def _described(
-    space: PruningSpace, removal: Removal, groups: Sequence[Group], asked: Allocation
-) -> Iterator[GroupPlan]:
-    why = {layers: item.why for item in removal.restored for layers in [item.layers]}
-    for group in groups:
-        cell = space.sizing.cells[space.sizing.members(group.variable)[0]]
-        kept = max(
-            int((~removal.gone[space.sizing.cells[member]]).sum()) for member in space.sizing.members(group.variable)
-        )
-        yield GroupPlan(
-            kind=group.kind,
-            name=group.name,
-            layers=tuple(group.layers),
-            members=tuple(group.members),
-            rows=group.rows,
-            before=len(cell),
-            after=kept,
-            asked=asked.target(group),
-            why=why.get(tuple(group.layers) or (group.name,)) if kept > asked.target(group) else None,
-        )

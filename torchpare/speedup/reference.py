@@ -135,7 +135,9 @@ def find_patches(removal: Removal, skip: Collection[int] = ()) -> Patches:
     return patches
 
 
-def _patch_of(op: Op, removal: Removal, patches: Patches) -> Patch | None:
+def _patch_of(  # noqa: PLR0911 - a line for each family of operators
+    op: Op, removal: Removal, patches: Patches
+) -> Patch | None:
     if op.name in _PRODUCTS:
         return _product(op, removal, patches)
     if not op.args or not isinstance(op.args[0], Ref):
@@ -152,7 +154,7 @@ def _patch_of(op: Op, removal: Removal, patches: Patches) -> Patch | None:
         if not touched:
             return None
         if op.name in _STATISTICS:
-            return _over_kept(kept, touched, patches, place, params=())
+            return _over_kept(kept, touched, patches, place)
         return _summed(kept, touched, patches, place, mean=op.name in _MEANS)
     if op.name in _LAYER_NORMS:
         first = rank - len(op.args[1])
@@ -160,7 +162,7 @@ def _patch_of(op: Op, removal: Removal, patches: Patches) -> Patch | None:
         return _layer_norm(kept, touched, first, patches, place) if touched else None
     if op.name in _BATCH_NORMS and removal.space.program.values[x.uid].shape:
         touched = [axis for axis in range(rank) if axis != 1 and not kept[axis].all()]
-        return _over_kept(kept, touched, patches, place, params=(), back=True) if touched else None
+        return _over_kept(kept, touched, patches, place, back=True) if touched else None
     return None
 
 
@@ -235,7 +237,6 @@ def _over_kept(
     patches: Patches,
     place: tuple[str, str],
     *,
-    params: Sequence[int],
     back: bool = False,
 ) -> Patch | None:
     """Run on what stays of the touched axes; ``back`` puts zeros where the others were in the first result."""
@@ -266,7 +267,9 @@ def _layer_norm(
         return None
 
     def cut(tensor: Tensor | None, offset: int) -> Tensor | None:
-        for axis, places in picked.items() if tensor is not None else ():
+        if tensor is None:
+            return None
+        for axis, places in picked.items():
             tensor = tensor.index_select(axis - offset, torch.from_numpy(places).to(tensor.device))
         return tensor
 

@@ -94,7 +94,7 @@ def _norm(
     if rows.all() or not (rows == rows[0]).all():
         return None
     eps = _epsilon(_only(ops, users, mean.outputs[0]), module)
-    normed = _scaled_input(ops, users, place, source)
+    normed = _scaled_input(ops, place, source)
     weight = _weight(removal, ops, users, maker, normed, mean.module) if normed is not None else None
     if eps is None or weight is None:
         return None
@@ -125,7 +125,7 @@ def _epsilon(add: Op | None, module: nn.Module) -> str | None:
     return names[0] if len(names) == 1 else None
 
 
-def _scaled_input(ops: list[Op], users: dict[int, list[int]], place: int, source: Ref) -> int | None:
+def _scaled_input(ops: list[Op], place: int, source: Ref) -> int | None:
     """The product of the input and the inverse root, as a value; None where the code goes another way."""
     follow = {ops[place].outputs[0]}
     for op in ops[place + 1 : place + 12]:

@@ -28,18 +28,8 @@ def apply_rules(program: Program, *, free_literals: bool = False) -> Flow:
         function(flow, op)
         if op.call is not None and op.call.name == STOCK_ATTENTION:
             flow.freeze_all(op, f"torch's own {STOCK_ATTENTION}, called in {op.where}, insists on its sizes")
-    for uid in dict.fromkeys(program.default_scales):
-        sinks = find_sinks(flow, uid)
-        axis = len(flow.shape(uid)) - 1
-        if sinks is not None:
-            flow.query_makers[uid] = sinks
-        else:  # the scale is a number that the model computes from the width of a head
-            flow.comparisons[Dim(uid, axis), Const(flow.shape(uid)[axis]), True] = "an attention with the default scale"
-    for value in program.values:
-        for path in program.rigid:
-            if any(name.startswith(f"{path}." if path else "") for name in value.names):
-                for axis in range(len(value.shape)):
-                    flow.freeze(value.uid, axis, f"module '{path}' insists on the embed_dim it was built with")
+    _mind_default_scales(flow)
+    _freeze_rigid(flow)
     for uid in program.outputs:
         for axis in range(len(flow.shape(uid))):
             flow.freeze(uid, axis, "it is an output of the model")
@@ -47,6 +37,25 @@ def apply_rules(program: Program, *, free_literals: bool = False) -> Flow:
         if value.uid not in flow.axes:  # never reached: nothing is known about it, so it stays
             flow.axes[value.uid] = flow.fixed(value.shape)
     return flow
+
+
+def _mind_default_scales(flow: Flow) -> None:
+    """An attention with the default scale: find who can make up for narrower heads, or keep their width."""
+    for uid in dict.fromkeys(flow.program.default_scales):
+        sinks = find_sinks(flow, uid)
+        axis = len(flow.shape(uid)) - 1
+        if sinks is not None:
+            flow.query_makers[uid] = sinks
+        else:  # the scale is a number that the model computes from the width of a head
+            flow.comparisons[Dim(uid, axis), Const(flow.shape(uid)[axis]), True] = "an attention with the default scale"
+
+
+def _freeze_rigid(flow: Flow) -> None:
+    for value in flow.program.values:
+        for path in flow.program.rigid:
+            if any(name.startswith(f"{path}." if path else "") for name in value.names):
+                for axis in range(len(value.shape)):
+                    flow.freeze(value.uid, axis, f"module '{path}' insists on the embed_dim it was built with")
 
 
 def _unknown(flow: Flow, op: Op) -> None:

@@ -63,7 +63,7 @@ def _addressed(flow: Flow, x: Ref, indices: Sequence[Ref | None]) -> list[int]:
 
 
 def _first_place(flow: Flow, x: Ref, indices: Sequence[Ref | None]) -> int:
-    """Where the axes of the indices lie in the result: at the first addressed axis if these are neighbours, or first."""
+    """Where the axes of the indices lie in the result: at the first addressed axis if these are neighbours."""
     axes = _addressed(flow, x, indices)
     return axes[0] if axes and axes == list(range(axes[0], axes[-1] + 1)) else 0
 

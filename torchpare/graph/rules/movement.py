@@ -119,14 +119,17 @@ def repeat(flow: Flow, op: Op) -> None:
         elif expr is not None and not isinstance(expr, Const) and shape[axis] > 1:
             arrays[axis] = along(flow.store.fresh(shape[axis]), axis, rank)
             flow.require_axis(arrays[axis], axis, expr, op, shape[axis])
-    for axis, array in enumerate(arrays):  # what depends on a repeated axis is tied over it
-        for other in range(rank):
-            if other != axis and array.shape[other] not in (1, shape[other]):
-                first = np.take(array, [0], axis=other)
-                flow.store.unify(first, array, f"the copies in {op.where}")
-                array = first
-        arrays[axis] = array
-    flow.define(result, arrays)
+    flow.define(result, [_tied_over_copies(flow, op, array, axis, shape) for axis, array in enumerate(arrays)])
+
+
+def _tied_over_copies(flow: Flow, op: Op, array: LabelArray, axis: int, shape: tuple[int, ...]) -> LabelArray:
+    """Labels that depend on an axis that is repeated, made the same along it."""
+    for other in range(len(shape)):
+        if other != axis and array.shape[other] not in (1, shape[other]):
+            first = np.take(array, [0], axis=other)
+            flow.store.unify(first, array, f"the copies in {op.where}")
+            array = first
+    return array
 
 
 @rule("flip")

@@ -85,10 +85,7 @@ def columns(flow: Flow, op: Op) -> None:
     for spatial in range(axis + 1, rank):
         flow.freeze(x, spatial, why)
     vector = flow.vector(x, axis, why)
-    if inverse:
-        channels = _pieces(flow, vector, kernel, why)
-    else:
-        channels = np.repeat(vector, kernel)
+    channels = _pieces(flow, vector, kernel, why) if inverse else np.repeat(vector, kernel)
     arrays = flow.fixed(flow.shape(result))
     arrays[axis] = along(channels, axis, len(arrays))
     flow.define(result, arrays)

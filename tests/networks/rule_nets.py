@@ -1,0 +1,178 @@
+"""For every operator rule a tiny net that cannot do without it: what mutation tests break.
+
+Each lists the operators it is there for; all are float64, with random values everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tests.graph.nets import image, net
+
+__all__ = ["NETS"]
+
+Built = tuple[nn.Module, Any]
+
+
+def between(middle: Callable[..., Tensor], x: Tensor | None = None, c: int = 6, out: int | None = None, **more) -> Built:
+    """A convolution, something, a convolution."""
+    reads = c if out is None else out
+    model = net(lambda m, x: m.b(middle(m, m.a(x))), a=nn.Conv2d(3, c, 1), b=nn.Conv2d(reads, 2, 1), **more)
+    return model, image() if x is None else x
+
+
+def steps(batch: int = 2, length: int = 5, features: int = 3) -> Tensor:
+    return torch.randn(batch, length, features, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def along(middle: Callable[..., Tensor], c: int = 6, out: int | None = None, **more) -> Built:
+    """A linear layer, something, a linear layer, on sequences."""
+    reads = c if out is None else out
+    return net(lambda m, x: m.b(middle(m, m.a(x))), a=nn.Linear(3, c), b=nn.Linear(reads, 2), **more), steps()
+
+
+def parameter(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(shape))
+
+
+ORDER, MASK = torch.tensor([2, 0, 1, 1]), torch.tensor([True, False, True, True, False])
+WORDS = torch.tensor([[1, 0, 4], [3, 3, 2]])
+
+
+def bilinear() -> Built:
+    model = net(lambda m, x: m.c(m.pair(m.a(x), m.b(x))), a=nn.Linear(3, 4), b=nn.Linear(3, 5), pair=nn.Bilinear(4, 5, 6), c=nn.Linear(6, 2))  # fmt: skip
+    return model, steps()
+
+
+def grouped() -> Built:
+    model = net(
+        lambda m, x: m.c(torch.relu(m.b(torch.relu(m.a(x))))),
+        a=nn.Conv2d(3, 12, 1), b=nn.Conv2d(12, 12, 3, padding=1, groups=3), c=nn.Conv2d(12, 2, 1),
+    )  # fmt: skip
+    return model, image()
+
+
+def attention() -> Built:
+    def run(m, x):
+        b, n, _ = x.shape
+        q, k, v = m.qkv(x).view(b, n, 3, m.heads, m.width).permute(2, 0, 3, 1, 4).unbind(0)
+        return m.out(F.scaled_dot_product_attention(q, k, v, scale=0.5).transpose(1, 2).flatten(2))
+
+    return net(run, qkv=nn.Linear(3, 48), out=nn.Linear(16, 3), attributes={"heads": 4, "width": 4}), steps()
+
+
+def embedded(middle: Callable[..., Tensor], **more) -> Built:
+    return net(middle, b=nn.Linear(6, 2), **more), WORDS
+
+
+def packed() -> Built:
+    def run(m, x):
+        lengths = torch.tensor([5, 3])
+        y = nn.utils.rnn.pack_padded_sequence(m.a(x), lengths, batch_first=True)
+        y = nn.utils.rnn.PackedSequence(torch.tanh(y.data), *y[1:])
+        return m.b(nn.utils.rnn.pad_packed_sequence(y, batch_first=True)[0])
+
+    return net(run, a=nn.Linear(3, 6), b=nn.Linear(6, 2)), steps()
+
+
+def normed_weight() -> Built:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 6))
+    return net(lambda m, x: m.b(torch.relu(m.a(x))), a=layer, b=nn.Linear(6, 2)), steps()
+
+
+def overwritten(m, y: Tensor) -> Tensor:
+    y = y.clone()
+    y[:, m.order] = torch.tanh(y[:, :4])
+    return y
+
+
+def halves(m, y: Tensor) -> Tensor:
+    left, right = y.chunk(2, -1)
+    return torch.cat([right.tanh(), left], -1)
+
+
+def added(name: str) -> Callable[..., Tensor]:
+    def run(m, y):
+        index = torch.tensor([2, 0, 1, 1])
+        if name.startswith("index"):
+            return getattr(torch.ones_like(y), name)(1, index, torch.tanh(y[:, :4]))
+        places = index[None, :, None].expand(y.shape[0], -1, y.shape[2])
+        return getattr(torch.ones_like(y), name)(1, places, torch.tanh(y[:, :4]))
+
+    return run
+
+
+NETS: dict[str, list[Callable[[], Built]]] = {
+    "pointwise": [
+        lambda: between(lambda m, y: F.hardswish(y)),
+        lambda: between(lambda m, y: m.c(y) + torch.relu(y), c=6, out=6, **{"c": nn.Conv2d(6, 6, 1)})
+        if False
+        else along(lambda m, y: torch.where(y > 0, y, m.c(y)), **{"c": nn.Linear(6, 6)}),
+    ],
+    "convolution": [lambda: between(lambda m, y: torch.relu(y)), grouped],
+    "matrix_product": [lambda: along(lambda m, y: y @ m.w, out=5, attributes={"w": parameter(6, 5)}), attention],
+    "linear": [],
+    "trilinear": [bilinear],
+    "permute": [lambda: along(lambda m, y: y.transpose(1, 2).tanh().mT)],
+    "unsqueeze": [lambda: along(lambda m, y: y.unsqueeze(1).sum(1))],
+    "squeeze": [lambda: between(lambda m, y: F.adaptive_avg_pool2d(y, 1).squeeze(3).squeeze(2)[..., None, None])],
+    "expand": [lambda: along(lambda m, y: y * m.w.expand(5, -1), attributes={"w": parameter(1, 6)})],
+    "repeat": [lambda: along(lambda m, y: y.repeat(1, 1, 2), out=12)],
+    "flip": [lambda: along(lambda m, y: y.flip(2))],
+    "as_strided": [lambda: between(lambda m, y: y.as_strided(y.shape, y.stride()).relu())],
+    "gated_linear_unit": [lambda: along(lambda m, y: F.glu(y, -1), c=12, out=6)],
+    "slice_axis": [lambda: along(lambda m, y: torch.cat([y[..., m.n :], y[..., : m.n].tanh()], -1), attributes={"n": 2})],
+    "split": [lambda: along(halves)],
+    "select": [lambda: along(lambda m, y: y[:, 1:2] * y[:, 3].unsqueeze(1)), attention],
+    "concat": [lambda: along(lambda m, y: torch.cat([y, m.c(y)], -1), out=10, **{"c": nn.Linear(6, 4)})],
+    "stack": [lambda: along(lambda m, y: torch.stack([y, y.tanh()], 1).sum(1))],
+    "pad": [lambda: along(lambda m, y: F.pad(y, (1, 2)), out=9)],
+    "embedding": [lambda: embedded(lambda m, x: m.b(torch.tanh(m.a(x))), a=nn.Embedding(5, 6))],
+    "constant": [
+        lambda: along(lambda m, y: y.new_zeros(y.shape[-1]).cumsum(0).sum() + y)
+        if False
+        else along(lambda m, y: m.w * torch.cat([y, y.new_ones(2, 5, m.n)], -1), out=8,
+                   attributes={"n": 2, "w": parameter(8)})  # fmt: skip
+    ],
+    "like": [lambda: along(lambda m, y: torch.cat([y, torch.ones_like(y)], -1) * m.w, out=12, attributes={"w": parameter(12)})],
+    "positions": [lambda: along(lambda m, y: y * m.w[torch.arange(6)], attributes={"w": parameter(6)})],
+    "nothing": [],
+    "index": [lambda: along(lambda m, y: y[:, m.order], attributes={"order": ORDER})],
+    "index_put": [lambda: along(overwritten, attributes={"order": ORDER})],
+    "index_select": [lambda: along(lambda m, y: y.index_select(1, m.order), attributes={"order": ORDER})],
+    "ordered": [lambda: along(lambda m, y: y.sort(1).values), lambda: along(lambda m, y: y.topk(3, 2).values, out=3)],
+    "gather": [
+        lambda: along(lambda m, y: y.gather(1, m.order[None, :, None].expand(2, -1, y.shape[2])), attributes={"order": ORDER})
+    ],
+    "scatter": [lambda: along(added("scatter_add"))],
+    "index_add": [lambda: along(added("index_add"))],
+    "overwrite": [lambda: along(lambda m, y: torch.slice_scatter(y, y[:, :2].tanh(), 1, 1, 3))],
+    "matrices": [
+        lambda: along(lambda m, y: y.tril()),
+        lambda: between(lambda m, y: y.triu()),
+        lambda: along(lambda m, y: torch.cdist(y, y), out=5),
+    ],
+    "fourier": [lambda: along(lambda m, y: torch.fft.fft(y, dim=1).real)],
+    "complex_view": [lambda: along(lambda m, y: torch.view_as_real(torch.fft.fft(y, dim=1)).sum(-1))],
+    "embedding_bag": [lambda: embedded(lambda m, x: m.b(m.a(x)), a=nn.EmbeddingBag(5, 6, mode="mean"))],
+    "by_value": [lambda: along(lambda m, y: y.masked_select(y > -100).view(2, 5, 6))],
+    "packed": [packed],
+    "batch_norm": [lambda: between(lambda m, y: m.n(y).relu(), **{"n": nn.BatchNorm2d(6)})],
+    "layer_norm": [lambda: along(lambda m, y: m.n(y), **{"n": nn.LayerNorm(6)})],
+    "group_norm": [lambda: between(lambda m, y: m.n(y), **{"n": nn.GroupNorm(3, 6)})],
+    "weight_norm": [normed_weight],
+    "reduce": [lambda: along(lambda m, y: y.mean(1)), lambda: along(lambda m, y: y.amax(1, keepdim=True))],
+    "pooling": [lambda: between(lambda m, y: F.max_pool2d(y, 2)), lambda: between(lambda m, y: F.interpolate(y, scale_factor=2))],
+    "along_axis": [lambda: along(lambda m, y: y.softmax(1)), lambda: along(lambda m, y: y.softmax(2)), lambda: along(lambda m, y: y.cumsum(2))],
+    "reshape": [lambda: between(lambda m, y: y.flatten(2).unflatten(-1, (6, 6))), attention, grouped],
+    "pixel_shuffle": [lambda: between(lambda m, y: F.pixel_shuffle(y, 2), c=24, out=6), lambda: between(lambda m, y: F.pixel_unshuffle(y, 2), out=24)],
+    "columns": [
+        lambda: between(lambda m, y: F.fold(F.unfold(y, 2, stride=2) * m.w[:, None], 6, 2, stride=2), attributes={"w": parameter(24)})
+    ],
+}
+"""By the name of a rule's function."""
