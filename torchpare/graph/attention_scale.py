@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from torchpare.graph.flow import Flow
 from torchpare.graph.program import Op, Ref
 
-__all__ = ["Sink", "find_sinks"]
+__all__ = ["Sink", "find_query_makers"]
 
 _MOVES = frozenset(
     f"aten.{name}"
@@ -43,9 +43,35 @@ class Sink:
     uid: int
     axis: int
     entries: NDArray[np.bool_]
+    user: int
+    """The place of the operator by which it makes them, among those of the program."""
 
 
-def find_sinks(flow: Flow, uid: int) -> list[Sink] | None:
+def find_query_makers(flow: Flow) -> dict[int, list[Sink]]:
+    """By uid of the queries of each attention with the default scale, what makes them, where a factor can go into it.
+
+    A parameter that makes something else in another place too (a norm shared by queries and keys) is not one.
+    """
+    found = {uid: _find_sinks(flow, uid) for uid in dict.fromkeys(flow.program.default_scales)}
+    users: dict[int, set[int]] = {}
+    for place, op in enumerate(flow.program.ops):
+        for ref in op.inputs:
+            if flow.shows_parameter(ref) and not all(flow.shows_parameter(out) for out in op.outputs):
+                users.setdefault(flow.origin[ref.uid][0], set()).add(place)
+    while True:
+        makers = {(sink.uid, sink.user) for sinks in found.values() for sink in sinks or ()}
+        shared = {
+            uid
+            for uid, sinks in found.items()
+            for sink in sinks or ()
+            if any((sink.uid, place) not in makers for place in users.get(sink.uid, ()))
+        }
+        if not shared:
+            return {uid: sinks for uid, sinks in found.items() if sinks is not None}
+        found.update(dict.fromkeys(shared))
+
+
+def _find_sinks(flow: Flow, uid: int) -> list[Sink] | None:
     """The parameters that a factor on a value can go into; None where there are no such."""
     maker = {out: op for op in flow.program.ops for out in op.outputs}
     path: set[int] = set()
@@ -137,6 +163,7 @@ def _entries(
             known[uid].sum().backward()
     except (RuntimeError, KeyError, TypeError, IndexError):
         return None  # an operator that wants more than this knows: the width stays as it is
+    places = {id(op): place for place, op in enumerate(flow.program.ops)}
     sinks = []
     for op, parameters in ends:
         gradient = made[id(op)].grad
@@ -148,7 +175,7 @@ def _entries(
             own = axes[axis]
             if own is None:
                 return None
-            sinks.append(Sink(parameter, own, reached))
+            sinks.append(Sink(parameter, own, reached, places[id(op)]))
     return sinks
 
 

@@ -1,8 +1,8 @@
 """Depth: whole blocks of a stack, chosen by how little they change what passes through them.
 
 A block of a residual network adds something to its input; where it adds little, the network does nearly the same
-without it. Its *influence* is one minus the cosine between its input and its output, averaged over positions (Men et al.,
-"ShortGPT: Layers in Large Language Models are More Redundant Than You Expect", 2024, equation 1).
+without it. Its *influence* is one minus the cosine between its input and its output, averaged over positions (Men et
+al., "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect", 2024, equation 1).
 """
 
 from __future__ import annotations
@@ -196,8 +196,8 @@ def without_blocks(
 def _check(difference: float, tolerance: float, dropped: dict[str, list[int]]) -> None:
     if not difference <= tolerance:
         message = (
-            f"without {_listed(dropped)} the model computes something else than with these blocks bypassed: the outputs "
-            f"differ by {difference:.3g} of their range. It is as it was; name other stacks in op_names"
+            f"without {_listed(dropped)} the model computes something else than with these blocks bypassed: the "
+            f"outputs differ by {difference:.3g} of their range. It is as it was; name other stacks in op_names"
         )
         raise ProofError(message)
 

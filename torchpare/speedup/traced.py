@@ -155,7 +155,10 @@ class _Rewriter:
             args[0] = list(small[0])
         elif name in ("aten.split", "aten.split_with_sizes", "aten.unsafe_split", "aten.unsafe_split_with_sizes"):
             axis = (args[2] if len(args) > 2 else op.kwargs.get("dim", 0)) % len(small[0])
-            return torch.ops.aten.split_with_sizes.default, [args[0], [shape[axis] for shape in small], axis], {}
+            pieces = torch.ops.aten.split_with_sizes
+            if name.startswith("aten.unsafe"):  # pieces that are written in place, as a recurrent kernel does
+                pieces = torch.ops.aten.unsafe_split_with_sizes
+            return pieces.default, [args[0], [shape[axis] for shape in small], axis], {}
         elif name == "aten.slice":
             args = self._slice(op, args)
         elif name == "aten.select":

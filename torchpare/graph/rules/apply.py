@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 
-from torchpare.graph.attention_scale import find_sinks
+from torchpare.graph.attention_scale import find_query_makers
 from torchpare.graph.flow import Flow, along
 from torchpare.graph.program import Op, Program, Ref
 from torchpare.graph.provenance import STOCK_ATTENTION
@@ -41,12 +41,10 @@ def apply_rules(program: Program, *, free_literals: bool = False) -> Flow:
 
 def _mind_default_scales(flow: Flow) -> None:
     """An attention with the default scale: find who can make up for narrower heads, or keep their width."""
-    for uid in dict.fromkeys(flow.program.default_scales):
-        sinks = find_sinks(flow, uid)
+    flow.query_makers.update(find_query_makers(flow))
+    for uid in flow.program.default_scales:
         axis = len(flow.shape(uid)) - 1
-        if sinks is not None:
-            flow.query_makers[uid] = sinks
-        else:  # the scale is a number that the model computes from the width of a head
+        if uid not in flow.query_makers:  # the scale is a number that the model computes from the width of a head
             flow.comparisons[Dim(uid, axis), Const(flow.shape(uid)[axis]), True] = "an attention with the default scale"
 
 

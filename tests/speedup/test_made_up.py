@@ -1,0 +1,170 @@
+"""Where fewer channels would change the function, and a weight, an epsilon or a factor makes up for it exactly."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import torchpare
+from tests.networks.oracles import exact_output, relative
+from tests.support.attention import RMSNorm, tokens
+from torchpare import plan
+from torchpare.speedup.rms_norms import RmsNorm, new_weight
+
+WIDTH = [{"sparsity": 0.5, "structures": ["embedding"]}]
+
+
+def zeroed(model, found):
+    """The dense model with zeros in every entry that goes, in float64: an RMS norm over it divides by all channels."""
+    twin = copy.deepcopy(model).double()
+    parameters = dict(twin.named_parameters())
+    with torch.no_grad():
+        for name, cut in found.shrink.cuts.items():
+            for mask in cut.axes if name in parameters else ():
+                parameters[name].mul_(torch.from_numpy(mask))
+    return twin
+
+
+def test_the_formula_of_the_new_weight():
+    torch.manual_seed(0)
+    x, weight, eps = torch.randn(5, 12, dtype=torch.float64), torch.rand(12, dtype=torch.float64), 0.3
+    x[:, 7:] = 0  # what goes
+    dense = x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight
+    norm = RmsNorm("", "eps", "weight", 0, 12, 7, 0)
+    small = x[:, :7] / (x[:, :7].pow(2).mean(-1, keepdim=True) + eps * 12 / 7).sqrt() * new_weight(weight, norm)[:7]
+    torch.testing.assert_close(small, dense[:, :7], rtol=1e-14, atol=1e-14)
+    one_more = RmsNorm("", "eps", "weight", 1, 12, 7, 0)
+    torch.testing.assert_close(new_weight(weight, one_more) + 1, (weight + 1) * (12 / 7) ** 0.5)
+
+
+class OneMore(RMSNorm):
+    """The weight counts from one."""
+
+    def forward(self, x):
+        normed = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
+        return (normed * (1.0 + self.weight)).type_as(x)
+
+
+@pytest.mark.parametrize("norm", [RMSNorm, OneMore])
+def test_rms_norms_keep_the_function_of_the_model_with_zeros(norm):
+    model, x = tokens(norm)
+    dense = copy.deepcopy(model)
+    found = plan(model, WIDTH, x)
+    with torch.no_grad():
+        reference = zeroed(dense, found)(x)
+    report = found.apply()
+    assert report.exact, str(report)
+    assert report.largest_difference <= 1e-10
+    assert report.output_change > 1e-2
+    assert len(report.rescaled) == 7
+    assert model.norm.eps == pytest.approx(0.2)
+    assert relative(reference, exact_output(model, x)) < 1e-6  # the new weights are rounded to float32
+    assert "rescaled" in str(plan(dense, WIDTH, x))
+
+
+def test_epsilons_come_back_from_a_file(tmp_path):
+    model, x = tokens()
+    plan(model, WIDTH, x).apply()
+    torchpare.save(model, tmp_path / "small.safetensors")
+    fresh = torchpare.load(tokens()[0], tmp_path / "small.safetensors")
+    assert fresh.norm.eps == model.norm.eps
+    assert torch.equal(fresh(x), model(x))
+
+
+def test_a_norm_over_channels_that_are_not_zero_is_named_instead():
+    class Loud(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.norm, self.b = nn.Linear(7, 12), RMSNorm(12), nn.Linear(12, 5)
+
+        def forward(self, x):
+            return self.b(self.norm(torch.sigmoid(self.a(x))))  # a removed channel is one half
+
+    torch.manual_seed(0)
+    model, x = Loud().eval(), torch.randn(3, 7)
+    report = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], x).apply()
+    assert not report.exact
+    assert [change.kind for change in report.changes] == ["mean over the pruned axis"]
+    assert report.largest_difference <= 1e-10
+    assert model.norm.eps == 0.1
+
+
+def test_queries_make_up_for_the_default_scale():
+    model, x = tokens()
+    dense = copy.deepcopy(model)
+    found = plan(model, [{"sparsity": 0.5, "structures": ["head_dim"]}], x)
+    report = found.apply()
+    assert report.exact
+    assert report.largest_difference <= 1e-10
+    kept = found.shrink.cuts["layers.0.qkv.weight"]
+    plain = kept.apply(dense.layers[0].qkv.weight.detach())
+    third = len(plain) // 3
+    factor = (3 / 6) ** 0.5
+    torch.testing.assert_close(model.layers[0].qkv.weight[:third], plain[:third] * factor)
+    assert torch.equal(model.layers[0].qkv.weight[third:], plain[third:])
+
+
+class Attention(nn.Module):
+    """Queries and keys that something is done to before they meet."""
+
+    def __init__(self, treat, scale=None):
+        super().__init__()
+        self.treat, self.scale, self.heads = treat, scale, 4
+        self.q, self.k, self.v = (nn.Linear(8, 24) for _ in range(3))
+        self.out = nn.Linear(24, 5)
+        self.norm = nn.LayerNorm(6)
+        self.treat_keys = None
+        self.plain = nn.LayerNorm(6, elementwise_affine=False)
+
+    def forward(self, x):
+        q, k, v = (layer(x).view(2, 5, self.heads, -1).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        k = k if self.treat_keys is None else self.treat_keys(self, k)
+        mixed = F.scaled_dot_product_attention(self.treat(self, q), k, v, scale=self.scale)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def m_norm(m, k):
+    return m.norm(k)
+
+
+def rotated(m, q):
+    angles = torch.arange(5.0)[:, None] * torch.tensor([1.0, 0.1, 0.01]).repeat(2)
+    first, second = q.chunk(2, -1)
+    return q * angles.cos() + torch.cat([-second, first], -1) * angles.sin()
+
+
+TREATED = {
+    "not at all": (lambda m, q: q, True),
+    "turned": (rotated, True),
+    "normed with a scale": (lambda m, q: m.norm(q), True),
+    "normed with a scale that the keys share": (lambda m, q: m.norm(q), False),
+    "normed without": (lambda m, q: m.plain(q), False),
+    "through a nonlinearity": (lambda m, q: q.tanh(), False),
+}
+
+
+@pytest.mark.parametrize("name", TREATED)
+def test_the_width_of_heads_can_go_where_a_factor_passes_through(name):
+    treat, able = TREATED[name]
+    torch.manual_seed(0)
+    model, x = Attention(treat).eval(), torch.randn(2, 5, 8)
+    model.treat_keys = m_norm if name.endswith("keys share") else None
+    found = plan(model, [{"sparsity": 0.5, "structures": ["head_dim"]}], x)
+    widths = [group for group in found.groups if group.kind == "head_dim"]
+    queries = next(group for group in widths if "q.weight" in {member.name for member in group.members})
+    assert (queries.after < queries.before) == able
+    report = found.apply()
+    assert report.largest_difference <= 1e-10
+
+
+def test_a_scale_that_is_given_needs_no_factor():
+    torch.manual_seed(0)
+    model, x = Attention(lambda m, q: q, scale=0.3).eval(), torch.randn(2, 5, 8)
+    dense = copy.deepcopy(model)
+    found = plan(model, [{"sparsity": 0.5, "structures": ["head_dim"]}], x)
+    found.apply()
+    assert torch.equal(model.q.weight, found.shrink.cuts["q.weight"].apply(dense.q.weight.detach()))
