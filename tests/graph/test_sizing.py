@@ -27,7 +27,10 @@ def plain():
 
 def residual():
     model = net(
-        lambda m, x: m.c(m.a(x) + m.b(torch.relu(m.a(x)))), a=nn.Conv2d(3, 5, 1), b=nn.Conv2d(5, 5, 1), c=nn.Conv2d(5, 2, 1)
+        lambda m, x: m.c(m.a(x) + m.b(torch.relu(m.a(x)))),
+        a=nn.Conv2d(3, 5, 1),
+        b=nn.Conv2d(5, 5, 1),
+        c=nn.Conv2d(5, 2, 1),
     )
     return model, image()
 
@@ -87,7 +90,7 @@ def size_of(sizing, polynomial):
         ("residual", "b", [(1, [5])]),
         ("grouped", "a", [(1, [3, 4])]),  # groups times slots
         ("grouped", "b", [(1, [2, 3])]),
-        ("heads", "qkv", [(1, [2, 4]), (2, [2, 4])]),  # values for themselves, queries with keys
+        ("heads", "qkv", [(3, [2, 4])]),  # one view makes queries, keys and values equally wide
         ("flat", "a", [(1, [4])]),
     ],
 )

@@ -118,6 +118,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(24, 5)
         self.norm = nn.LayerNorm(6)
         self.treat_keys = None
+        self.register_buffer("angles", torch.arange(5.0)[:, None] * torch.tensor([1.0, 0.1, 0.01]))
         self.plain = nn.LayerNorm(6, elementwise_affine=False)
 
     def forward(self, x):
@@ -132,7 +133,7 @@ def m_norm(m, k):
 
 
 def rotated(m, q):
-    angles = torch.arange(5.0)[:, None] * torch.tensor([1.0, 0.1, 0.01]).repeat(2)
+    angles = torch.cat([m.angles, m.angles], -1)
     first, second = q.chunk(2, -1)
     return q * angles.cos() + torch.cat([-second, first], -1) * angles.sin()
 

@@ -37,7 +37,7 @@ class Entry(BaseModel):
 
     structures: tuple[str, ...] | None = None
     """What to remove, for :func:`torchpare.plan`: ``"channels"``, ``"mlp"``, ``"embedding"``, ``"heads"``,
-    ``"head_dim"``, ``"groups"``, ``"hidden"``, ``"experts_width"``, or ``"all"``; see
+    ``"head_dim"``, ``"groups"``, ``"hidden"``, ``"experts"``, ``"experts_width"``, ``"layers"``, or ``"all"``; see
     :data:`torchpare.graph.structures.STRUCTURES`. With it, ``op_names`` may name containers, and an entry without
     ``op_names`` and ``op_types`` reaches the whole model."""
 

@@ -18,18 +18,19 @@ from torchpare.files.config_fields import UNSET, Field, dotted, edited, float_fi
 from torchpare.files.config_probes import Build, Probes
 from torchpare.files.signature import Place, Signature
 
-__all__ = ["find_config"]
+__all__ = ["find_configs"]
 
 _Values = dict[Field, Any]
 _Score = tuple[float, int, int, int, int]
 
 _TRIES = 400
+_OFFERED = 4
 
 
-def find_config(
+def find_configs(
     config: Any, target: Signature, build: Build, *, dropped: Mapping[str, Sequence[int]], sure: Collection[Place]
-) -> Any:
-    """A config from which `build` makes the shapes of `target`, and as many of its numbers as can be.
+) -> list[Any]:
+    """Configs from which `build` makes the shapes of `target`, those first that give the most of its numbers, too.
 
     Args:
         config: of the model before it was shrunk, or what the shrink made of it; only read.
@@ -43,9 +44,9 @@ def find_config(
     """
     config, base = _with_depth(config, target, build, dropped)
     if not base.different_sizes(target) and not base.different_numbers(target):
-        return config
+        return [config]
     search = _Search(config, base, target, build, frozenset(sure))
-    return edited(config, search.floats(search.best()))
+    return [edited(config, search.floats(values)) for values in search.ranked()]
 
 
 def _with_depth(
@@ -86,19 +87,19 @@ class _Search:
         self.fields = self.probes.fields
         self.wrong = base.different_sizes(target)
 
-    def best(self) -> _Values:
-        """The values that fit best: all shapes, or an error."""
+    def ranked(self) -> list[_Values]:
+        """The values with which all shapes come out, the likeliest first; an error if there are none."""
         choices = self._choices()
-        ranked = sorted(choices, key=lambda field: len(choices[field]))
-        best: tuple[_Score, _Values] | None = None
-        for values in islice(_by_likelihood([choices[field] for field in ranked]), _TRIES):
-            given = {f: v for f, v in zip(ranked, values, strict=True) if v != self.fields[f]}
-            score = self._score(given)
-            if best is None or score < best[0]:
-                best = score, given
-        if best is None or best[0][0]:
-            self._complain(best[1] if best is not None and best[0][0] < math.inf else {})
-        return best[1] if best is not None else {}
+        fields = sorted(choices, key=lambda field: len(choices[field]))
+        scored: list[tuple[_Score, _Values]] = []
+        for values in islice(_by_likelihood([choices[field] for field in fields]), _TRIES):
+            given = {f: v for f, v in zip(fields, values, strict=True) if v != self.fields[f]}
+            scored.append((self._score(given), given))
+        scored.sort(key=lambda item: item[0])
+        best, values = scored[0]
+        if best[0]:
+            self._complain(values if best[0] < math.inf else {})
+        return [values for score, values in scored if score[:3] == best[:3]][:_OFFERED]
 
     def floats(self, values: _Values) -> _Values:
         """`values`, and with them fields for numbers with a fraction that the shrink changed: epsilons."""
@@ -144,7 +145,7 @@ class _Search:
             place
             for field in changing
             for place in self.probes.numbers(field)
-            if type(self.base.numbers[place]) is float
+            if self.target.numbers.get(place) == self.base.numbers[place]
         }
         ratios = {Fraction(self.target.sizes[place], self.base.sizes[place]) for place in self.wrong if place[1] != -1}
         found: dict[Field, list[Any]] = {}

@@ -14,7 +14,7 @@ import copy
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from torchpare.errors import CheckpointError, FileError, MissingExtraError
-from torchpare.files.config_fields import value_at
-from torchpare.files.config_search import find_config
+from torchpare.files.config_fields import dotted, float_fields, value_at
+from torchpare.files.config_search import find_configs
 from torchpare.files.dropped import STRUCTURE
+from torchpare.files.same_outputs import first_difference, outputs
 from torchpare.files.signature import Signature, signature
-from torchpare.graph.capture import call_arguments
 
 __all__ = ["save_pretrained"]
 
@@ -65,9 +65,7 @@ def save_pretrained(model: nn.Module, directory: str | os.PathLike[str], example
         )
     with _quiet(), _new_folder(directory) as lent:
         try:
-            config = _config_of(model)
-            _write(model, config, lent)
-            _compare(model, _load(model, lent), example_inputs)
+            _write_first_that_fits(model, lent, example_inputs)
         except CheckpointError as error:
             raise CheckpointError(
                 f"{kind.__name__} cannot be saved for {kind.__name__}.from_pretrained: {error}. Use "
@@ -75,8 +73,34 @@ def save_pretrained(model: nn.Module, directory: str | os.PathLike[str], example
             ) from error
 
 
-def _config_of(model: nn.Module) -> Any:
-    """The config of which the stock class builds the shapes of the model."""
+def _write_first_that_fits(model: nn.Module, folder: Path, example_inputs: Any) -> None:
+    """Try configs one after the other: shapes do not tell 2 heads of width 8 from 4 of width 4."""
+    first: CheckpointError | None = None
+    for config in _configs_of(model):
+        try:
+            return _write(model, config, folder, example_inputs)
+        except CheckpointError as error:
+            first = first or error
+        for path in folder.iterdir():
+            path.unlink()
+    if first is not None:
+        raise first
+    return None
+
+
+def _write(model: nn.Module, config: Any, folder: Path, example_inputs: Any) -> None:
+    try:
+        _write_with(model, config, folder)
+        loaded = _load(model, folder)
+    except (CheckpointError, OSError):
+        raise
+    except Exception as error:
+        raise CheckpointError(f"its library does not accept the config ({type(error).__name__}: {error})") from error
+    _compare(model, loaded, example_inputs)
+
+
+def _configs_of(model: nn.Module) -> list[Any]:
+    """Configs of which the stock class builds the shapes of the model, likely ones first."""
     structure = getattr(model, STRUCTURE, None) or {}
     kind: Any = type(model)
 
@@ -88,7 +112,7 @@ def _config_of(model: nn.Module) -> Any:
 
     sure = {(path, name) for path, values in structure.get("attributes", {}).items() for name in values}
     config: Any = model.config
-    return find_config(config, signature(model), build, dropped=structure.get("dropped", {}), sure=sure)
+    return find_configs(config, signature(model), build, dropped=structure.get("dropped", {}), sure=sure)
 
 
 def _shell(kind: Any, config: Any) -> nn.Module:
@@ -97,7 +121,7 @@ def _shell(kind: Any, config: Any) -> nn.Module:
         return kind(copy.deepcopy(config))
 
 
-def _write(model: nn.Module, config: Any, folder: Path) -> None:
+def _write_with(model: nn.Module, config: Any, folder: Path) -> None:
     shell: Any = _shell(type(model), config)
     shell.load_state_dict(model.state_dict(), assign=True)
     shell.tie_weights()
@@ -121,16 +145,21 @@ def _load(model: Any, folder: Path) -> nn.Module:
     return loaded.to(next(model.parameters()).device)
 
 
-def _compare(model: nn.Module, loaded: nn.Module, example_inputs: Any) -> None:
+def _compare(model: nn.Module, loaded: Any, example_inputs: Any) -> None:
     """Hold what the stock class loaded against the model; the loaded one may be changed by it."""
     mine, stock = signature(model), signature(loaded)
     for path, name in mine.different_numbers(stock):
         value, other = mine.numbers[path, name], stock.numbers[path, name]
         if isinstance(value, float) or isinstance(other, float):
+            fields = [dotted(field) for field, held in float_fields(loaded.config).items() if held == other]
+            source = (
+                f"has one {fields[0]} for all of them"
+                if fields
+                else "computes it from its config, as the scale of attention from the width of heads,"
+            )
             raise CheckpointError(
-                f"{f'{path}.{name}'.lstrip('.')} is {value:g} in the model, but {type(loaded).__name__} computes it "
-                "from its config (as the scale of attention from the width of heads), and comes to "
-                f"{other:g} at these widths"
+                f"{f'{path}.{name}'.lstrip('.')} is {value:g} in the model, but {type(loaded).__name__} {source} and "
+                f"comes to {other:g} at these widths"
             )
     have = _all_tensors(loaded)
     for name, tensor in _all_tensors(model).items():
@@ -160,49 +189,16 @@ def _same_outputs(model: Any, loaded: nn.Module, example_inputs: Any) -> bool:
     """Compare outputs in evaluation mode; False if there is nothing to run the models on."""
     given = example_inputs is not None
     try:
-        args, kwargs = call_arguments(example_inputs if given else dict(model.dummy_inputs))
-        want = _run(model, args, kwargs)
+        inputs = example_inputs if given else dict(model.dummy_inputs)
+        outputs(model, inputs)
     except Exception as error:
         if not given:  # the library's own example is for text, and for some models only
             return False
         raise CheckpointError(f"it does not run on the example inputs ({type(error).__name__}: {error})") from error
-    try:
-        have = _run(loaded, args, kwargs)
-    except Exception as error:
-        raise CheckpointError(f"{type(loaded).__name__} loads it and then fails to run: {error}") from error
-    if len(want) != len(have):
-        raise CheckpointError(
-            f"{type(loaded).__name__} returns {len(have)} tensors where the model returns {len(want)}"
-        )
-    for first, second in zip(want, have, strict=True):
-        if first.shape != second.shape or not torch.equal(first.nan_to_num(), second.nan_to_num()):
-            raise CheckpointError(
-                f"{type(loaded).__name__} loads it and then returns something else: it computes with numbers of its own"
-            )
+    difference = first_difference(model, loaded, inputs)
+    if difference is not None:
+        raise CheckpointError(f"{type(loaded).__name__} loads it with these widths, but then {difference}")
     return True
-
-
-def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng():
-            torch.manual_seed(0)
-            return list(_tensors(model(*copy.deepcopy(args), **copy.deepcopy(kwargs))))
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
 
 
 @contextmanager

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
-import numpy as np
-
 from torchpare.graph.program import Op, Ref
 from torchpare.graph.space import PruningSpace
 
@@ -22,6 +20,7 @@ STRUCTURES: Final[Mapping[str, str]] = {
     "head_dim": "the width of every head: of its queries and keys, and of its values",
     "groups": "whole groups of grouped convolutions",
     "hidden": "the state of recurrent layers",
+    "experts": "whole experts of a mixture that weighs all of them; a router that picks the best ones keeps its own",
     "experts_width": "the width inside the experts of a mixture",
     "layers": "whole blocks of a stack, by how little they change what passes through; not part of ``all``",
 }
@@ -143,46 +142,46 @@ class _Kinds:
         heads, widths = self._attended
         sizing, values = self.space.sizing, self.space.program.values
         ranks = {len(values[uid].shape) for uid in group.makers if len(values[uid].shape) > 1}
+        if self._is_stacked(group):
+            stacked = {axis for name, axis in group.members if len(self.space.values[name].shape) == 3}
+            return "experts" if stacked == {0} else "experts_width"
         if group.variable in heads and group.variable in sizing.outer:
             return "heads"
         if group.variable in sizing.inner and group.variable in widths:
             return "head_dim"
         if group.variable in sizing.outer and ranks and max(ranks) >= 3:
             return "groups"
-        if group.variable in self._recurrent and max(ranks, default=0) == 2 and group.variable not in sizing.inner:
-            return "hidden" if self._has_recurrence(group) else "embedding"
-        if self._feeds_attention(group):
+        if group.variable in self._recurrent and group.variable not in sizing.inner and max(ranks, default=0) == 2:
+            return "hidden"
+        if self._is_stream(group):
             return "embedding"
-        if ranks and max(ranks) >= 3:
-            return "channels" if self._convolved(group) else "experts_width"
-        return "mlp"
+        return "channels" if ranks and max(ranks) >= 3 else "mlp"
 
-    def _has_recurrence(self, group: Group) -> bool:
-        """Whether one parameter is used more than once in a run, as the weights of a recurrent layer are."""
-        uses: dict[int, int] = {}
+    @cached_property
+    def _used_by(self) -> Mapping[str, frozenset[int]]:
+        """By operator, the uids of the parameters it is given."""
+        found: dict[str, set[int]] = {}
         for op in self.space.program.ops:
-            for ref in op.inputs:
-                uses[ref.uid] = uses.get(ref.uid, 0) + 1
-        return any(uses.get(uid, 0) > 1 for uid in group.makers & self._own_readers(group)) or bool(
-            self._own_readers(group)
-        )
+            found.setdefault(op.name, set()).update(ref.uid for ref in op.inputs)
+        return {name: frozenset(uids) for name, uids in found.items()}
 
-    def _own_readers(self, group: Group) -> set[int]:
-        layers = {self.space.layer_of(uid) for uid in group.makers}
-        return {uid for uid in group.readers if self.space.layer_of(uid) in layers}
+    def _is_stacked(self, group: Group) -> bool:
+        """Whether it lies in weights of shape (experts, out, in) alone."""
+        values = [self.space.values[name] for name, _ in group.members]
+        wide = [value for value in values if value.kind == "parameter" and len(value.shape) > 1]
+        convolved = self._used_by.get("aten.convolution", frozenset())
+        return bool(wide) and all(len(value.shape) == 3 and value.uid not in convolved for value in wide)
 
-    def _feeds_attention(self, group: Group) -> bool:
-        """Whether layers that make heads read it, and more than one layer makes it."""
+    def _is_stream(self, group: Group) -> bool:
+        """Whether several layers add to it, and an embedding makes it or those that make heads read it."""
+        if len(group.layers) < 2:
+            return False
+        if group.makers & self._used_by.get("aten.embedding", frozenset()):
+            return True
         heads, _ = self._attended
         made = {
             uid
             for (uid, _), role in self.space.roles.items()
             if role.kind == "makes" and self.space.sizing.variables(role.labels) & heads & self.space.sizing.outer
         }
-        return bool(group.readers & made) and len(group.layers) > 1
-
-    def _convolved(self, group: Group) -> bool:
-        convolved = {ref.uid for op in self.space.program.ops if op.name == "aten.convolution" for ref in op.inputs}
-        return bool(group.makers & convolved) or not np.any(
-            [len(self.space.program.values[uid].shape) == 3 for uid in group.makers]
-        )
+        return bool(group.readers & made)

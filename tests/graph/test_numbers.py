@@ -1,0 +1,154 @@
+"""Sizes that the model's code compares, or computes with as numbers: they stay what they are."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from tests.graph.nets import net, shrinks
+from torchpare import plan
+from torchpare.graph import analyse
+
+
+def steps():
+    return torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def between(middle, **attributes):
+    return net(lambda m, x: m.b(middle(m, m.a(x))), attributes=attributes, a=nn.Linear(3, 6), b=nn.Linear(6, 2))
+
+
+def halved(model, x=None):
+    made = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], steps() if x is None else x)
+    report = made.apply()
+    assert report.largest_difference <= 1e-10
+    return made
+
+
+AS_NUMBERS = {
+    "a power": lambda m, y: y * y.shape[-1] ** -0.5,
+    "a quotient": lambda m, y: y * (1 / y.size(-1)),
+    "divided": lambda m, y: y / y.shape[-1],
+    "multiplied": lambda m, y: y.shape[2] * y,
+    "added": lambda m, y: y + y.shape[-1],
+    "a root": lambda m, y: y / math.sqrt(y.size(2)),
+    "float": lambda m, y: y * float(y.shape[-1]),
+    "an attribute": lambda m, y: y * m.width**-0.5,
+    "in place": lambda m, y: y.clone().div_(y.shape[-1]),
+    "torch.mul": lambda m, y: torch.mul(y, y.shape[-1]),
+}
+
+
+@pytest.mark.parametrize("name", AS_NUMBERS)
+def test_a_width_that_is_a_number_in_the_function_stays(name):
+    model = between(AS_NUMBERS[name], width=6) if "attribute" in name else between(AS_NUMBERS[name])
+    if "attribute" in name:  # it is a number of its own, until something says that it is the width
+        model.run = lambda m, x: m.b(AS_NUMBERS[name](m, m.a(x)).view(2, 5, m.width))
+    made = halved(model)
+    assert made.removal.empty
+    assert made.groups[0].after == made.groups[0].before == 6
+    assert "test_numbers.py" in made.groups[0].why
+
+
+def test_an_attribute_that_is_only_a_number_holds_nothing_back():
+    model = between(lambda m, y: y * m.temperature**-0.5, temperature=6)
+    assert halved(model).groups[0].after == 3
+    assert model.temperature == 6
+
+
+def test_sizes_of_axes_that_stay_may_be_numbers():
+    model = between(lambda m, y: y * y.shape[1] ** -0.5 + y.size(0))
+    shrinks(model, steps(), {"a": [1]}, expect={"a": (5, 3), "b": (2, 5)})
+
+
+def checked(m, y):
+    assert y.shape[-1] == m.width, "not as wide as it was built"
+    return y
+
+
+def test_an_attribute_that_is_compared_with_a_width_follows_it():
+    model = between(checked, width=6)
+    halved(model)
+    assert (model.width, model.a.out_features) == (3, 3)
+
+
+def test_a_width_compared_with_a_typed_number_stays():
+    def run(m, y):
+        return y * 2 if y.shape[-1] == 6 else y
+
+    made = halved(between(run))
+    assert made.removal.empty
+    assert "test_numbers.py" in made.groups[0].why
+
+
+def test_a_width_that_was_another_than_a_number_stays_another():
+    """A branch that was not taken is not taken afterwards: three channels of six would have taken it."""
+
+    def run(m, y):
+        return y * 2 if y.shape[-1] == 3 else y
+
+    model = between(run)
+    halved(model)
+    assert model.a.out_features == 4
+
+
+def test_two_widths_that_were_compared_stay_equal():
+    def run(m, x):
+        y, z = m.a(x), m.c(x)
+        if y.shape[-1] == z.shape[-1]:
+            z = z * 2
+        return m.b(y) + m.d(z)
+
+    model = net(run, a=nn.Linear(3, 6), c=nn.Linear(3, 6), b=nn.Linear(6, 2), d=nn.Linear(6, 2))
+    made = plan(model, [{"sparsity": 0.5, "op_names": ["a"], "structures": ["mlp"]}], steps())
+    assert made.apply().largest_difference <= 1e-10
+    assert model.a.out_features == model.c.out_features == 3
+
+
+def test_two_widths_that_differed_stay_different():
+    def run(m, x):
+        y, z = m.a(x), m.c(x)
+        return m.b(y) + (m.d(z) * 3 if y.shape[-1] == z.shape[-1] else m.d(z))
+
+    model = net(run, a=nn.Linear(3, 8), c=nn.Linear(3, 4), b=nn.Linear(8, 2), d=nn.Linear(4, 2))
+    made = plan(model, [{"sparsity": 0.5, "op_names": ["a"], "structures": ["mlp"]}], steps())
+    assert made.apply().largest_difference <= 1e-10
+    assert model.a.out_features != model.c.out_features
+
+
+def test_comparisons_are_remembered_with_where_they_were_made():
+    space = analyse(between(checked, width=6), steps())
+    (site,) = [
+        where for (left, right, equal), where in space.comparisons.items() if "width" in f"{left}{right}" and equal
+    ]
+    assert site.startswith("test_numbers.py:")
+
+
+def test_the_default_scale_of_attention_is_a_number():
+    """``scaled_dot_product_attention`` divides by the root of a width; without that it would be another function."""
+
+    def run(m, x):
+        y = m.qkv(x)
+        q, k, v = y.unflatten(-1, (3, m.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return m.b(torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    model = net(run, qkv=nn.Linear(3, 24), b=nn.Linear(8, 2), attributes={"heads": 2})
+    made = plan(model, [{"sparsity": 0.5, "structures": ["head_dim"]}], steps())
+    assert made.apply().largest_difference <= 1e-10
+
+
+def test_a_range_as_long_as_a_width_keeps_it():
+    made = halved(between(lambda m, y: y * torch.arange(y.shape[-1])))
+    assert made.removal.empty
+
+
+def test_sizes_added_multiplied_and_divided_whole_are_followed():
+    def run(m, y):
+        third = y.shape[-1] // 3
+        return torch.cat([y[..., : 2 * third], y[..., y.shape[-1] - third :]], -1).view(2, -1, third + 2 * third)
+
+    model = between(run)
+    shrinks(model, steps(), {"a": [0, 2, 4]}, expect={"a": (3, 3), "b": (2, 3)})
