@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
+import torchpare
 from tests.support.nets import Net
 from torchpare.attach import masks_of
+from torchpare.graph.rules import table
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
@@ -16,7 +18,7 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
 def test_the_pruner_it_shows_prunes():
     names: dict = {}
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    block, _ = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     exec(compile(block, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
     model = Net()
     spread = model.conv1.weight.detach().flatten(1).var(dim=1)
@@ -25,6 +27,28 @@ def test_the_pruner_it_shows_prunes():
     ).compress()
     gone = ~masks_of(model)["conv1"]["weight"].flatten()
     assert set(gone.nonzero().flatten().tolist()) == set(spread.argsort()[:4].tolist())
+
+
+def test_the_rule_it_shows_lets_channels_through_an_operator_of_ones_own():
+    _, block = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), Shifted(), torch.nn.Conv2d(8, 2, 1))
+    x = torch.randn(1, 3, 4, 4)
+    with torch.library._scoped_library("mylib", "DEF") as library:
+        library.define("shift(Tensor x) -> Tensor")
+        library.impl("shift", lambda x: x.roll(1, -1), "CompositeExplicitAutograd")
+        assert "mylib.shift" in torchpare.plan(model, [{"sparsity": 0.0, "structures": ["all"]}], x).space.unknown
+        try:
+            exec(compile(block, "CONTRIBUTING.md", "exec", dont_inherit=True), {})
+            report = torchpare.plan(model, [{"sparsity": 0.5, "structures": ["all"]}], x).apply()
+        finally:
+            table._RULES.pop("mylib.shift", None)
+    assert report.exact
+    assert model[0].out_channels == 4
+
+
+class Shifted(torch.nn.Module):
+    def forward(self, x):
+        return torch.ops.mylib.shift(x)
 
 
 def test_every_word_it_tells_is_a_word_of_make():

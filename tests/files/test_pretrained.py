@@ -49,6 +49,12 @@ def bert():
     return transformers.BertForSequenceClassification(config), {"input_ids": TOKENS}
 
 
+def rembert():
+    widths = {**WIDTHS, "input_embedding_size": 24, "output_embedding_size": 28}
+    config = transformers.RemBertConfig(**widths, **TOKEN_IDS, vocab_size=50)
+    return transformers.RemBertForMaskedLM(config), {"input_ids": TOKENS}
+
+
 def gpt2():
     config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, vocab_size=50, **TOKEN_IDS)
     return transformers.GPT2LMHeadModel(config), TEXT
@@ -100,6 +106,8 @@ def logits(model, inputs):
         (gemma2, ["heads"], {"num_attention_heads": 2, "num_key_value_heads": 1, "query_pre_attn_scalar": 12}),
         (phi3, ["heads"], {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "hidden_size": 32}),
         (bert, ["mlp", "heads", "embedding"], {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}),
+        # No shape and no number that the shrink had to set tells of its heads; only running it does.
+        (rembert, ["mlp", "heads", "embedding"], {"hidden_size": 16, "num_attention_heads": 2}),
         (gpt2, ["mlp"], {"n_inner": 64, "n_embd": 32}),
         (gpt2, ["mlp", "heads", "embedding"], {"n_embd": 16, "n_head": 2}),
         (vit, ["heads"], {"num_attention_heads": 2, "head_dim": 8, "hidden_size": 32}),

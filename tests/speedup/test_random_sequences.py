@@ -27,6 +27,16 @@ some = settings(max_examples=25)
 
 BY_NATURE = {"aten.native_layer_norm", "aten.native_group_norm", "aten.mean", "aten.linalg_vector_norm", "aten.amax"}
 """Operators that compute something else over fewer channels."""
+MADE_UP_FOR = {"parameter", "aten.mul", "aten.mean", "aten.add", "aten.add_"}
+"""Where RMS norms and scales of attention compute what they did, by other numbers."""
+
+
+def rewritten(dense, small, made):
+    """Whether the small model has other numbers, not only fewer: those that make up for a norm or a scale."""
+    parameters = dict(dense.named_parameters(remove_duplicate=False))
+    for name, cut in make_plan(made.removal).cuts.items():
+        parameters[name] = cut.apply(parameters[name]) if name in parameters else None
+    return any(not torch.equal(parameters[name], p) for name, p in small.named_parameters(remove_duplicate=False))
 
 
 def case(recipe, wish):
@@ -78,7 +88,7 @@ def test_every_tensor_and_every_number_inside_agrees(recipe, wish):
     assert retrace(model, x, made.removal) > 5
     result = bisimulate(dense, model, x, made.removal)
     assert result.incomparable or result.compared > 10
-    allowed = BY_NATURE if report.changes else {"parameter"} if report.rescaled else set()
+    allowed = (BY_NATURE if report.changes else set()) | (MADE_UP_FOR if rewritten(dense, model, made) else set())
     assert set(result.mismatches) <= allowed, str(result)
 
 
@@ -173,9 +183,9 @@ def test_as_many_stay_as_were_asked_for_unless_something_is_named(recipe, wish):
 def test_gradients_are_those_of_the_masked_model(recipe, wish):
     model, x, made = case(recipe, wish)
     masked = masked_by_hand(model, made.masks())
-    cuts = make_plan(made.removal).cuts
+    before, cuts = copy.deepcopy(model), make_plan(made.removal).cuts
     report = made.apply()
-    assume(report.exact and not report.rescaled)
+    assume(report.exact and not rewritten(before, model, made))
     weighed(masked, x).backward()
     weighed(model, x).backward()
     dense = dict(masked.named_parameters(remove_duplicate=False))
@@ -229,6 +239,15 @@ def test_a_copy_that_an_attribute_counts_can_go():
 
     model = net(run, a=nn.Linear(3, 4), b=nn.Linear(8, 3), attributes={"times": 2})
     assert plan(model, [{"sparsity": 0.5, "structures": ["all"]}], sequence()).apply().largest_difference <= 1e-10
+
+
+@pytest.mark.xfail(reason="what is added to every channel is taken for zero in those that go", raises=ProofError)
+@pytest.mark.parametrize("one", [lambda y: y[..., :1], lambda y: y[..., 0, None]])
+def test_a_channel_that_is_added_to_all_others(one):
+    model = net(lambda m, x: m.b(m.a(x) + one(m.a(x))), a=nn.Linear(3, 6), b=nn.Linear(6, 3))
+    made = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], sequence())
+    assert not made.removal.empty
+    assert made.apply().largest_difference <= 1e-10
 
 
 @pytest.mark.xfail(reason="queries and values next to each other in memory choose for themselves", raises=ProofError)

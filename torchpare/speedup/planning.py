@@ -10,6 +10,7 @@ from typing import Any, Literal
 from rich.console import Console, ConsoleOptions, RenderResult
 from torch import Tensor, fx, nn
 
+from torchpare.attach import attach_masks
 from torchpare.config import read_entries
 from torchpare.errors import ConfigError, ProofError, ShrinkError
 from torchpare.graph import PruningSpace, Removal, analyse, group_masks
@@ -67,6 +68,17 @@ class Plan:
     def masks(self) -> Masks:
         """The masks under which the model computes what the small one will."""
         return group_masks(self.removal, {})
+
+    def mask(self) -> nn.Module:
+        """Mask what would go, and return the model: fine-tune it like any other, then `apply`.
+
+        Raises:
+            ShrinkError: whole blocks would go, which no mask can say: apply such a plan first.
+        """
+        if self.dropped:
+            raise ShrinkError("no mask can take whole blocks out: apply a plan for the structure 'layers' first")
+        attach_masks(self.model, self.masks())
+        return self.model
 
     def apply(self, *, verify: bool = True, tolerance: float = 1e-10) -> SpeedupReport:
         """Shrink the model in place and prove it; on any error it is as it was.

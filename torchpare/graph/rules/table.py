@@ -15,7 +15,12 @@ _RULES: dict[str, Rule] = {}
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register a function for ATen operators, by name without ``aten.``; in-place twins (``relu_``) are included."""
+    """Register a function for operators.
+
+    Args:
+        names: of ATen operators without ``aten.``, whose in-place twins (``relu_``) are included; of others with their
+            namespace, such as ``torchvision.roi_align``.
+    """
 
     def register(function: Rule) -> Rule:
         for name in names:
@@ -29,8 +34,8 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 
 def find_rule(name: str) -> Rule | None:
-    """The rule of an operator such as ``aten.relu_``, or None where there is none."""
+    """The rule of an operator such as ``aten.relu_`` or ``mylib.shift``, or None where there is none."""
     if not name.startswith("aten."):
-        return None
+        return _RULES.get(name)
     short = name.removeprefix("aten.")
     return _RULES.get(short) or _RULES.get(short.rstrip("_"))
