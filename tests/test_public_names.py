@@ -13,7 +13,7 @@ import torchpare
 
 ROOT = Path(__file__).parents[1]
 NAMES = {
-    "torchpare": ["ModelSpeedup", "apply_compression_results", "load", "save"],
+    "torchpare": ["ModelSpeedup", "Plan", "apply_compression_results", "load", "plan", "save", "save_pretrained"],
     "torchpare.pruning": ["FPGMPruner", "L1FilterPruner", "L2FilterPruner", "LevelPruner", "Pruner"],
     "torchpare.utils": ["ChannelDependency", "GroupDependency", "count_flops_params", "fix_mask_conflict"],
 }

@@ -305,3 +305,24 @@ def test_a_model_that_cannot_be_made_smaller_is_as_it_was():
     with pytest.raises(ShrinkError, match="twelve, please"):
         plan(model, ALL, x).apply()
     assert fingerprint(model) == before
+
+
+def test_a_cache_that_comes_back_holds_nothing_back():
+    class StepCache:  # as `past_key_values`: handed to the next call, looked at by nobody else
+        def __init__(self, keys):
+            self.keys = keys
+
+    class Caching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(7, 12), nn.Linear(12, 5)
+
+        def forward(self, x):
+            hidden = self.body(x)
+            return self.head(hidden), StepCache(hidden)
+
+    torch.manual_seed(0)
+    model = Caching().eval()
+    report = plan(model, ALL, torch.randn(3, 7)).apply()
+    assert model.body.out_features == 6
+    assert report.exact

@@ -28,12 +28,21 @@ _HERE = tuple(str(_HOUSE / room) for room in ("graph", "speedup", "pruning"))
 
 
 def output_tensors(tree: Any) -> Iterator[Tensor]:
-    """Every tensor in a nested output: tuples, lists, dicts and objects with attributes."""
-    for leaf in pytree.tree_leaves(tree):
+    """Every tensor in a nested output: tuples, lists, dicts and objects with attributes.
+
+    Caches (``past_key_values``) are left out: a model hands them back to itself, so nobody relies on their shapes.
+    """
+    for leaf in pytree.tree_leaves(tree, is_leaf=_is_cache):
         if isinstance(leaf, Tensor):
             yield leaf
+        elif _is_cache(leaf):
+            continue
         elif hasattr(leaf, "__dict__") and not isinstance(leaf, (nn.Module, type)):
             yield from output_tensors(list(vars(leaf).values()))
+
+
+def _is_cache(leaf: Any) -> bool:
+    return type(leaf).__name__.endswith("Cache")
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
