@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from torchpare.graph.search import Equality, Polynomial, search
+from torchpare.graph.equations import Equality, Polynomial
+from torchpare.graph.search import search
 from torchpare.graph.sizes import Attribute, BinaryOp, Const
 
 HEADS, WIDTH = Attribute("net", "heads"), Attribute("net", "width")

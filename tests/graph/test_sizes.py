@@ -9,7 +9,7 @@ import pickle
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from torchpare.graph.search import Equality
+from torchpare.graph.equations import Equality
 from torchpare.graph.sizes import Attribute, Const, Dim, Size, dims, expression
 
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "//": operator.floordiv, "%": operator.mod}

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from torchpare.graph.equations import Equality, Polynomial, Side
 from torchpare.graph.labels import LabelArray
-from torchpare.graph.search import Equality, Polynomial, Side, Solution, search
+from torchpare.graph.search import Solution, search
 from torchpare.graph.sizes import Attribute, BinaryOp, Const, Dim, Expr
 
 if TYPE_CHECKING:

@@ -7,12 +7,23 @@ in the report: it is never guessed.
 
 from __future__ import annotations
 
-from torchpare.graph.rules import contractions, elementwise, factories, indexing, movement, norms, reductions, reshapes
+from torchpare.graph.rules import (
+    contractions,
+    copies,
+    elementwise,
+    factories,
+    indexing,
+    movement,
+    norms,
+    reductions,
+    reshapes,
+)
 from torchpare.graph.rules.apply import apply_rules
 
 __all__ = [
     "apply_rules",
     "contractions",
+    "copies",
     "elementwise",
     "factories",
     "indexing",

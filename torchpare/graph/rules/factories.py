@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torchpare.graph.flow import Flow
 from torchpare.graph.program import Op
-from torchpare.graph.rules.movement import requested_sizes
+from torchpare.graph.rules.copies import requested_sizes
 from torchpare.graph.rules.table import rule
 from torchpare.graph.sizes import Const
 

@@ -7,7 +7,7 @@ import numpy as np
 from torchpare.graph.flow import Flow, along
 from torchpare.graph.labels import LabelArray
 from torchpare.graph.program import Op
-from torchpare.graph.rules.movement import requested_sizes
+from torchpare.graph.rules.copies import requested_sizes
 from torchpare.graph.rules.table import rule
 from torchpare.graph.sizes import Const
 
