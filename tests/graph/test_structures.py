@@ -49,12 +49,18 @@ CASES = {
     "tokens": (lambda: tokens(blocks=1), {"embedding": 20, "heads": 4, "head_dim": 6, "mlp": 28}),
     "experts": (lambda: (Experts(), torch.randn(2, 5)), {"mlp": 12, "experts": 4, "experts_width": 20}),
     "recurrent": (lambda: (Heard(), torch.randn(2, 4, 5)), {"hidden": 8}),
-    "stock attention": (lambda: (Encoder(), torch.randn(2, 4, 5)), {"embedding": 12, "heads": 3, "head_dim": 4, "mlp": 20}),
+    "stock attention": (
+        lambda: (Encoder(), torch.randn(2, 4, 5)),
+        {"embedding": 12, "heads": 3, "head_dim": 4, "mlp": 20},
+    ),
     "grouped convolution": (
-        lambda: (nn.Sequential(nn.Conv2d(3, 12, 1), nn.Conv2d(12, 12, 1, groups=3), nn.Conv2d(12, 2, 1)), torch.randn(1, 3, 4, 4)),
+        lambda: (
+            nn.Sequential(nn.Conv2d(3, 12, 1), nn.Conv2d(12, 12, 1, groups=3), nn.Conv2d(12, 2, 1)),
+            torch.randn(1, 3, 4, 4),
+        ),
         {"groups": 3, "channels": 4},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -87,7 +87,7 @@ def test_every_tensor_and_every_number_inside_agrees(recipe, wish):
     report = made.apply()
     assert retrace(model, x, made.removal) > 5
     result = bisimulate(dense, model, x, made.removal)
-    assert result.incomparable or result.compared > 10
+    assert result.incomparable or result.compared > 5
     allowed = (BY_NATURE if report.changes else set()) | (MADE_UP_FOR if rewritten(dense, model, made) else set())
     assert set(result.mismatches) <= allowed, str(result)
 
@@ -130,7 +130,7 @@ def test_the_small_model_is_analysed_as_what_was_planned(recipe, wish):
     planned: dict[tuple[str, int], Counter[int]] = {}
     for group in made.groups:
         for member in group.members:
-            planned.setdefault(member, Counter()).update([group.after] if group.after > 1 else [])
+            planned.setdefault((member.name, member.axis), Counter()).update([group.after] if group.after > 1 else [])
     assume(all(group.after > 1 for group in made.groups))  # an axis of size 1 is no axis: what it held together parts
     found: dict[tuple[str, int], Counter[int]] = {}
     for group in groups_of(small):
@@ -224,7 +224,6 @@ def sequence():
     return torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 
-@pytest.mark.xfail(reason="rows of a table behind a slice are taken for channels", raises=AssertionError)
 def test_a_table_of_positions_keeps_the_rows_that_this_input_did_not_reach():
     model = net(lambda m, x: m.b(m.a(x) + m.table[: x.shape[1]]), a=nn.Linear(3, 8), b=nn.Linear(8, 3),
                 attributes={"table": nn.Parameter(torch.randn(32, 8))})  # fmt: skip
@@ -232,7 +231,6 @@ def test_a_table_of_positions_keeps_the_rows_that_this_input_did_not_reach():
     assert tuple(model.table.shape) == (32, 4)
 
 
-@pytest.mark.xfail(reason="the masks leave out the readers of a copy that goes", raises=ProofError)
 def test_a_copy_that_an_attribute_counts_can_go():
     def run(m, x):
         return m.b(m.a(x).unsqueeze(2).expand(-1, -1, m.times, -1).flatten(2))
@@ -241,7 +239,6 @@ def test_a_copy_that_an_attribute_counts_can_go():
     assert plan(model, [{"sparsity": 0.5, "structures": ["all"]}], sequence()).apply().largest_difference <= 1e-10
 
 
-@pytest.mark.xfail(reason="what is added to every channel is taken for zero in those that go", raises=ProofError)
 @pytest.mark.parametrize("one", [lambda y: y[..., :1], lambda y: y[..., 0, None]])
 def test_a_channel_that_is_added_to_all_others(one):
     model = net(lambda m, x: m.b(m.a(x) + one(m.a(x))), a=nn.Linear(3, 6), b=nn.Linear(6, 3))
@@ -250,7 +247,6 @@ def test_a_channel_that_is_added_to_all_others(one):
     assert made.apply().largest_difference <= 1e-10
 
 
-@pytest.mark.xfail(reason="queries and values next to each other in memory choose for themselves", raises=ProofError)
 def test_queries_keys_and_values_that_alternate_in_memory_lose_the_same_columns():
     def run(m, x):
         b, n, _ = x.shape
@@ -268,7 +264,6 @@ def test_queries_keys_and_values_that_alternate_in_memory_lose_the_same_columns(
         assert made.apply().largest_difference <= 1e-10
 
 
-@pytest.mark.xfail(reason="an epsilon that is added in place is not recognised", raises=AssertionError)
 def test_the_rms_norm_of_torch_is_made_exact():
     model = net(lambda m, x: m.b(m.norm(m.a(x))), a=nn.Linear(3, 8), norm=nn.RMSNorm(8, eps=1e-5), b=nn.Linear(8, 3))
     report = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], sequence()).apply()

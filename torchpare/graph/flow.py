@@ -275,7 +275,7 @@ class Flow:
             else:
                 made = []
                 for axis in candidates:
-                    before = [other for other in varying if other <= axis or literal[other]]
+                    before = [other for other in varying if other <= axis]
                     labels = store.fresh(tuple(size if a in before else 1 for a, size in enumerate(sizes)))
                     axes[axis] = store.either(axes[axis], labels)
                     made.append(labels)

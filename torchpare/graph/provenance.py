@@ -120,7 +120,7 @@ def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | No
         return None
     if name in ("__getitem__", "__setitem__"):
         return Call(name, slices=_slices(args[0], args[1]))
-    if name in RECURRENT or name == STOCK_ATTENTION:
+    if name in RECURRENT or name in (STOCK_ATTENTION, "take_along_dim"):
         return Call(name)
     if name == "pad":
         return Call(name, sizes=tuple(_expressions(args[1] if len(args) > 1 else kwargs.get("pad", ()))))

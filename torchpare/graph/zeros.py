@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from torchpare.graph.flow import Flow
-from torchpare.graph.program import Op, Program
+from torchpare.graph.program import Op, Program, Ref
 from torchpare.graph.reduced import reduced_axes
 
 __all__ = ["silent_values", "steady_values"]
@@ -44,6 +44,8 @@ _EVERY = frozenset(
     f"aten.{name}" for name in ("add", "sub", "rsub", "cat", "stack", "maximum", "minimum", "where", "lerp")
 )
 _ANY = frozenset({"aten.mul"})
+_ALIGNED = (_EVERY - {"aten.cat", "aten.stack"}) | _ANY | {"aten.div", "aten.expand", "aten.copy"}
+"""Operators whose operands lie on top of each other, from the last axis on."""
 _WRITES = frozenset(f"aten.{name}" for name in ("index_add", "index_copy", "scatter_add", "index_put", "scatter"))
 _ZEROS = frozenset(f"aten.{name}" for name in ("zeros", "new_zeros", "zeros_like", "empty", "new_empty", "empty_like"))
 """Made of nothing; what is made without values is written before it is read."""
@@ -220,7 +222,7 @@ def _is_steady(_flow: Flow, op: Op, steady: set[int]) -> bool:
 def _is_quiet(flow: Flow, op: Op, silent: set[int]) -> bool:  # noqa: PLR0911 - a line for each family of operators
     """Whether what an operator writes is zero in channels that go, given what it reads."""
     name = op.name if op.name in _FIRST else op.name.rstrip("_")
-    quiet = [ref.uid in silent for ref in op.inputs]
+    quiet = [ref.uid in silent and (name not in _ALIGNED or _covers(flow, op, ref)) for ref in op.inputs]
     if name in _AFFINE_NORMS:  # masked scale and shift, if they lie along the channels
         rank = len(flow.shape(op.outputs[0]))
         own = set(range(rank - len(op.args[1]), rank)) if name == "aten.native_layer_norm" else {1}
@@ -240,6 +242,13 @@ def _is_quiet(flow: Flow, op: Op, silent: set[int]) -> bool:  # noqa: PLR0911 - 
         return False  # a sum over channels is none of them, and not zero
     shifted = name in _SHIFTED and (len(quiet) > 1 or not _keeps_zero(name, op.args))
     return name in _FIRST and quiet[:1] == [True] and not shifted
+
+
+def _covers(flow: Flow, op: Op, ref: Ref) -> bool:
+    """Whether an operand has an axis of its own wherever the result may lose channels: a broadcast one has none."""
+    out, own = flow.shape(op.outputs[0]), flow.shape(ref)
+    lead = len(out) - len(own)
+    return all(axis >= lead and own[axis - lead] == out[axis] for axis in _labelled(flow, op.outputs[0]))
 
 
 def _taken(flow: Flow, op: Op) -> set[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -88,7 +88,16 @@ def describe(space: PruningSpace, removal: Removal, groups: Sequence[Group], ask
             before=group.size,
             after=kept,
             asked=asked.target(group),
-            why=why.get(tuple(group.layers) or (group.name,)) if kept > asked.target(group) else None,
+            why=_held_by(group, kept, asked, why),
             parameters_saved=sum(prod(values[u].shape) - prod(alone.shape(u)) for u in uids) if changed else 0,
             macs_saved=macs_of(ops, lambda uid: values[uid].shape) - macs_of(ops, alone.shape) if changed else 0,
         )
+
+
+def _held_by(group: Group, kept: int, asked: Allocation, why: Mapping[tuple[str, ...], str]) -> str | None:
+    """What keeps a group from losing as many as were asked for."""
+    if kept <= asked.target(group):
+        return None
+    multiple = asked.round_to.get(group.variable)
+    rounded = f"multiples of {multiple} are kept" if multiple is not None else None
+    return why.get(tuple(group.layers) or (group.name,), rounded)

@@ -198,7 +198,7 @@ class ModelSpeedup:
             output_change=output_change,
             changes=changes,
             folded=tuple(name.rpartition(".")[0] for name in biases),
-            rescaled=tuple(dict.fromkeys(norm.module for norm in norms)),
+            rescaled=tuple(dict.fromkeys(name.rpartition(".")[0] for name in scaled)),
             restored=removal.restored,
             unknown=dict(removal.space.unknown),
             unreached=removal.space.unreached,

@@ -59,7 +59,8 @@ class SpeedupReport:
             this proof proves nothing.
         changes: places where the function changes by nature.
         folded: layers whose bias took over constants of removed channels.
-        rescaled: RMS norms whose weight and epsilon make up for the channels they lost.
+        rescaled: modules whose weights make up for what was lost: RMS norms (their epsilons too), and what makes the
+            queries of attentions whose scale is a power of the width of a head.
         restored: channels that were asked for and stay, and why.
         unknown: operators without a rule, with the first place where each was met; their channels stay.
         unreached: parameters that the dummy input did not reach; they keep their size.
@@ -121,7 +122,8 @@ class SpeedupReport:
         if self.folded:
             yield f"constants moved into the bias of: {', '.join(self.folded)}"
         if self.rescaled:
-            yield f"RMS norms rescaled to stay the same function: {len(self.rescaled)}, first {self.rescaled[0]}"
+            more = f" and {len(self.rescaled) - 1} more" if len(self.rescaled) > 1 else ""
+            yield f"weights rescaled to stay the same function: {self.rescaled[0] or 'the model'}{more}"
         for line in self.frozen:
             yield f"kept: {line}"
         for name, place in self.unknown.items():

@@ -93,7 +93,7 @@ def _norm(
         return None
     if rows.all() or not (rows == rows[0]).all():
         return None
-    eps = _epsilon(_only(ops, users, mean.outputs[0]), module)
+    eps = _epsilon(_first_user(ops, users, mean.outputs[0]), module)
     normed = _scaled_input(ops, place, source)
     weight = _weight(removal, ops, users, maker, normed, mean.module) if normed is not None else None
     if eps is None or weight is None:
@@ -114,6 +114,15 @@ def _squared(op: Op) -> Ref | None:
 def _only(ops: list[Op], users: dict[int, list[int]], uid: int) -> Op | None:
     places = users.get(uid, [])
     return ops[places[0]] if len(places) == 1 else None
+
+
+def _first_user(ops: list[Op], users: dict[int, list[int]], uid: int) -> Op | None:
+    """The one operator that reads a value; or the first, where it writes into it and the others read the result."""
+    places = users.get(uid, [])
+    if not places:
+        return None
+    first = ops[places[0]]
+    return first if len(places) == 1 or uid in first.outputs else None
 
 
 def _epsilon(add: Op | None, module: nn.Module) -> str | None:

@@ -28,6 +28,7 @@ def apply_rules(program: Program, *, free_literals: bool = False) -> Flow:
         function(flow, op)
         if op.call is not None and op.call.name == STOCK_ATTENTION:
             flow.freeze_all(op, f"torch's own {STOCK_ATTENTION}, called in {op.where}, insists on its sizes")
+    _freeze_unread_entries(flow)
     _mind_default_scales(flow)
     _freeze_rigid(flow)
     for uid in program.outputs:
@@ -37,6 +38,33 @@ def apply_rules(program: Program, *, free_literals: bool = False) -> Flow:
         if value.uid not in flow.axes:  # never reached: nothing is known about it, so it stays
             flow.axes[value.uid] = flow.fixed(value.shape)
     return flow
+
+
+def _freeze_unread_entries(flow: Flow) -> None:
+    """Keep what no slice of a table reads: rows for positions that longer inputs would look up."""
+    readers: dict[int, list[Op]] = {}
+    for op in flow.program.ops:
+        for ref in op.inputs:
+            readers.setdefault(ref.uid, []).append(op)
+    for value in flow.program.values:
+        if value.kind not in ("parameter", "buffer"):
+            continue
+        own = readers.get(value.uid, [])
+        for axis, size in enumerate(value.shape):
+            covered = np.zeros(size, dtype=bool)
+            for op in own:
+                covered[_read_piece(op, axis, len(value.shape))] = True
+            array = flow.labels(value.uid)[axis]
+            if own and not covered.all() and array.shape[axis] > 1:
+                unread = np.take(array, np.flatnonzero(~covered), axis=axis)
+                flow.store.freeze(unread, f"the example inputs did not reach these entries of '{value.names[0]}'")
+
+
+def _read_piece(op: Op, axis: int, rank: int) -> slice:
+    """Which entries of an axis of its first input an operator reads: all, unless it is a slice along it."""
+    if op.name != "aten.slice" or (op.args[1] if len(op.args) > 1 else 0) % rank != axis:
+        return slice(None)
+    return slice(*(*op.args[2:], *(None, None, None)[len(op.args[2:]) :]))
 
 
 def _mind_default_scales(flow: Flow) -> None:

@@ -26,7 +26,7 @@ def expand(flow: Flow, op: Op) -> None:
             arrays[axis + lead] = array.reshape((1,) * lead + array.shape)
     for axis, expr in enumerate(asked):  # copies may go, as long as the code can ask for fewer
         repeated = axis < lead or flow.shape(x)[axis - lead] != shape[axis]
-        if repeated and shape[axis] > 1 and op.call is not None and op.call.name == "__setitem__":
+        if repeated and shape[axis] > 1 and op.call is not None and op.call.name in ("__setitem__", "take_along_dim"):
             arrays[axis] = along(flow.store.fresh(shape[axis]), axis, rank)  # as large as what it is written into
             continue
         if repeated and expr is not None and not isinstance(expr, Const) and shape[axis] > 1:
