@@ -83,8 +83,12 @@ def test_blocks_dropped_twice_are_counted_in_the_original():
 
 
 def test_names_behind_a_dropped_block_move_up_in_the_record():
-    record = {"version": 1, "attributes": {"l.2": {"a": 1}, "l.0": {"a": 2}, "l.1": {"a": 3}},
-              "added_parameters": ["l.2.bias", "head.bias"], "kept": {"l.2.w": {"0": [1]}, "l.1.w": {"0": [0]}}}  # fmt: skip
+    record = {
+        "version": 1,
+        "attributes": {"l.2": {"a": 1}, "l.0": {"a": 2}, "l.1": {"a": 3}},
+        "added_parameters": ["l.2.bias", "head.bias"],
+        "kept": {"l.2.w": {"0": [1]}, "l.1.w": {"0": [0]}},
+    }
     moved = with_dropped(record, {"l": [1]})
     assert moved["attributes"] == {"l.1": {"a": 1}, "l.0": {"a": 2}}
     assert moved["added_parameters"] == ["l.1.bias", "head.bias"]

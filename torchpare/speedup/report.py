@@ -122,8 +122,9 @@ class SpeedupReport:
         if self.folded:
             yield f"constants moved into the bias of: {', '.join(self.folded)}"
         if self.rescaled:
-            more = f" and {len(self.rescaled) - 1} more" if len(self.rescaled) > 1 else ""
-            yield f"weights rescaled to stay the same function: {self.rescaled[0] or 'the model'}{more}"
+            names = ", ".join(name or "the model" for name in self.rescaled[:3])
+            more = f" and {len(self.rescaled) - 3} more" if len(self.rescaled) > 3 else ""
+            yield f"weights rescaled to stay the same function: {names}{more}"
         for line in self.frozen:
             yield f"kept: {line}"
         for name, place in self.unknown.items():
