@@ -326,3 +326,24 @@ def test_a_cache_that_comes_back_holds_nothing_back():
     report = plan(model, ALL, torch.randn(3, 7)).apply()
     assert model.body.out_features == 6
     assert report.exact
+
+
+def test_what_a_fresh_model_worked_out_before_it_was_loaded_is_forgotten(tmp_path):
+    class Cached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.shift, self.head = nn.Linear(7, 12), nn.Parameter(torch.randn(3, 12)), nn.Linear(12, 5)
+            self.cache = {}
+
+        def forward(self, x):
+            if "shift" not in self.cache:
+                self.cache["shift"] = self.shift.sum(0)
+            return self.head(self.body(x) + self.cache["shift"])
+
+    torch.manual_seed(0)
+    model, fresh, x = Cached().eval(), Cached().eval(), torch.randn(3, 7)
+    with torch.no_grad():
+        model(x), fresh(x)  # both have worked something out by now
+        plan(model, ALL, x).apply()
+        torchpare.save(model, tmp_path / "small.safetensors")
+        assert torch.equal(torchpare.load(fresh, tmp_path / "small.safetensors")(x), model(x))

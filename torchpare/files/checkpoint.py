@@ -24,6 +24,7 @@ from torchpare.files.dropped import STRUCTURE
 from torchpare.files.restore import carry_out, plan_restore, slots_of
 from torchpare.files.structure import Record, read_record
 from torchpare.files.wording import listed
+from torchpare.graph.caches import caches_of
 from torchpare.layers.blocks import drop_blocks
 
 __all__ = ["load", "save"]
@@ -90,6 +91,8 @@ def load(model: AnyModule, path: str | os.PathLike[str]) -> AnyModule:
     record = read_record(archive.record, str(path))
     with _blocks_dropped(model, record, str(path)):
         carry_out(plan_restore(model, archive.tensors, record, str(path)), model)
+    for cache in caches_of(model):
+        cache.clear()  # what an earlier call worked out of the parameters that were here
     if record.structure is not None:
         setattr(model, STRUCTURE, record.structure.model_dump(exclude_unset=True))
     return model
