@@ -153,7 +153,7 @@ def test_the_page_has_a_table_and_a_line_for_each_suite(tmp_path):
     assert ": dense fails too: no \\| export |\n" in text
     assert "| x | missed |  |  |  | 1.0 | train: too far |\n" in text
     assert "With torch 2, timm 1." in text
-    assert "Without ONNX" in text[text.index("## custom") :]
+    assert "Not exported to ONNX" in text[text.index("## custom") :]
 
 
 def test_an_unfinished_model_is_a_miss():

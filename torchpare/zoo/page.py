@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
+from torchpare.errors import TorchpareError
 from torchpare.report import numbers
 from torchpare.zoo.results import Result, Stage, SuiteResults
+from torchpare.zoo.suites import names
 
 __all__ = ["markdown", "summary", "table"]
 
@@ -71,12 +73,22 @@ def markdown(suites: Iterable[SuiteResults]) -> str:
     parts = [_INTRODUCTION, "\n".join(f"- {summary(suite)}" for suite in suites)]
     for suite in suites:
         versions = ", ".join(f"{name} {version}" for name, version in suite.versions.items())
-        asked = f"Asked to go: {100 * suite.ratio:g} % of every group. {'' if suite.onnx else 'Without ONNX. '}"
+        asked = f"Asked to go: {100 * suite.ratio:g} % of every group. {'' if suite.onnx else 'Not exported to ONNX. '}"
+        asked += _share(suite)
         rows = ["| " + " | ".join(_COLUMNS) + " |"]
         rows += ["|" + "|".join("--:" if column in _RIGHT else "---" for column in _COLUMNS) + "|"]
         rows += ["| " + " | ".join(map(_escaped, _cells(result))) + " |" for result in suite.results]
         parts += [f"## {suite.suite}", f"{asked}With {versions}.", "\n".join(rows)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _share(suite: SuiteResults) -> str:
+    """How much of a suite was examined, where its library is here to tell what there is."""
+    try:
+        total = len(names(suite.suite))
+    except TorchpareError:
+        return ""
+    return f"Examined: {len(suite.results)} of the suite's {total} models. "
 
 
 def _cells(result: Result) -> list[str]:
