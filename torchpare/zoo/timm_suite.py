@@ -93,7 +93,7 @@ def _runs(name: str, settings: dict[str, int], shape: tuple[int, int, int]) -> b
 def _timm() -> ModuleType:
     torchvision_models()  # timm imports torchvision, which may need our help for that
     try:
-        import timm
+        import timm  # type: ignore[reportMissingImports] - installed by `make zoo` alone
     except ModuleNotFoundError as error:
         if error.name != "timm":
             raise
