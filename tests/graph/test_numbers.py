@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.graph.nets import net, shrinks
+from tests.graph.nets import image, net, shrinks
 from torchpare import plan
 from torchpare.graph import analyse
 
@@ -152,3 +152,12 @@ def test_sizes_added_multiplied_and_divided_whole_are_followed():
 
     model = between(run)
     shrinks(model, steps(), {"a": [0, 2, 4]}, expect={"a": (3, 3), "b": (2, 3)})
+
+
+def test_a_size_that_becomes_a_tensor_is_a_number():
+    def run(m, x):
+        y = m.a(x)
+        return m.b(y / torch.sqrt(torch.tensor(y.shape[1])) + torch.tensor([y.shape[1], 1.0]).sum())
+
+    model = net(run, a=nn.Conv2d(3, 5, 1), b=nn.Conv2d(5, 2, 1))
+    shrinks(model, image(), {"a": [1, 2]}, expect={"a": (5, 3), "b": (2, 5)})

@@ -113,8 +113,8 @@ def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | No
     if name in ("arange", "eye", "linspace"):
         numbers = [number for number in args if isinstance(number, int)]
         return Call(name, sizes=tuple(_expressions(numbers)), numbers=tuple(map(int, numbers)))
-    if name in _NUMBER_CALLS:
-        for number in (*args, *kwargs.values()):
+    if name in _NUMBER_CALLS or name in ("tensor", "as_tensor"):
+        for number in pytree.tree_leaves((args, kwargs)):
             if isinstance(number, Size):
                 number.used_as_number()
         return None
