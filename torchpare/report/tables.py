@@ -16,7 +16,7 @@ def comparison_table(report: Report) -> Table:
     table = Table(
         title=report.title, title_style="bold", header_style="bold", caption=_notes(report), caption_justify="left"
     )
-    table.add_column("", no_wrap=True)
+    table.add_column("")  # where space is short, a name goes on in the next line: a number that is cut says nothing
     table.add_column("dense", justify="right", no_wrap=True)
     table.add_column("small", justify="right", no_wrap=True, style="bold")
     table.add_column("", justify="right", no_wrap=True)
