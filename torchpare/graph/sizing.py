@@ -67,6 +67,7 @@ class Sizing:
         self.variable_of = np.arange(len(self.cells), dtype=np.int64)
         for rows, why in self.space.equal_rows:
             self._tie(rows, why)
+        self._variables = self._variable_table()
         first = {int(variable): cell for cell, variable in reversed(list(enumerate(self.variable_of.tolist())))}
         self.size = {variable: len(self.cells[cell]) for variable, cell in first.items()}
         self._polynomials: dict[tuple[int, int], Polynomial] = {}
@@ -77,9 +78,16 @@ class Sizing:
 
     def variables(self, labels: LabelArray) -> set[int]:
         """The variables that decide how many of these labels stay."""
-        ids = np.unique(self.space.canonical(labels))
-        atoms = self._atoms_of(ids)
-        return {int(self.variable_of[cell]) for cell in np.unique(self.cell_of[atoms]) if cell >= 0}
+        seen = np.zeros(len(self.cells) + 1, dtype=bool)  # the last place takes the -1 of what is no atom
+        seen[self._variables[self.space.canonical(labels)]] = True
+        return set(np.flatnonzero(seen[:-1]).tolist())
+
+    def cells_among(self, labels: LabelArray) -> Iterator[tuple[tuple[int, ...], NDArray[np.intp]]]:
+        """The cells of a vector of labels: each combination that occurs, with the places where it does."""
+        ids = self.space.canonical(labels)
+        atoms = np.where(self._parts[ids, :1] >= 0, self._parts[ids], ids[:, None])
+        cells = np.sort(np.where(atoms >= 0, self.cell_of[atoms], -1), axis=1)[:, ::-1]
+        return _alike(cells)
 
     def members(self, variable: int) -> list[int]:
         """The cells that share a variable."""
@@ -113,8 +121,17 @@ class Sizing:
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
-    def _atoms_of(self, ids: LabelArray) -> LabelArray:
-        return np.unique(np.concatenate([ids, self._parts[ids].ravel()])).clip(min=0)
+    def _variable_table(self) -> NDArray[np.int64]:
+        """By class id, the variables of its atoms, in rising order; -1 behind them."""
+        last = len(self.cells)
+        variables = np.append(self.variable_of, last)[self.cell_of]  # of a class without a cell: the last place
+        table = np.full(self._parts.shape, -1, dtype=np.int64)
+        table[:, 0] = np.where(variables < last, variables, -1)
+        composite = np.flatnonzero(self._parts[:, 0] >= 0)
+        parts = self._parts[composite]
+        inside = np.sort(np.where(parts >= 0, variables[parts], last), axis=1)
+        table[composite] = np.where(inside < last, inside, -1)
+        return table
 
     def _composition(self, row: LabelArray) -> Composition:
         """Which cells a row is made of, and in which order they come."""
@@ -128,6 +145,23 @@ class Sizing:
                 found.append((position, int(counts[place]), len(self.cells[cell]), cell))
         return found
 
+    def _even_compositions(self, rows: LabelArray) -> list[Composition]:
+        """`_composition` of every row, where all are of one kind and each place of a row is filled from one cell."""
+        parts = self._parts[rows]
+        if (parts[..., 0] < 0).all():
+            cells = self.cell_of[rows][..., None]
+        elif (parts >= 0).all():
+            cells = self.cell_of[parts]
+        else:
+            return []
+        if not cells.size or (cells < 0).any() or (cells != cells[:, :1]).any():
+            return []
+        start, length = int(parts[0, 0, 0] >= 0), rows.shape[1]
+        return [
+            [(start + place, length, len(self.cells[cell]), cell) for place, cell in enumerate(row)]
+            for row in cells[:, 0].tolist()
+        ]
+
     def _positions(self, row: LabelArray) -> Iterator[LabelArray]:
         """The plain atoms of a row, then the first, second, ... components of its composites."""
         composite = self._parts[row, 0] >= 0
@@ -138,7 +172,8 @@ class Sizing:
 
     def _tie(self, rows: LabelArray, why: str) -> None:
         """Give rows that must keep equally many the same variables, cell by cell, where they are built alike."""
-        compositions = [self._composition(row) for row in self.space.canonical(rows)]
+        rows = self.space.canonical(rows)
+        compositions = self._even_compositions(rows) or [self._composition(row) for row in rows]
         first = compositions[0]
         for other in compositions[1:]:
             if [item[:3] for item in other] == [item[:3] for item in first]:
@@ -156,25 +191,18 @@ class Sizing:
         if constant:
             terms[()] = constant
         unique, counts = np.unique(row[row > 0], return_counts=True)
-        groups: dict[tuple[int, ...], list[tuple[int, int]]] = {}
-        for label, count in zip(unique.tolist(), counts.tolist(), strict=True):
-            atoms = [label] if self._parts[label, 0] < 0 else self._parts[label][self._parts[label] >= 0].tolist()
-            key = tuple(sorted(int(self.variable_of[self.cell_of[atom]]) for atom in atoms))
-            groups.setdefault(key, []).append((label, count))
-        for key, members in groups.items():
-            total, full = sum(count for _, count in members), prod(self.size[v] for v in key)
-            if total % full or not self._is_even(members, len(key)):
+        for key, mine in _alike(self._variables[unique]):
+            total, full = int(counts[mine].sum()), prod(self.size[v] for v in key)
+            if total % full or not self._is_even(unique[mine], counts[mine], len(key)):
                 for variable in key:  # an axis whose entries no product describes
                     self.fixed.setdefault(variable, "channels of it are mixed in a way that sizes cannot follow")
             terms[key] = max(total // full, 1)
         return Polynomial(terms)
 
-    def _is_even(self, members: list[tuple[int, int]], order: int) -> bool:
+    def _is_even(self, labels: LabelArray, counts: NDArray[np.int64], order: int) -> bool:
         """Whether each atom occurs equally often, so that any of them may go."""
         if order == 1:
             return True  # a cell's atoms occur equally often by definition
-        labels = np.array([label for label, _ in members])
-        counts = np.array([count for _, count in members])
         for position in range(order):
             atoms, place = np.unique(self._parts[labels, position], return_inverse=True)
             sums = np.bincount(place, weights=counts)
@@ -235,16 +263,25 @@ class Sizing:
 def _part_table(space: PruningSpace) -> NDArray[np.int64]:
     """By class id the atoms of a composite, in order; -1 everywhere for what is no composite."""
     whole, part = space.composites
-    live = space.canonical(np.arange(space.size))
-    table: dict[int, list[int]] = {}
-    for label, atom in zip(whole.tolist(), part.tolist(), strict=True):
-        if label and live[label] == label and atom not in table.setdefault(label, []):
-            table[label].append(atom)
-    widest = max((len(atoms) for atoms in table.values()), default=1)
-    parts = np.full((space.size, max(widest, 1)), -1, dtype=np.int64)
-    for label, atoms in table.items():
-        parts[label, : len(atoms)] = sorted(atoms)
+    live = (whole > 0) & (space.canonical(whole) == whole)
+    labels, atoms = np.divmod(np.unique(whole[live] * space.size + part[live]), space.size)
+    _, first, counts = np.unique(labels, return_index=True, return_counts=True)
+    parts = np.full((space.size, int(counts.max(initial=1))), -1, dtype=np.int64)
+    parts[labels, np.arange(len(labels)) - np.repeat(first, counts)] = atoms
     return parts
+
+
+def _alike(keys: NDArray[np.int64]) -> Iterator[tuple[tuple[int, ...], NDArray[np.intp]]]:
+    """Each different row of ``keys`` (without the -1 at its end) with the places where it stands, first come first."""
+    if not len(keys):
+        return
+    if (keys == keys[0]).all():
+        places = [np.arange(len(keys))]
+    else:
+        _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        places = [np.flatnonzero(which.ravel() == row) for row in np.argsort(first)]
+    for own in places:
+        yield tuple(key for key in keys[own[0]].tolist() if key >= 0), own
 
 
 def _cells(space: PruningSpace, parts: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[LabelArray]]:

@@ -178,10 +178,14 @@ class _Kinds:
             return False
         if group.makers & self._used_by.get("aten.embedding", frozenset()):
             return True
-        heads, _ = self._attended
-        made = {
+        return bool(group.readers & self._head_makers)
+
+    @cached_property
+    def _head_makers(self) -> frozenset[int]:
+        """Uids of the parameters that make heads."""
+        heads, sizing = self._attended[0], self.space.sizing
+        return frozenset(
             uid
             for (uid, _), role in self.space.roles.items()
-            if role.kind == "makes" and self.space.sizing.variables(role.labels) & heads & self.space.sizing.outer
-        }
-        return bool(group.readers & made)
+            if role.kind == "makes" and sizing.variables(role.labels) & heads & sizing.outer
+        )
