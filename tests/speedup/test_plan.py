@@ -347,3 +347,22 @@ def test_what_a_fresh_model_worked_out_before_it_was_loaded_is_forgotten(tmp_pat
         plan(model, ALL, x).apply()
         torchpare.save(model, tmp_path / "small.safetensors")
         assert torch.equal(torchpare.load(fresh, tmp_path / "small.safetensors")(x), model(x))
+
+
+def test_what_the_example_does_not_reach_keeps_its_size():
+    class Several(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.extra = nn.Linear(7, 12), nn.Embedding(10, 16)
+            self.heads = nn.ModuleList(nn.Linear(12, 5) for _ in range(2))
+
+        def forward(self, x, at=0):
+            return self.heads[at](self.body(x).relu())
+
+    torch.manual_seed(0)
+    model = Several().eval()
+    with torch.random.fork_rng():
+        report = plan(model, ALL, torch.randn(3, 7)).apply()
+    assert model.extra.weight.shape == (10, 16)
+    assert model.heads[1].weight.shape == (5, 12)
+    assert set(report.unreached) == {"extra.weight", "heads.1.weight", "heads.1.bias"}

@@ -88,7 +88,7 @@ def attribute_edits(structure: Structure, model: nn.Module, source: str) -> list
         if path not in modules:
             raise CheckpointError(f"{source} sets numbers of module {path!r}, which {type(model).__name__} lacks")
         for name, new in values.items():
-            value = _size(modules[path], path, name, new, source)
+            value = _size(modules[path], path, name, new, source, adopted=path in structure.adopted)
             if "." in name:
                 settings[path, name] = value
             else:
@@ -97,16 +97,17 @@ def attribute_edits(structure: Structure, model: nn.Module, source: str) -> list
 
 
 def _size(
-    module: nn.Module, path: str, name: str, new: float | list[int], source: str
+    module: nn.Module, path: str, name: str, new: float | list[int], source: str, *, adopted: bool
 ) -> int | float | list[int] | tuple[int, ...]:
     """`new` in the form of the number it replaces."""
     where = f"{source} sets {path}.{name} to {new}"
     place = owner_and_key(module, name)
     old = None if place is None else place[0].get(place[1])
-    if name == "value_dim" and isinstance(module, nn.MultiheadAttention):
+    if name == "value_dim" and isinstance(module, nn.MultiheadAttention) and adopted:
         old = module.head_dim  # what it will be, once adopted
     if type(old) is float:  # the epsilon of a norm
-        if type(new) is not float or not (math.isfinite(new) and new >= old > 0):
+        grows = type(new) is float and math.isfinite(new) and 0 < old <= new <= 1e6 * old
+        if "eps" not in name or not grows:
             raise CheckpointError(f"{where}, but it was {old}, and such a number stays one and can only grow")
         return new
     if isinstance(new, float):

@@ -113,7 +113,8 @@ def _parameters_of(flow: Flow, op: Op) -> list[tuple[Ref, int]] | None:
     if op.name == "aten.native_layer_norm" and len(op.args[1]) == 1 and isinstance(op.args[2], Ref):
         return [(ref, 0) for ref in op.args[2:4] if isinstance(ref, Ref)]
     if op.name == "aten.mul":
-        own = [ref for ref in op.inputs if flow.shows_parameter(ref) and len(flow.shape(ref)) == 1]
+        values = flow.program.values  # the plain parameter: a factor on 1 + weight is none on the weight
+        own = [ref for ref in op.inputs if values[ref.uid].kind == "parameter" and len(flow.shape(ref)) == 1]
         if len(own) == 1 and flow.shape(own[0])[0] == flow.shape(op.outputs[0])[-1]:
             return [(own[0], 0)]
     return None

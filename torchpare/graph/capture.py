@@ -86,7 +86,7 @@ def _record(model: nn.Module, dummy_input: Any, device: str, select: Outputs | N
     recorder.watch_modules(twin)
     with recorder.recording():
         twin.eval()  # some modules work something out of their parameters when they are told
-    with plain_operators():
+    with plain_operators(), torch.random.fork_rng(devices=[]):
         outputs = recorder.run(twin, args, kwargs, select)
     module_outputs = list(recorder.module_outputs)
     rigid = tuple(path for path, module in twin.named_modules() if _insists(module))
@@ -136,7 +136,7 @@ def _training_outputs(
     doubled = map_tensors(lambda t: torch.cat([t, t]) if t.dim() else t, (args, kwargs))
     for tried_args, tried_kwargs in ((args, kwargs), doubled):  # a batch norm may refuse to train on one sample
         try:
-            with plain_operators():
+            with plain_operators(), torch.random.fork_rng(devices=[]):
                 return recorder.run(twin, tried_args, tried_kwargs, select)
         except Exception:  # noqa: BLE001 - whatever the model's own code raises
             recorder.abandon_run()

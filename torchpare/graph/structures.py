@@ -151,10 +151,10 @@ class _Kinds:
             return "head_dim"
         if group.variable in sizing.outer and ranks and max(ranks) >= 3:
             return "groups"
-        if group.variable in self._recurrent and group.variable not in sizing.inner and max(ranks, default=0) == 2:
-            return "hidden"
         if self._is_stream(group):
             return "embedding"
+        if group.variable in self._recurrent and group.variable not in sizing.inner and max(ranks, default=0) == 2:
+            return "hidden"
         return "channels" if ranks and max(ranks) >= 3 else "mlp"
 
     @cached_property

@@ -91,7 +91,7 @@ def _recount(model: nn.Module, path: str, count: int, gone: set[int], undo: list
     ]
     for module in above:
         for name, value in list(vars(module).items()):
-            new = _new_count(name, value, count, gone)
+            new = _new_count(path, name, value, vars(module), count, gone)
             if new is not None:
                 _set(vars(module), name, new, undo)
     settings: dict[int, Any] = {}
@@ -101,7 +101,7 @@ def _recount(model: nn.Module, path: str, count: int, gone: set[int], undo: list
                 settings[id(value)] = value
     copies: dict[int, Any] = {}
     for identity, value in settings.items():
-        edits = {name: _new_count(name, own, count, gone) for name, own in vars(value).items()}
+        edits = {name: _new_count(path, name, own, vars(value), count, gone) for name, own in vars(value).items()}
         edits = {name: new for name, new in edits.items() if new is not None}
         if edits:
             copies[identity] = copy.copy(value)
@@ -110,8 +110,12 @@ def _recount(model: nn.Module, path: str, count: int, gone: set[int], undo: list
         _set(vars(module), name, value, undo)
 
 
-def _new_count(name: str, value: Any, count: int, gone: set[int]) -> Any:
-    """What a number or a list that counts the blocks becomes; None for what does not."""
+def _new_count(path: str, name: str, value: Any, beside: Mapping[str, Any], count: int, gone: set[int]) -> Any:
+    """What a number or a list that counts the blocks becomes; None for what does not, or counts another stack's."""
+    for side in ("encoder", "decoder"):
+        own = any(side in other and _COUNT.match(other) for other in beside)
+        if (side in name and side not in path) or (side in path and side not in name and own):
+            return None
     if type(value) is int and value == count and _COUNT.match(name):
         return count - len(gone)
     if type(value) is list and len(value) == count and _PER_LAYER.search(name):

@@ -131,7 +131,7 @@ def _layers(entry: Entry, model: nn.Module, where: str) -> set[str] | None:
                 near = get_close_matches(given, modules, n=3, cutoff=0.5)
                 hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
                 raise ConfigError(f"{where}['op_names'][{at}]: {given!r} names no module of {type_name(model)}{hint}")
-            names |= {name for name in modules if name == given or name.startswith(f"{given}.")}
+            names |= {name for name in modules if name == given or name.startswith(f"{given}." if given else "")}
     if entry.op_types is not None and "default" not in entry.op_types:
         types = {type_name(module) for module in modules.values()}
         for at, kind in enumerate(entry.op_types):

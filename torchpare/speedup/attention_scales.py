@@ -9,6 +9,8 @@ parameters that make them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -43,8 +45,8 @@ def query_factors(removal: Removal) -> dict[int, tuple[int, np.ndarray]]:
     return factors
 
 
-def scale_queries(change: Transaction, removal: Removal) -> dict[str, Tensor]:
-    """Multiply what makes the queries.
+def scale_queries(change: Transaction, removal: Removal, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Multiply what makes the queries; ``before`` are parameters that were rescaled already, exactly.
 
     Returns:
         The new parameters in float64, by qualified name (every alias of a tied one).
@@ -60,7 +62,9 @@ def scale_queries(change: Transaction, removal: Removal) -> dict[str, Tensor]:
                 continue
             shape = [1] * parameter.dim()
             shape[axis] = -1
-            exact = parameter.detach().double() * torch.from_numpy(factors).to(parameter.device).reshape(shape)
+            exact = before.get(name, parameter.detach().double()) * torch.from_numpy(factors).to(
+                parameter.device
+            ).reshape(shape)
             if id(parameter) not in made:
                 new = nn.Parameter(exact.to(parameter.dtype), requires_grad=parameter.requires_grad)
                 made[id(parameter)] = made[id(new)] = new

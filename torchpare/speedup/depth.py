@@ -13,13 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchpare.errors import CaptureError, ProofError
 from torchpare.files.dropped import STRUCTURE, with_dropped
-from torchpare.graph.capture import call_arguments
 from torchpare.graph.recorder import output_tensors
 from torchpare.layers.blocks import drop_blocks
 from torchpare.speedup.proof import largest_difference, run_exact
@@ -78,20 +76,14 @@ def find_stacks(model: nn.Module, example_inputs: Any) -> list[Stack]:
                 calls.setdefault(key, []).append(_influence_of(args, kwargs, output))
 
             handles.append(block.register_forward_hook(note, with_kwargs=True))
-    args, kwargs = call_arguments(example_inputs)
-    training = {module: module.training for module in model.modules()}
     try:
-        with torch.no_grad():
-            model.eval()
-            model(*args, **kwargs)
+        run_exact(model, example_inputs)
     except Exception as error:
         message = f"could not run {type(model).__name__} on the example inputs: {type(error).__name__}: {error}"
         raise CaptureError(message) from error
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in training.items():
-            module.training = mode
     found = []
     for path, stack in stacks.items():
         alike = Counter(_signature(block) for block in stack)
@@ -144,7 +136,8 @@ def bypassed(model: nn.Module, dropped: dict[str, list[int]]) -> Iterator[None]:
 
     for path, indices in dropped.items():
         for at in indices:
-            block = list(modules[path].children())[at]
+            block = list(modules[path]._modules.values())[at]  # noqa: SLF001 - a block may stand there twice
+            assert block is not None
             handles.append(block.register_forward_hook(hand_on, with_kwargs=True))
     try:
         yield

@@ -114,8 +114,7 @@ def _copies(model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype) -
             if id(tensor) not in copies:
                 mask = masks_by_id.get(id(tensor))
                 wanted = dtype if tensor.is_floating_point() else tensor.dtype
-                fresh = mask is not None or not isinstance(tensor, nn.Parameter)
-                copies[id(tensor)] = tensor.detach().to(wanted, copy=fresh)
+                copies[id(tensor)] = tensor.detach().to(wanted, copy=True)  # a forward pass may write what it reads
                 if mask is not None:
                     copies[id(tensor)].mul_(mask.to(tensor.device))
             tensors[f"{path}.{key}" if path else key] = copies[id(tensor)]

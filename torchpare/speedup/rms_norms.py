@@ -130,7 +130,11 @@ def _epsilon(add: Op | None, module: nn.Module) -> str | None:
     if add is None or add.name.rstrip("_") != "aten.add":
         return None
     numbers = [argument for argument in add.args[:2] if isinstance(argument, float)]
-    names = [name for name, value in vars(module).items() if type(value) is float and [value] == numbers]
+    names = [  # torch's own norm hands its epsilon on in float32
+        name
+        for name, value in vars(module).items()
+        if type(value) is float and (numbers == [value] or numbers == [float(np.float32(value))])
+    ]
     return names[0] if len(names) == 1 else None
 
 

@@ -49,13 +49,15 @@ def _freeze_unread_entries(flow: Flow) -> None:
     for value in flow.program.values:
         if value.kind not in ("parameter", "buffer"):
             continue
-        own = readers.get(value.uid, [])
+        own = readers.get(value.uid)
+        if own is None:
+            continue  # never reached: nothing is known about it, so all of it stays
         for axis, size in enumerate(value.shape):
             covered = np.zeros(size, dtype=bool)
             for op in own:
                 covered[_read_piece(op, axis, len(value.shape))] = True
             array = flow.labels(value.uid)[axis]
-            if own and not covered.all() and array.shape[axis] > 1:
+            if not covered.all() and array.shape[axis] > 1:
                 unread = np.take(array, np.flatnonzero(~covered), axis=axis)
                 flow.store.freeze(unread, f"the example inputs did not reach these entries of '{value.names[0]}'")
 
