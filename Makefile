@@ -32,8 +32,9 @@ types: $(VENV)/.dev
 tests: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) --durations 10
 
-bench: $(VENV)/.bench ## time and memory of prune and shrink, beside Torch-Pruning, in one run
+bench: $(VENV)/.bench ## time, memory and latency of what is shrunk, beside Torch-Pruning and native models
 	$(BIN)/python -m benchmarks.shrink
+	$(BIN)/python -m benchmarks.latency
 
 zoo: $(VENV)/.zoo ## every model family: pruned, shrunk, compared, used; writes docs/zoo.md and docs/zoo/ (hours)
 	@mkdir -p docs/zoo

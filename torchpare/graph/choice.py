@@ -16,6 +16,8 @@ from torchpare.graph.structures import Group
 
 __all__ = ["atom_scores", "choose"]
 
+_BLOCK = 2**22  # weights whose absolute values are held at once
+
 
 def choose(
     space: PruningSpace,
@@ -90,18 +92,16 @@ def atom_scores(space: PruningSpace, weights: Mapping[str, Tensor], *, p: float 
         if value.kind != "parameter" or value.uid in done or weight is None or weight.is_meta or not weight.numel():
             continue
         done.add(value.uid)
-        size = weight.detach().abs().pow(p) if p != 1 else weight.detach().abs()
-        mean = float(size.double().mean()) if size.numel() < 4096 else float(size.mean())
+        classes = {
+            axis: space.canonical(labels) for axis, labels in enumerate(space.axes(value.uid)) if labels.shape[axis] > 1
+        }
+        classes = {axis: ids for axis, ids in classes.items() if ids.any()}
+        overs = [tuple(other for other, length in enumerate(ids.shape) if length == 1) for ids in classes.values()]
+        mean, norms = _norms(weight.detach(), overs, p) if classes else (0.0, [])
         if not mean:
             continue
-        for axis, labels in enumerate(space.axes(value.uid)):
-            if labels.shape[axis] == 1:
-                continue
-            ids = space.canonical(labels)
-            if not ids.any():
-                continue
-            over = tuple(other for other, length in enumerate(ids.shape) if length == 1)
-            sums = (size.sum(dim=over, keepdim=True) if over else size).double().cpu().numpy() / mean
+        for (axis, ids), norm in zip(classes.items(), norms, strict=True):
+            sums = norm.cpu().numpy() / mean
             full = np.broadcast_shapes(ids.shape, sums.shape)
             per_entry = weight.numel() / max(weight.shape[axis], 1)
             np.add.at(total, np.broadcast_to(ids, full), np.broadcast_to(sums, full) / per_entry)
@@ -109,3 +109,23 @@ def atom_scores(space: PruningSpace, weights: Mapping[str, Tensor], *, p: float 
     np.add.at(total, part, total[whole])
     # Ties (and weights without values) go by position: the later index first.
     return total - np.arange(space.size) * 1e-18
+
+
+def _norms(weight: Tensor, overs: Sequence[tuple[int, ...]], p: float) -> tuple[float, list[Tensor]]:
+    """The mean of the absolute weights to the power p, and their sums over each of several tuples of axes, in float64.
+
+    Large weights go block by block, so that they are never in memory a second time.
+    """
+    blocks = [weight] if weight.numel() <= _BLOCK else weight.split(max(1, _BLOCK * len(weight) // weight.numel()))
+    mean = 0.0
+    found: list[list[Tensor]] = [[] for _ in overs]
+    for block in blocks:
+        size = block.abs().pow(p) if p != 1 else block.abs()
+        middle = float(size.double().mean()) if size.numel() < 4096 else float(size.mean())
+        mean += middle * (size.numel() / weight.numel())
+        for sums, over in zip(found, overs, strict=True):
+            sums.append((size.sum(dim=over, keepdim=True) if over else size).double())
+    joined = (
+        torch.stack(sums).sum(0) if 0 in over else torch.cat(sums) for sums, over in zip(found, overs, strict=True)
+    )
+    return mean, [sums[0] for sums in found] if len(blocks) == 1 else list(joined)

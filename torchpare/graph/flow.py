@@ -294,12 +294,11 @@ class Flow:
         """The components of composites as grids of their own, the simplest first; else the grid itself."""
         if not self.store.composed():
             return [grid]
-        atoms = {root: sorted(self.store.atoms(root)) for root in np.unique(grid).tolist()}
-        lengths = {len(parts) for root, parts in atoms.items() if root}
-        if len(lengths) != 1 or lengths == {1} or 0 in atoms:
+        unique, inverse = np.unique(grid, return_inverse=True)
+        table = self.store.parts(unique)
+        if table.shape[1] == 1 or not table.all():
             return [grid]
-        count = lengths.pop()
-        parts = [np.vectorize(lambda root, index=index: atoms[int(root)][index])(grid) for index in range(count)]
+        parts = [column[inverse].reshape(grid.shape) for column in table.T]
         return sorted(parts, key=lambda part: sum(not _constant(part, axis) for axis in range(part.ndim)))
 
     def _count_rows(self, labels: LabelArray, axis: int, why: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from torch import Tensor
@@ -71,7 +72,7 @@ class Op:
     target: Any = None
     """The operator itself, as it can be called."""
 
-    @property
+    @cached_property
     def inputs(self) -> tuple[Ref, ...]:
         """The tensor arguments, in order."""
         return tuple(refs((self.args, self.kwargs)))

@@ -286,7 +286,7 @@ def spread(space: PruningSpace, atom_gone: NDArray[np.bool_]) -> NDArray[np.bool
     """By class, whether it goes: an atom that goes takes every composite with it."""
     gone = atom_gone.copy()
     whole, part = space.composites
-    np.logical_or.at(gone, whole, atom_gone[part])
+    gone[whole[atom_gone[part]]] = True
     return gone
 
 

@@ -63,8 +63,6 @@ class PruningSpace:
         self.query_makers: Mapping[int, list[Sink]] = dict(flow.query_makers)
         """By uid of the queries of an attention with the default scale, the parameters that make them."""
         self.notes: tuple[Note, ...] = tuple(flow.notes)
-        self.literals: tuple[tuple[int, str], ...] = tuple(flow.literals)
-        """Sizes that are written as numbers in the model's source where channels lie, with where."""
         self.unknown: Mapping[str, str] = dict(flow.unknown)
         """Operators without a rule, each with the first place where it was met."""
         self.unreached: tuple[str, ...] = tuple(flow.program.unreached())
@@ -73,6 +71,14 @@ class PruningSpace:
         """Parameters and buffers by qualified name, every alias of a tied one included."""
 
     # -- what people and pruners ask ---------------------------------------------------------------------------------
+
+    @cached_property
+    def literals(self) -> tuple[tuple[int, str], ...]:
+        """Sizes that are written as numbers in the model's source where channels lie, with where."""
+        flow = self._flow
+        if flow.literals and not flow.free_literals:  # what the first of them holds, the next would not meet
+            flow = apply_rules(self.program, free_literals=True)
+        return tuple(flow.literals)
 
     @cached_property
     def producers(self) -> tuple[str, ...]:
@@ -161,7 +167,7 @@ class PruningSpace:
     @cached_property
     def composites(self) -> tuple[LabelArray, LabelArray]:
         """Every composite class paired with each of its atoms."""
-        return self._flow.store.composites()
+        return self._flow.store.composites(self._classes)
 
     @cached_property
     def size(self) -> int:
@@ -224,12 +230,10 @@ class PruningSpace:
 
     def _cells(self, classes: LabelArray) -> NDArray[np.int64]:
         """By channel its cell, counted from 1; a composite belongs to the cells of all its atoms, as one number."""
-        sizing, found = self.sizing, np.zeros(len(classes), dtype=np.int64)
-        numbers: dict[tuple[int, ...], int] = {}
-        for place, label in enumerate(classes.tolist()):
-            if label:
-                key = tuple(sorted({int(sizing.cell_of[atom]) for atom in self.atoms(label)}))
-                found[place] = numbers.setdefault(key, hash(key) & 0x7FFFFFFFFFFFFFFF or 1)
+        found = np.zeros(len(classes), dtype=np.int64)
+        for cells, places in self.sizing.cells_among(classes):
+            if cells:
+                found[places] = hash(tuple(sorted(set(cells)))) & 0x7FFFFFFFFFFFFFFF or 1
         return found
 
 

@@ -121,8 +121,8 @@ def _smaller(old: Tensor, cut: Cut | None, mask: Tensor | None) -> Tensor:
         new = old.detach()
         if cut is not None:
             new = cut.apply(new)
-            mask = None if mask is None else cut.apply(mask.to(old.device).expand(cut.before))
-        if mask is not None:
+            mask = None if mask is None else cut.apply_to_mask(mask)
+        if mask is not None and not mask.all():
             new = new.masked_fill(~mask.to(old.device), 0)
         if not isinstance(old, nn.Parameter):
             return new

@@ -17,6 +17,8 @@ from torchpare.graph.sizes import Attribute
 
 __all__ = ["Cut", "ShrinkPlan", "make_plan"]
 
+_BLOCK = 2**20  # elements that are copied at once
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -46,16 +48,31 @@ class Cut:
         """A new tensor with what stays of ``tensor``, in its order and memory format."""
         if not self.changes:
             return tensor
-        kept, dependent = tensor, []
-        for axis, mask in enumerate(self.axes):
-            if mask.all():
-                continue
-            if mask.size == mask.shape[axis]:
-                kept = kept.index_select(axis, torch.from_numpy(np.flatnonzero(mask)).to(tensor.device))
-            else:
-                dependent.append(axis)
-        small = self._apply_box(tensor, dependent) if dependent else kept
+        small = self._apply_box(tensor, self.dependent) if self.dependent else _picked(tensor, self.picks, self.after)
         return small.contiguous(memory_format=_memory_format(tensor))
+
+    def apply_to_mask(self, mask: Tensor) -> Tensor:
+        """What stays of a mask that broadcasts against the tensor; its axes of size 1 stay so where they can."""
+        if self.dependent:
+            return self.apply(mask.expand(self.before))
+        for axis, kept in self.picks.items():
+            if mask.shape[axis] > 1:
+                mask = mask.index_select(axis, kept.to(mask.device))
+        return mask
+
+    @cached_property
+    def dependent(self) -> list[int]:
+        """The axes along which what stays depends on other axes."""
+        return [axis for axis, mask in enumerate(self.axes) if not mask.all() and mask.size != mask.shape[axis]]
+
+    @cached_property
+    def picks(self) -> dict[int, Tensor]:
+        """Kept indices by axis, of the other axes that lose something."""
+        return {
+            axis: torch.from_numpy(np.flatnonzero(mask))
+            for axis, mask in enumerate(self.axes)
+            if not mask.all() and mask.size == mask.shape[axis]
+        }
 
     def _apply_box(self, tensor: Tensor, dependent: list[int]) -> Tensor:
         """Cut axes whose kept indices depend on other axes, which must come first for the order to hold."""
@@ -66,6 +83,20 @@ class Cut:
         kept = torch.from_numpy(np.broadcast_to(box, self.before).transpose(order).copy()).to(tensor.device)
         small = tensor.permute(order)[kept].reshape([self.after[axis] for axis in order])
         return small.permute([order.index(axis) for axis in range(tensor.dim())])
+
+
+def _picked(tensor: Tensor, picks: Mapping[int, Tensor], after: tuple[int, ...]) -> Tensor:
+    """Kept indices of several axes; of a large tensor block by block, so that nothing between the two is held."""
+    picks = {axis: kept.to(tensor.device) for axis, kept in picks.items()}
+    if len(picks) == 1 or 0 not in picks or tensor.numel() <= _BLOCK:
+        for axis, kept in picks.items():
+            tensor = tensor.index_select(axis, kept)
+        return tensor
+    small = tensor.new_empty(after)
+    rows = picks.pop(0).split(max(1, _BLOCK * len(tensor) // tensor.numel()))
+    for place, block in zip(small.split(len(rows[0])), rows, strict=True):
+        place.copy_(_picked(tensor.index_select(0, block), picks, after))
+    return small
 
 
 def _memory_format(tensor: Tensor) -> torch.memory_format:
