@@ -16,7 +16,7 @@ from torchpare.graph.structures import Group
 
 __all__ = ["atom_scores", "choose"]
 
-_BLOCK = 2**22  # weights whose absolute values are held at once
+_BLOCK = 2**18  # weights whose absolute values are held at once
 
 
 def choose(
@@ -97,7 +97,8 @@ def atom_scores(space: PruningSpace, weights: Mapping[str, Tensor], *, p: float 
         }
         classes = {axis: ids for axis, ids in classes.items() if ids.any()}
         overs = [tuple(other for other, length in enumerate(ids.shape) if length == 1) for ids in classes.values()]
-        mean, norms = _norms(weight.detach(), overs, p) if classes else (0.0, [])
+        norms = _norms(weight.detach(), overs, p)
+        mean = float(norms[0].sum()) / weight.numel() if norms else 0.0
         if not mean:
             continue
         for (axis, ids), norm in zip(classes.items(), norms, strict=True):
@@ -111,21 +112,17 @@ def atom_scores(space: PruningSpace, weights: Mapping[str, Tensor], *, p: float 
     return total - np.arange(space.size) * 1e-18
 
 
-def _norms(weight: Tensor, overs: Sequence[tuple[int, ...]], p: float) -> tuple[float, list[Tensor]]:
-    """The mean of the absolute weights to the power p, and their sums over each of several tuples of axes, in float64.
+def _norms(weight: Tensor, overs: Sequence[tuple[int, ...]], p: float) -> list[Tensor]:
+    """The sums of the absolute weights to the power p over each of several tuples of axes, in float64.
 
     Large weights go block by block, so that they are never in memory a second time.
     """
     blocks = [weight] if weight.numel() <= _BLOCK else weight.split(max(1, _BLOCK * len(weight) // weight.numel()))
-    mean = 0.0
     found: list[list[Tensor]] = [[] for _ in overs]
-    for block in blocks:
+    for block in blocks if overs else ():
         size = block.abs().pow(p) if p != 1 else block.abs()
-        middle = float(size.double().mean()) if size.numel() < 4096 else float(size.mean())
-        mean += middle * (size.numel() / weight.numel())
         for sums, over in zip(found, overs, strict=True):
             sums.append((size.sum(dim=over, keepdim=True) if over else size).double())
-    joined = (
-        torch.stack(sums).sum(0) if 0 in over else torch.cat(sums) for sums, over in zip(found, overs, strict=True)
-    )
-    return mean, [sums[0] for sums in found] if len(blocks) == 1 else list(joined)
+    if len(blocks) == 1:
+        return [sums[0] for sums in found]
+    return [torch.stack(sums).sum(0) if 0 in over else torch.cat(sums) for sums, over in zip(found, overs, strict=True)]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from torchpare.graph.meta_results import MetaResults
 from torchpare.graph.program import Call, Kind, Op, Ref, Value
 from torchpare.graph.provenance import Provenance
 from torchpare.graph.sizes import Dim, Expr, Size, watch_sizes
@@ -84,6 +85,7 @@ class Recorder(TorchDispatchMode):
         self._uids: dict[int, int] = {}
         self._alive: list[Tensor] = []  # an id() is unique only while its tensor lives
         self._stack: list[str] = [""]
+        self._results = MetaResults()
         registries: tuple[tuple[Kind, Any], ...] = (
             ("parameter", twin.named_parameters(remove_duplicate=False)),
             ("buffer", twin.named_buffers(remove_duplicate=False)),
@@ -160,10 +162,12 @@ class Recorder(TorchDispatchMode):
             module.register_forward_hook(leave)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        before = {id(tensor): tuple(tensor.shape) for tensor in output_tensors((args, kwargs))}
-        recorded_args, recorded_kwargs = pytree.tree_map_only(Tensor, lambda t: Ref(self.uid(t)), (args, kwargs))
-        result = func(*args, **kwargs)
+        leaves, spec = pytree.tree_flatten((args, kwargs or {}))
+        before = {id(leaf): tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)}
+        recorded_args, recorded_kwargs = pytree.tree_unflatten(
+            [Ref(self.uid(leaf)) if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec
+        )
+        result = self._results(func, args, kwargs or {}, leaves, spec)
         outputs = []
         for tensor in output_tensors(result):
             # An operator that reshapes in place (transpose_, squeeze_) makes a new version of the same object.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from math import prod
 from typing import Any, Literal
 
@@ -43,7 +44,7 @@ class Plan:
         removal: the decision.
         decide: decides anew, with some attributes of modules kept as they are.
         shrink: what it means for each tensor and attribute.
-        groups: every group from which something can go.
+        describe: tells of the groups when they are asked for.
     """
 
     model: nn.Module
@@ -51,7 +52,7 @@ class Plan:
     removal: Removal
     decide: Callable[[Collection[Attribute]], Removal] = field(repr=False, compare=False)
     shrink: ShrinkPlan
-    groups: tuple[GroupPlan, ...]
+    describe: Callable[[], Iterable[GroupPlan]] = field(repr=False, compare=False)
     dropped: dict[str, list[int]] = field(default_factory=dict)
     """By path of a stack, the blocks that go. Names and parameters elsewhere are those of the model without them."""
     stacks: tuple[Stack, ...] = ()
@@ -59,6 +60,11 @@ class Plan:
     """RMS norms that will make up for the channels they lose."""
     traced: bool = False
     """Whether sizes written as numbers were let go, so that only `graph` gives a working model."""
+
+    @cached_property
+    def groups(self) -> tuple[GroupPlan, ...]:
+        """Every group from which something can go."""
+        return tuple(self.describe())
 
     @property
     def space(self) -> PruningSpace:
@@ -251,10 +257,18 @@ def plan(
             )
 
         removal = decide()
-        described = tuple(describe(space, removal, groups, asked))
         rescaled = frozenset(norm.module for norm in find_rms_norms(removal, model))
     finally:
         put_back()
     return Plan(
-        model, example_inputs, removal, decide, make_plan(removal), described, dropped, tuple(stacks), rescaled, trace
+        model,
+        example_inputs,
+        removal,
+        decide,
+        make_plan(removal),
+        partial(describe, space, removal, groups, asked),
+        dropped,
+        tuple(stacks),
+        rescaled,
+        trace,
     )
