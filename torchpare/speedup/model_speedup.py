@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchpare.attach import masks_of
 from torchpare.errors import ProofError, ShrinkError
 from torchpare.graph import OnConflict, PruningSpace, Removal, analyse, group_masks
+from torchpare.graph.garbage import paused_garbage_collection
 from torchpare.speedup.attention_scales import scale_queries
 from torchpare.speedup.constants import find_leftovers, fold
 from torchpare.speedup.given import MasksOrFile, covers, flatten_masks, masked, merge_masks, read_masks
@@ -107,7 +108,7 @@ class ModelSpeedup:
             ShrinkError: if the small model cannot be made or run.
         """
         clock = _Clock()
-        with clock("analyse"):
+        with clock("analyse"), paused_garbage_collection():
             space = analyse(self.bound_model, self.dummy_input, outputs=self.outputs)
         with clock("plan"):
             removal = self._decide(space)
@@ -176,7 +177,7 @@ class ModelSpeedup:
                 reference = self._outputs(group, lent=masked(biases, group), patches=patches)
                 changes = (*changes, *_loud(patches), *_not_compared(patches))
         added = biases.keys() - known
-        with clock("shrink"):
+        with clock("shrink"), paused_garbage_collection():
             scaled = scale_norms(change, norms)
             scaled.update(scale_queries(change, removal, scaled))
             shrink(change, plan, group, added, epsilons(model, norms))

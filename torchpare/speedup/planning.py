@@ -17,6 +17,7 @@ from torchpare.errors import ConfigError, ProofError, ShrinkError
 from torchpare.graph import PruningSpace, Removal, analyse, group_masks
 from torchpare.graph.choice import atom_scores, choose
 from torchpare.graph.costs import macs_of
+from torchpare.graph.garbage import paused_garbage_collection
 from torchpare.graph.sizes import Attribute
 from torchpare.graph.structures import LAYERS, groups_of
 from torchpare.layers.blocks import drop_blocks
@@ -200,6 +201,7 @@ def _suspects(error: ShrinkError, removal: Removal) -> set[Attribute]:
         path = path.rpartition(".")[0]
 
 
+@paused_garbage_collection()
 def plan(
     model: nn.Module,
     config_list: Sequence[Mapping[str, Any]],
