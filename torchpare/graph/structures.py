@@ -10,7 +10,7 @@ from typing import Final
 from torchpare.graph.program import Op, Ref
 from torchpare.graph.space import PruningSpace
 
-__all__ = ["LAYERS", "STRUCTURES", "Group", "groups_of"]
+__all__ = ["EXPERTS", "LAYERS", "STRUCTURES", "Group", "groups_of"]
 
 STRUCTURES: Final[Mapping[str, str]] = {
     "channels": "output channels of convolutions, with everything that shares them",
@@ -20,13 +20,14 @@ STRUCTURES: Final[Mapping[str, str]] = {
     "head_dim": "the width of every head: of its queries and keys, and of its values",
     "groups": "whole groups of grouped convolutions",
     "hidden": "the state of recurrent layers",
-    "experts": "whole experts of a mixture that weighs all of them; a router that picks the best ones keeps its own",
+    "experts": "whole experts of a mixture; behind a router that picks the best of them, not part of ``all``",
     "experts_width": "the width inside the experts of a mixture",
     "layers": "whole blocks of a stack, by how little they change what passes through; not part of ``all``",
 }
 """The words for ``structures`` in a config_list, with what they stand for."""
 
 LAYERS: Final = "layers"
+EXPERTS: Final = "experts"
 _BATCHED = frozenset({"aten.bmm", "aten.baddbmm"})
 
 

@@ -1,8 +1,8 @@
 """Taking whole blocks out of a stack of layers, with every number that counts them; and putting them back.
 
-A stack is an ``nn.ModuleList`` or ``nn.Sequential``. Behind a block that goes, the others move up: their names change,
-and so do the indices that blocks remember of themselves (``layer_idx``) and the numbers and lists by which the model
-or its settings count them (``config.num_hidden_layers``, ``config.layer_types``).
+A stack is an ``nn.ModuleList`` or ``nn.Sequential`` (of experts, an ``nn.ModuleDict`` too). Behind a block that goes,
+the others move up: their names change, and so do the indices that blocks remember of themselves (``layer_idx``) and the
+numbers and lists by which the model or its settings count them (``config.num_hidden_layers``, ``config.layer_types``).
 """
 
 # ruff: noqa: SLF001 - children are replaced where nn.Module keeps them
@@ -46,7 +46,7 @@ def drop_blocks(model: nn.Module, dropped: Mapping[str, Sequence[int]]) -> Calla
     undo: list[Callable[[], None]] = []
     for path, indices in dropped.items():
         stack, count = modules[path], len(modules[path]._modules)
-        if not isinstance(stack, (nn.ModuleList, nn.Sequential)):
+        if not isinstance(stack, (nn.ModuleList, nn.ModuleDict, nn.Sequential)):
             raise KeyError(path)
         gone = set(indices)
         if not gone <= set(range(count)) or len(gone) >= count:
@@ -57,13 +57,18 @@ def drop_blocks(model: nn.Module, dropped: Mapping[str, Sequence[int]]) -> Calla
         undo.append(lambda stack=stack, before=before: _refill(stack._modules, before))
         _renumber(before, gone, undo)
         _recount(model, path, count, gone, undo)
-        _refill(stack._modules, {str(at): block for at, block in enumerate(blocks)})
+        _refill(stack._modules, dict(zip(_keys(stack, before), blocks, strict=False)))
 
     def put_back() -> None:
         for step in reversed(undo):
             step()
 
     return put_back
+
+
+def _keys(stack: nn.Module, before: Mapping[str, Any]) -> list[str]:
+    """The first names of a dict of modules; numbers for other stacks."""
+    return list(before) if isinstance(stack, nn.ModuleDict) else [str(at) for at in range(len(before))]
 
 
 def _refill(mapping: dict[Any, Any], content: Mapping[Any, Any]) -> None:

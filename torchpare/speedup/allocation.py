@@ -10,10 +10,11 @@ from torch import nn
 
 from torchpare.config import Entry, type_name
 from torchpare.errors import ConfigError
-from torchpare.graph.structures import LAYERS, STRUCTURES, Group
+from torchpare.graph.structures import EXPERTS, LAYERS, STRUCTURES, Group
 from torchpare.speedup.depth import Stack
+from torchpare.speedup.experts import Routed
 
-__all__ = ["Allocation", "allocate", "allocate_depth"]
+__all__ = ["Allocation", "allocate", "allocate_depth", "allocate_experts"]
 
 
 @dataclass
@@ -50,7 +51,25 @@ def allocate_depth(entries: Sequence[Entry], stacks: Sequence[Stack], model: nn.
     return shares
 
 
-def allocate(entries: Sequence[Entry], groups: Sequence[Group], model: nn.Module) -> Allocation:
+def allocate_experts(entries: Sequence[Entry], routed: Sequence[Routed], model: nn.Module) -> dict[str, float]:
+    """By path of a mixture that routes, the share of its experts that entries with ``"experts"`` ask for."""
+    shares: dict[str, float] = {}
+    for at, entry in enumerate(entries):
+        reached = _routed_by(entry, routed, model, f"config_list[{at}]")
+        shares.update(dict.fromkeys(reached, 0.0 if entry.exclude else entry.sparsity or 0.0))
+    return shares
+
+
+def _routed_by(entry: Entry, routed: Sequence[Routed], model: nn.Module, where: str) -> list[str]:
+    if EXPERTS not in (entry.structures or ()) or not routed:
+        return []
+    names = _layers(entry, model, where)
+    return [item.path for item in routed if names is None or names & {item.path, item.mixture.experts}]
+
+
+def allocate(
+    entries: Sequence[Entry], groups: Sequence[Group], model: nn.Module, routed: Sequence[Routed] = ()
+) -> Allocation:
     """Match entries with groups; later entries win.
 
     ``"all"`` takes whole heads and whole groups of convolutions where there are enough of them, and what lies inside
@@ -64,7 +83,7 @@ def allocate(entries: Sequence[Entry], groups: Sequence[Group], model: nn.Module
         where = f"config_list[{at}]"
         if entry.structures == (LAYERS,):
             continue
-        reached = _reached(entry, groups, model, where)
+        reached = _reached(entry, groups, model, where, elsewhere=bool(_routed_by(entry, routed, model, where)))
         for group in reached:
             variable = group.variable
             asked.sparsity.pop(variable, None)
@@ -79,7 +98,7 @@ def allocate(entries: Sequence[Entry], groups: Sequence[Group], model: nn.Module
     return asked
 
 
-def _reached(entry: Entry, groups: Sequence[Group], model: nn.Module, where: str) -> list[Group]:
+def _reached(entry: Entry, groups: Sequence[Group], model: nn.Module, where: str, *, elsewhere: bool) -> list[Group]:
     kinds = _kinds(entry, where)
     names = _layers(entry, model, where)
     found = []
@@ -93,7 +112,7 @@ def _reached(entry: Entry, groups: Sequence[Group], model: nn.Module, where: str
         found.append(group)
     if "all" in (entry.structures or ("all",)) and not entry.exclude:
         found = _one_level(found, groups, entry.sparsity or 0.0)
-    if not found and groups:
+    if not found and groups and not elsewhere:
         there = ", ".join(sorted({repr(group.kind) for group in groups}))
         what = f"no group of channels of the kind {', '.join(map(repr, entry.structures or ('all',)))}"
         raise ConfigError(

@@ -27,7 +27,7 @@ def as_text(plan: Plan) -> str:
 
 
 def table_of(plan: Plan) -> Table:
-    """A row for every group from which something can go, and for every stack of blocks that was asked about."""
+    """A row for every group from which something can go, and for every stack and mixture that was asked about."""
     table = Table(title="What would go")
     table.add_column("structure")
     table.add_column("made by", overflow="fold")
@@ -50,6 +50,12 @@ def table_of(plan: Plan) -> Table:
         gone = plan.dropped.get(stack.path, [])
         names = f"without {', '.join(map(str, gone))}" if gone else ""
         table.add_row("layers", stack.path, names, f"{stack.size}", f"{stack.size - len(gone)}", "", "", "")
+    for mixture in plan.routed:
+        gone = plan.experts.get(mixture.mixture.experts, [])
+        names = f"without {', '.join(map(str, gone))}" if gone else ""
+        size = mixture.mixture.size
+        why = f"a token goes to {mixture.least}" if size - len(gone) == mixture.least else ""
+        table.add_row("experts", mixture.path, names, f"{size}", f"{size - len(gone)}", "", "", why)
     return table
 
 

@@ -19,10 +19,12 @@ from torchpare.graph.choice import atom_scores, choose
 from torchpare.graph.costs import macs_of
 from torchpare.graph.garbage import paused_garbage_collection
 from torchpare.graph.sizes import Attribute
-from torchpare.graph.structures import LAYERS, groups_of
+from torchpare.graph.structures import EXPERTS, LAYERS, groups_of
 from torchpare.layers.blocks import drop_blocks
-from torchpare.speedup.allocation import allocate, allocate_depth
+from torchpare.layers.experts import Dropping, drop_experts
+from torchpare.speedup.allocation import allocate, allocate_depth, allocate_experts
 from torchpare.speedup.depth import Stack, choose_blocks, find_stacks, without_blocks
+from torchpare.speedup.experts import Routed, can_run_without, choose_experts, find_routed, without_experts
 from torchpare.speedup.groups import GroupPlan, describe
 from torchpare.speedup.model_speedup import ModelSpeedup
 from torchpare.speedup.plan_view import as_text, lines_of, table_of
@@ -57,6 +59,11 @@ class Plan:
     dropped: dict[str, list[int]] = field(default_factory=dict)
     """By path of a stack, the blocks that go. Names and parameters elsewhere are those of the model without them."""
     stacks: tuple[Stack, ...] = ()
+    experts: dict[str, list[int]] = field(default_factory=dict)
+    """By path of the experts of a mixture behind a router, those that go, in the model without the blocks that go."""
+    routed: tuple[Routed, ...] = ()
+    size: int = 0
+    """How many parameters the model has."""
     rescaled: frozenset[str] = frozenset()
     """RMS norms that will make up for the channels they lose."""
     traced: bool = False
@@ -80,10 +87,13 @@ class Plan:
         """Mask what would go, and return the model: fine-tune it like any other, then `apply`.
 
         Raises:
-            ShrinkError: whole blocks would go, which no mask can say: apply such a plan first.
+            ShrinkError: whole blocks or experts would go, which no mask can say: apply such a plan first.
         """
-        if self.dropped:
-            raise ShrinkError("no mask can take whole blocks out: apply a plan for the structure 'layers' first")
+        if self.dropped or self.experts:
+            raise ShrinkError(
+                "no mask can take whole blocks out, nor experts behind a router: apply a plan for the structures "
+                "'layers' and 'experts' first"
+            )
         attach_masks(self.model, self.masks())
         return self.model
 
@@ -109,7 +119,11 @@ class Plan:
                 "fewer channels: graph() gives the small model as a graph, or plan with literals='keep'"
             )
             raise ShrinkError(message)
-        with without_blocks(self.model, self.dropped, self.example_inputs if verify else None, tolerance):
+        proof = self.example_inputs if verify else None
+        with (
+            without_blocks(self.model, self.dropped, proof, tolerance),
+            without_experts(self.model, self.routed, self.experts, proof, tolerance),
+        ):
             removal, pinned = self.removal, set[Attribute]()
             while True:
                 try:
@@ -134,8 +148,10 @@ class Plan:
             ShrinkError: it was not planned with ``literals="trace"``, or an operator cannot be rewritten.
             ProofError: the graph computes something else than the masked model.
         """
-        if not self.traced or self.dropped:
-            raise ShrinkError("a graph is made of a plan with literals='trace' and without the structure 'layers'")
+        if not self.traced or self.dropped or self.experts:
+            raise ShrinkError(
+                "a graph is made of a plan with literals='trace' and without the structures 'layers' and 'experts'"
+            )
         return traced_model(self.model, self.example_inputs, self.shrink, self.masks(), tolerance)
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,6 +159,7 @@ class Plan:
         return {
             "groups": [asdict(group) for group in self.groups],
             "dropped": dict(self.dropped),
+            "experts": dict(self.experts),
             "frozen": self.frozen,
             "changes": list(self.changes),
             "literals": [list(literal) for literal in self.space.literals],
@@ -161,11 +178,8 @@ class Plan:
     @property
     def parameters(self) -> tuple[int, int]:
         """How many parameters there are, and would be."""
-        values = {v.uid: v for v in self.space.values.values() if v.kind == "parameter"}
-        return (
-            sum(prod(value.shape) for value in values.values()),
-            sum(prod(self.removal.shape(uid)) for uid in values),
-        )
+        uids = {value.uid for value in self.space.values.values() if value.kind == "parameter"}
+        return self.size, sum(prod(self.removal.shape(uid)) for uid in uids)
 
     @property
     def frozen(self) -> dict[str, str]:
@@ -230,6 +244,7 @@ def plan(
     Raises:
         ConfigError: an entry cannot be used, or reaches nothing.
         CaptureError: the model cannot be run on the example inputs.
+        ShrinkError: it cannot be run without the blocks or experts that would go.
     """
     if literals not in ("keep", "trace"):
         raise ConfigError(f"literals is {literals!r}; it is 'keep' or 'trace'")
@@ -237,13 +252,19 @@ def plan(
     deep = any(LAYERS in (entry.structures or ()) for entry in entries)
     stacks = find_stacks(model, example_inputs) if deep else []
     dropped = choose_blocks(stacks, allocate_depth(entries, stacks, model)) if deep else {}
+    size = sum(parameter.numel() for parameter in model.parameters())
     put_back = drop_blocks(model, dropped)
+    less = Dropping()
     try:
+        routed = find_routed(model, example_inputs) if any(EXPERTS in (e.structures or ()) for e in entries) else []
+        experts = choose_experts(routed, allocate_experts(entries, routed, model))
+        less = drop_experts(model, [item.mixture for item in routed], experts)
         trace = literals == "trace"
         device = "cpu" if trace else None
-        space = analyse(model, example_inputs, outputs=outputs, device=device, free_literals=trace)
+        with can_run_without(experts):
+            space = analyse(model, example_inputs, outputs=outputs, device=device, free_literals=trace)
         groups = groups_of(space)
-        asked = allocate(entries, groups, model)
+        asked = allocate(entries, groups, model, routed)
         weights = dict(model.named_parameters(remove_duplicate=False)) if scores is None else scores
         importance = atom_scores(space, weights)
 
@@ -261,6 +282,7 @@ def plan(
         removal = decide()
         rescaled = frozenset(norm.module for norm in find_rms_norms(removal, model))
     finally:
+        less.put_back()
         put_back()
     return Plan(
         model,
@@ -271,6 +293,9 @@ def plan(
         partial(describe, space, removal, groups, asked),
         dropped,
         tuple(stacks),
+        experts,
+        tuple(routed),
+        size,
         rescaled,
         trace,
     )
