@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from math import lcm
 
 import numpy as np
 import torch
@@ -43,7 +44,9 @@ def choose(
     """
     sizing = space.sizing
     target = {v: max(1, sizing.size[v] - _share(sizing.size[v], share)) for v, share in sparsity.items()}
-    for variable, multiple in (round_to or {}).items():
+    wanted = round_to or {}
+    round_to = {v: lcm(wanted.get(v, 1), sizing.aligned.get(v, 1)) for v in wanted.keys() | sizing.aligned.keys()}
+    for variable, multiple in round_to.items():
         if variable in target:
             target[variable] = _rounded(target[variable], multiple, sizing.size[variable])
     asked = sorted(target, key=lambda v: sizing.size[v])

@@ -11,7 +11,16 @@ __all__ = ["macs_of", "multiplies"]
 
 Shape = Callable[[int], tuple[int, ...]]
 
-_PRODUCTS = {"aten.mm": 0, "aten.bmm": 0, "aten.addmm": 1, "aten.baddbmm": 1, "aten.mv": 0, "aten.dot": 0}
+_PRODUCTS = {
+    "aten.mm": 0,
+    "aten.bmm": 0,
+    "aten.addmm": 1,
+    "aten.baddbmm": 1,
+    "aten.mv": 0,
+    "aten.dot": 0,
+    "aten._grouped_mm": 0,
+    "transformers.grouped_mm_fallback": 0,
+}
 
 
 def multiplies(op: Op) -> bool:

@@ -55,6 +55,8 @@ class Flow:
     """Labels of every value, and what the rules found out on the way."""
 
     program: Program
+    aligned: list[tuple[LabelArray, int]] = field(default_factory=list)
+    """Labels of axes whose length an operator wants to be a multiple of a number."""
     free_literals: bool = False
     """Whether sizes that are written as numbers hold nothing back, because the code will not run them again."""
     literals: list[tuple[int, str]] = field(default_factory=list)

@@ -211,8 +211,9 @@ class _Decision:
             kept = len(atoms) - int(self.wanted[atoms].sum())
             if kept < 1:
                 nothing_left.add(variable)
-            lowest[variable] = max(lowest.get(variable, 1), kept)
-        self.solution: Solution = sizing.solve(lowest, lowest)
+            multiple = sizing.aligned.get(variable, 1)
+            lowest[variable] = max(lowest.get(variable, 1), min(-(-kept // multiple) * multiple, len(atoms)))
+        self.solution: Solution = sizing.solve(lowest, lowest, multiple=sizing.aligned)
         self.edits = self.solution.attributes
         atom_gone = np.zeros(self.space.size, dtype=bool)
         for cell, atoms in enumerate(sizing.cells):

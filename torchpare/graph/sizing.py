@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import lcm, prod
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -73,6 +73,11 @@ class Sizing:
         self._polynomials: dict[tuple[int, int], Polynomial] = {}
         self.equations = self._dedupe(self._all_equations())
         self.outer, self.inner = self._levels()
+        self.aligned: dict[int, int] = {}
+        """By variable, what the number kept must be a multiple of, because an operator refuses others."""
+        for labels, multiple in self.space.aligned:
+            for variable in self.variables(labels):
+                self.aligned[variable] = lcm(multiple, self.aligned.get(variable, 1))
 
     # -- asking ------------------------------------------------------------------------------------------------------
 

@@ -62,6 +62,8 @@ class PruningSpace:
         """Pairs of (labels of an axis, labels of an axis inside it)."""
         self.query_makers: Mapping[int, list[Sink]] = dict(flow.query_makers)
         """By uid of the queries of an attention with the default scale, the parameters that make them."""
+        self.aligned: tuple[tuple[LabelArray, int], ...] = tuple(flow.aligned)
+        """Labels of axes whose length must stay a multiple of a number, or an operator refuses them."""
         self.notes: tuple[Note, ...] = tuple(flow.notes)
         self.unknown: Mapping[str, str] = dict(flow.unknown)
         """Operators without a rule, each with the first place where it was met."""

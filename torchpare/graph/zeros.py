@@ -17,6 +17,7 @@ from torchpare.graph.reduced import reduced_axes
 __all__ = ["silent_values", "steady_values"]
 
 _PRODUCTS = frozenset(f"aten.{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv"))
+_GROUPED = frozenset({"aten._grouped_mm", "transformers.grouped_mm_fallback"})
 _VIEWS = frozenset(
     f"aten.{name}" for name in ("t", "transpose", "permute", "view", "expand", "alias", "detach", "clone")
 )
@@ -206,6 +207,8 @@ def _is_made_here(flow: Flow, op: Op, parameters: set[int]) -> bool:
         return out <= {1}
     if op.name in ("aten.linear", "aten.embedding"):
         return out <= {last}
+    if op.name in _GROUPED:
+        return op.inputs[1].uid in parameters and out <= {last}
     if op.name in _PRODUCTS:
         left, right = op.inputs[-2:]
         return (right.uid in parameters and out <= {last}) or (left.uid in parameters and out <= {last - 1})

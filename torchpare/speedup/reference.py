@@ -95,6 +95,8 @@ class ReferenceMode(TorchDispatchMode):
             kwargs["dtype"] = self.dtype
         if name in _RANDOM:
             return _constant(func(*args, **kwargs))
+        if name == "aten._grouped_mm" and args[0].dtype is torch.float64:
+            func = _grouped_product
         if not self.patches.by_key:
             return func(*args, **kwargs)
         place = (self.stack[-1], name)
@@ -108,6 +110,25 @@ class ReferenceMode(TorchDispatchMode):
             self.patches.unpatched.add(place)
             return func(*args, **kwargs)
         return patch(func, list(args), kwargs)
+
+
+def _grouped_product(rows: Tensor, weights: Tensor, offs: Tensor, bias: None = None, out_dtype: None = None) -> Tensor:
+    """``aten._grouped_mm``, which torch has for short floats only.
+
+    Args:
+        rows: (S, in), sorted by group.
+        weights: (groups, in, out), a matrix for each.
+        offs: where each group's rows end.
+        bias: torch has none here either.
+        out_dtype: it stays the rows'.
+    """
+    del bias, out_dtype
+    out = rows.new_zeros(len(rows), weights.shape[2])
+    start = 0
+    for weight, end in zip(weights, offs.tolist(), strict=True):
+        torch.mm(rows[start:end], weight, out=out[start:end])
+        start = end
+    return out
 
 
 def _constant(drawn: Any) -> Any:

@@ -21,7 +21,7 @@ _log = logging.getLogger("torchpare")
 
 def apply_rules(program: Program, *, free_literals: bool = False) -> Flow:
     """Label every value of ``program``. The model's inputs and outputs are fixed: nobody outside can follow."""
-    flow = Flow(program, free_literals)
+    flow = Flow(program, free_literals=free_literals)
     _label_grouped_weights(flow)
     for op in program.ops:
         function = find_rule(op.name) or (pointwise if op.pointwise else _unknown)

@@ -116,6 +116,29 @@ def matrix_product(flow: Flow, op: Op) -> None:
         _add_bias(flow, op, op.args[0])
 
 
+_ALIGNED = 8
+"""The kernel wants rows of a multiple of 16 bytes: that many of the shortest floats it takes."""
+
+
+@rule("_grouped_mm", "transformers.grouped_mm_fallback")
+def grouped_product(flow: Flow, op: Op) -> None:
+    """Rows sorted by group, (S, in), each times the matrix of its group, (groups, in, out): experts run together."""
+    x, weight, ends = op.args[:3]
+    why = f"the grouped matrix product in {op.where}"
+    if len(flow.shape(x)) != 2 or len(flow.shape(weight)) != 3 or not isinstance(ends, Ref):
+        flow.freeze_all(op, f"{why} groups otherwise than by rows")
+        return
+    flow.freeze(ends, 0, f"{why} knows groups by number")
+    flow.freeze(weight, 0, f"{why} knows groups by number")
+    flow.store.unify(flow.vector(x, 1, why), flow.vector(weight, 1, why), why)
+    flow.reads(weight, 1, x)
+    out = flow.vector(weight, 2, why)
+    flow.makes(weight, 2, out)
+    if op.name == "aten._grouped_mm":
+        flow.aligned += [(flow.vector(weight, 1, why), _ALIGNED), (out, _ALIGNED)]
+    flow.define(op.outputs[0], [flow.vector(x, 0, why).reshape(-1, 1), along(out, 1, 2)])
+
+
 def _free(flow: Flow, ref: Ref, axis: int, place: int, rank: int, batch: tuple[int, ...], why: str) -> LabelArray:
     """The labels of an axis that is carried, at its place in the product."""
     array = flow.tied(ref, axis, why, depends=batch)

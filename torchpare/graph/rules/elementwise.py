@@ -30,6 +30,7 @@ __all__ = ["merge_aligned", "pointwise"]
     "_to_copy",
     "native_dropout",
     "bernoulli",
+    "floor_divide",
     "celu",
     "rrelu_with_noise",
     "fill",

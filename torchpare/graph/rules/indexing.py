@@ -274,7 +274,7 @@ def embedding_bag(flow: Flow, op: Op) -> None:
         flow.define(uid, arrays)
 
 
-@rule("masked_select", "masked_scatter", "nonzero", "unique_consecutive", "_unique2", "bincount")
+@rule("masked_select", "masked_scatter", "nonzero", "unique_consecutive", "_unique2", "bincount", "histc")
 def by_value(flow: Flow, op: Op) -> None:
     """Operators whose result depends on values, element by element: everything stays."""
     flow.freeze_all(op, f"{op.name} in {op.where} depends on the values")
