@@ -35,8 +35,9 @@ _LLAMA: dict[str, Any] = {
 }
 _GROUPED = merged(_LLAMA, num_key_value_heads=2)
 _WIDE = merged(_GROUPED, head_dim=12)  # heads x width is 48, hidden is 40: families that allow it get it
-# Mixtures run their experts one by one: the grouped matrix product has no float64 kernel.
+# Mixtures run their experts one by one, and some in another variant as they do where nothing is said: together.
 _EXPERTS = merged(_WIDE, num_experts_per_tok=2, experts_implementation="eager", output_router_logits=False)
+_GROUPED_EXPERTS = merged(_EXPERTS, experts_implementation="grouped_mm")
 
 # Not here: XGLM, which fills a float32 number with float64's smallest and so does not run in float64.
 DECODERS: dict[str, Case] = {
@@ -114,12 +115,19 @@ DECODERS: dict[str, Case] = {
     "mistral": Case("MistralForCausalLM", merged(_WIDE, sliding_window=4), tokens()),
     "ministral": Case("MinistralForCausalLM", merged(_WIDE, sliding_window=4), tokens()),
     "mixtral": Case("MixtralForCausalLM", merged(_EXPERTS, num_local_experts=4), tokens()),
+    "mixtral-grouped": Case("MixtralForCausalLM", merged(_GROUPED_EXPERTS, num_local_experts=4), tokens()),
+    "mixtral-batched": Case(
+        "MixtralForCausalLM", merged(_EXPERTS, num_local_experts=4, experts_implementation="batched_mm"), tokens()
+    ),
     "qwen2": Case("Qwen2ForCausalLM", _GROUPED, tokens()),
     "qwen3": Case("Qwen3ForCausalLM", _WIDE, tokens()),
     "qwen2-moe": Case(
         "Qwen2MoeForCausalLM",
         merged(_EXPERTS, num_experts=4, moe_intermediate_size=28, shared_expert_intermediate_size=36),
         tokens(),
+    ),
+    "qwen3-moe-grouped": Case(
+        "Qwen3MoeForCausalLM", merged(_GROUPED_EXPERTS, num_experts=4, moe_intermediate_size=28), tokens()
     ),
     "qwen3-moe": Case("Qwen3MoeForCausalLM", merged(_EXPERTS, num_experts=4, moe_intermediate_size=28), tokens()),
     "gemma": Case("GemmaForCausalLM", merged(_WIDE, num_key_value_heads=1), tokens()),
@@ -179,6 +187,9 @@ DECODERS: dict[str, Case] = {
         tokens(),
     ),
     "gpt-oss": Case("GptOssForCausalLM", merged(_EXPERTS, num_local_experts=4, sliding_window=4), tokens()),
+    "gpt-oss-grouped": Case(
+        "GptOssForCausalLM", merged(_GROUPED_EXPERTS, num_local_experts=4, sliding_window=4), tokens()
+    ),
     "biogpt": Case("BioGptForCausalLM", merged(_LLAMA, pad_token_id=1), tokens()),
     "ctrl": Case(
         "CTRLLMHeadModel",

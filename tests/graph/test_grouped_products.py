@@ -1,0 +1,90 @@
+"""Experts that run together in one grouped matrix product."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tests.networks.oracles import relative
+from torchpare import ModelSpeedup, plan
+from torchpare.speedup.reference import _grouped_product
+
+ALL = [{"sparsity": 0.5, "structures": ["all"]}]
+
+
+class Experts(nn.Module):
+    """Tokens sorted by expert, a gated unit for each, and back: what libraries do to keep a GPU busy."""
+
+    def __init__(self, width=32, inner=40, experts=3):
+        super().__init__()
+        self.count, self.inner = experts, inner
+        self.gate = nn.Linear(width, experts)
+        self.up = nn.Parameter(0.2 * torch.randn(experts, 2 * inner, width))
+        self.down = nn.Parameter(0.2 * torch.randn(experts, width, inner))
+
+    def forward(self, x):
+        weights, chosen = self.gate(x).softmax(-1).topk(2)
+        expert, order = chosen.reshape(-1).sort()
+        ends = torch.histc(expert.float(), self.count, 0, self.count - 1).cumsum(0).to(torch.int32)
+        rows = x[order // 2]
+        gate, up = torch._grouped_mm(rows, self.up.transpose(-2, -1), offs=ends).chunk(2, -1)
+        rows = torch._grouped_mm(gate.sigmoid() * up, self.down.transpose(-2, -1), offs=ends)
+        rows = rows * weights.reshape(-1)[order, None]
+        return torch.zeros_like(x).index_add(0, order // 2, rows)
+
+
+def network(**sizes):
+    torch.manual_seed(0)
+    width = sizes.get("width", 32)
+    return nn.Sequential(nn.Linear(6, width), Experts(**sizes), nn.Linear(width, 5)).eval(), torch.randn(10, 6)
+
+
+def test_the_reference_is_a_product_for_each_group():
+    rows, weights = torch.randn(7, 4), torch.randn(3, 4, 5)
+    ends = torch.tensor([2, 2, 7], dtype=torch.int32)  # the second group has no rows
+    expected = torch.cat([rows[:2] @ weights[0], rows[2:] @ weights[2]])
+    torch.testing.assert_close(_grouped_product(rows, weights, ends), expected)
+    aligned = torch.randn(7, 8), torch.randn(3, 8, 16)
+    torch.testing.assert_close(_grouped_product(*aligned, ends), torch._grouped_mm(*aligned, offs=ends))
+
+
+def test_experts_and_what_feeds_them_get_narrower():
+    model, x = network()
+    found = plan(model, ALL, x)
+    assert {group.kind: group.after for group in found.groups} == {"channels": 16, "experts_width": 16}
+    masked = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, mask in ((f"{m}.{p}", mask) for m, own in found.masks().items() for p, mask in own.items()):
+            masked.get_parameter(name).mul_(mask)
+    report = found.apply()
+    assert report.exact
+    assert report.largest_difference <= 1e-10
+    assert model[1].up.shape == (3, 32, 16)
+    assert relative(masked(x).detach(), model(x).detach()) < 1e-5
+    model.train()(x).sum().backward()
+
+
+@pytest.mark.parametrize(("width", "inner"), [(24, 20), (40, 36), (16, 8)])
+def test_widths_stay_such_that_the_kernel_runs(width, inner):
+    model, x = network(width=width, inner=inner)
+    plan(model, ALL, x).apply()
+    assert model[1].up.shape[2] % 8 == 0
+    assert model[1].down.shape[2] % 4 == 0
+    model(x)
+    model.bfloat16()(x.bfloat16())
+
+
+def test_masks_too_are_reconciled_to_such_widths():
+    model, x = network(width=40)
+    gone = torch.arange(40) < 17
+    masks = {
+        "0": {"weight": ~gone[:, None], "bias": ~gone},
+        "1": {"down": ~gone[None, :, None]},
+        "2": {"weight": ~gone[None, :]},
+    }
+    ModelSpeedup(model, x, masks).speedup_model()
+    assert model[0].out_features == 24
+    model(x)
