@@ -107,7 +107,9 @@ def test_those_with_the_lowest_scores_go_and_the_rest_compute_the_same(container
     assert found.experts == {"1.experts": lowest}
     assert fingerprint(model) == untouched
     before, after = found.parameters
-    found.apply()
+    report = found.apply()
+    assert report.without == tuple(f"1.experts.{at}" for at in lowest)
+    assert (report.parameters_before, report.parameters_after) == (before, after)
     assert sum(p.numel() for p in model.parameters()) == after < before
     assert (len(model[1].experts), model[1].num_experts, model[1].gate.out_features) == (2, 2, 2)
     torch.testing.assert_close(model.double()(x.double()), by_hand(dense, x, lowest), rtol=0, atol=1e-12)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from math import prod
 from typing import Any, Literal
@@ -79,6 +79,12 @@ class Plan:
         """The analysis behind it."""
         return self.removal.space
 
+    @property
+    def without(self) -> tuple[str, ...]:
+        """Whole blocks and experts that go, by their paths."""
+        both = (*self.dropped.items(), *self.experts.items())
+        return tuple(f"{path}.{at}" for path, indices in both for at in indices)
+
     def masks(self) -> Masks:
         """The masks under which the model computes what the small one will."""
         return group_masks(self.removal, {})
@@ -127,9 +133,10 @@ class Plan:
             removal, pinned = self.removal, set[Attribute]()
             while True:
                 try:
-                    return ModelSpeedup.of_removal(
+                    report = ModelSpeedup.of_removal(
                         self.model, self.example_inputs, removal, tolerance=tolerance, verify=verify
                     )
+                    return replace(report, parameters_before=self.size, without=self.without)
                 except ShrinkError as error:
                     more = _suspects(error, removal) - pinned
                     if not more:

@@ -67,6 +67,8 @@ class SpeedupReport:
         layers: every layer that makes channels.
         parameters_before, parameters_after: numbers of parameters.
         seconds: by phase.
+        without: whole blocks, and experts behind a router, that were taken out first. What is compared is the model
+            whose blocks hand their input on, and whose router never chooses these experts.
     """
 
     largest_difference: float
@@ -85,6 +87,7 @@ class SpeedupReport:
     parameters_before: int
     parameters_after: int
     seconds: dict[str, float]
+    without: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-able data; figures that were not measured are None."""
@@ -115,7 +118,9 @@ class SpeedupReport:
         yield from self._remarks()
 
     def _remarks(self) -> Iterator[str]:
-        if self.output_change == 0:
+        if self.without:
+            yield f"without {', '.join(self.without)}: the same as with these bypassed, or never chosen by their router"
+        if self.output_change == 0 and not self.without:
             yield "masking moved no output on the dummy input, so that the comparison shows little: try another one"
         for change in self.changes:
             yield f"changed by nature: {change}"
