@@ -57,6 +57,8 @@ class Flow:
     program: Program
     aligned: list[tuple[LabelArray, int]] = field(default_factory=list)
     """Labels of axes whose length an operator wants to be a multiple of a number."""
+    followed: dict[str, str] = field(default_factory=dict)
+    """By path of a module that the run did not reach, the sibling in step with which it shrinks."""
     free_literals: bool = False
     """Whether sizes that are written as numbers hold nothing back, because the code will not run them again."""
     literals: list[tuple[int, str]] = field(default_factory=list)

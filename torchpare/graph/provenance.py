@@ -68,6 +68,8 @@ class Provenance(TorchFunctionMode):
         """The calls whose sizes are those of another tensor, or default to them; then all others."""
         if name == "expand_as":
             return Call(name, sizes=tuple(_expressions(self.recorder.shape(args[1]))))
+        if name == "normalize":  # its norms are expanded to the shape of what they divide
+            return Call(name, sizes=tuple(_expressions(self.recorder.shape(args[0]))))
         if name == "unflatten":
             return Call(name, sizes=_unflattened(self.recorder.shape(args[0]), args, kwargs))
         if name == "scaled_dot_product_attention" and kwargs.get("scale") is None:

@@ -67,7 +67,10 @@ class PruningSpace:
         self.notes: tuple[Note, ...] = tuple(flow.notes)
         self.unknown: Mapping[str, str] = dict(flow.unknown)
         """Operators without a rule, each with the first place where it was met."""
-        self.unreached: tuple[str, ...] = tuple(flow.program.unreached())
+        self.followed: Mapping[str, str] = dict(flow.followed)
+        """Modules that the recorded run did not reach, each with the sibling in step with which it shrinks."""
+        paths = tuple(f"{path}." for path in flow.followed)
+        self.unreached: tuple[str, ...] = tuple(n for n in flow.program.unreached() if not n.startswith(paths))
         """Parameters that the recorded run did not touch (auxiliary heads in evaluation mode, for example)."""
         self.values: Mapping[str, Value] = {name: value for value in self.program.values for name in value.names}
         """Parameters and buffers by qualified name, every alias of a tied one included."""

@@ -73,6 +73,8 @@ def lines_of(plan: Plan) -> Iterator[str]:
         yield f"written as a number: {value} in {where} (literals='trace' lets it go)"
     for name, place in plan.space.unknown.items():
         yield f"no rule for {name}, first met in {place}: what flows through it stays"
+    for path, sibling in plan.space.followed.items():
+        yield f"not reached by the example inputs, so it shrinks in step with '{sibling}': {path}"
     if plan.space.unreached:
         yield f"not reached by the example inputs, so not shrunk: {', '.join(plan.space.unreached)}"
 

@@ -11,6 +11,7 @@ from torchpare.graph.flow import Flow, along
 from torchpare.graph.program import Op, Program, Ref
 from torchpare.graph.provenance import STOCK_ATTENTION
 from torchpare.graph.rules.elementwise import pointwise
+from torchpare.graph.rules.siblings import follow_siblings
 from torchpare.graph.rules.table import find_rule
 from torchpare.graph.sizes import Const, Dim
 
@@ -29,6 +30,7 @@ def apply_rules(program: Program, *, free_literals: bool = False) -> Flow:
         if op.call is not None and op.call.name == STOCK_ATTENTION:
             flow.freeze_all(op, f"torch's own {STOCK_ATTENTION}, called in {op.where}, insists on its sizes")
     _freeze_unread_entries(flow)
+    follow_siblings(flow)
     _mind_default_scales(flow)
     _freeze_rigid(flow)
     for uid in program.outputs:

@@ -79,6 +79,7 @@ def _tied_over_copies(flow: Flow, op: Op, array: LabelArray, axis: int, shape: t
 def requested_sizes(op: Op, result: int, rank: int) -> list[Expr | None]:
     """The expression of each axis that the code asked for by number; None where it said -1 or nothing."""
     call = op.call
-    if call is None or call.sizes is None or call.results != (result,) or len(call.sizes) != rank:
+    own = call is not None and (call.results == (result,) or call.name == "normalize")
+    if call is None or not own or call.sizes is None or len(call.sizes) != rank:
         return [None] * rank
     return [None if expr == Const(-1) or expr == BinaryOp("-", Const(0), Const(1)) else expr for expr in call.sizes]
