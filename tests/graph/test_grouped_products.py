@@ -6,49 +6,22 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 
+from tests.networks.experts import network
 from tests.networks.oracles import relative
 from torchpare import ModelSpeedup, plan
-from torchpare.speedup.reference import _grouped_product
+from torchpare.speedup.float64_kernels import grouped_product
 
 ALL = [{"sparsity": 0.5, "structures": ["all"]}]
-
-
-class Experts(nn.Module):
-    """Tokens sorted by expert, a gated unit for each, and back: what libraries do to keep a GPU busy."""
-
-    def __init__(self, width=32, inner=40, experts=3):
-        super().__init__()
-        self.count, self.inner = experts, inner
-        self.gate = nn.Linear(width, experts)
-        self.up = nn.Parameter(0.2 * torch.randn(experts, 2 * inner, width))
-        self.down = nn.Parameter(0.2 * torch.randn(experts, width, inner))
-
-    def forward(self, x):
-        weights, chosen = self.gate(x).softmax(-1).topk(2)
-        expert, order = chosen.reshape(-1).sort()
-        ends = torch.histc(expert.float(), self.count, 0, self.count - 1).cumsum(0).to(torch.int32)
-        rows = x[order // 2]
-        gate, up = torch._grouped_mm(rows, self.up.transpose(-2, -1), offs=ends).chunk(2, -1)
-        rows = torch._grouped_mm(gate.sigmoid() * up, self.down.transpose(-2, -1), offs=ends)
-        rows = rows * weights.reshape(-1)[order, None]
-        return torch.zeros_like(x).index_add(0, order // 2, rows)
-
-
-def network(**sizes):
-    torch.manual_seed(0)
-    width = sizes.get("width", 32)
-    return nn.Sequential(nn.Linear(6, width), Experts(**sizes), nn.Linear(width, 5)).eval(), torch.randn(10, 6)
 
 
 def test_the_reference_is_a_product_for_each_group():
     rows, weights = torch.randn(7, 4), torch.randn(3, 4, 5)
     ends = torch.tensor([2, 2, 7], dtype=torch.int32)  # the second group has no rows
     expected = torch.cat([rows[:2] @ weights[0], rows[2:] @ weights[2]])
-    torch.testing.assert_close(_grouped_product(rows, weights, ends), expected)
+    torch.testing.assert_close(grouped_product(rows, weights, ends), expected)
     aligned = torch.randn(7, 8), torch.randn(3, 8, 16)
-    torch.testing.assert_close(_grouped_product(*aligned, ends), torch._grouped_mm(*aligned, offs=ends))
+    torch.testing.assert_close(grouped_product(*aligned, ends), torch._grouped_mm(*aligned, offs=ends))
 
 
 def test_experts_and_what_feeds_them_get_narrower():

@@ -1,6 +1,6 @@
 """For every operator rule a tiny net that cannot do without it: what mutation tests break.
 
-Each lists the operators it is there for; all are float64, with random values everywhere.
+Each lists the operators it is there for; all are float64 (but for a kernel that is not), with random values everywhere.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.graph.nets import image, net
+from tests.networks import experts
 
 __all__ = ["NETS"]
 
@@ -132,6 +133,7 @@ NETS: dict[str, list[Callable[[], Built]]] = {
     "convolution": [lambda: between(lambda m, y: torch.relu(y)), grouped],
     "matrix_product": [lambda: along(lambda m, y: y @ m.w, out=5, attributes={"w": parameter(6, 5)}), attention],
     "trilinear": [bilinear],
+    "grouped_product": [experts.network],
     "permute": [lambda: along(lambda m, y: y.transpose(1, 2).tanh().mT)],
     "unsqueeze": [lambda: along(lambda m, y: y.unsqueeze(1).sum(1))],
     "squeeze": [

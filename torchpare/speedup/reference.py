@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchpare.graph import Removal
 from torchpare.graph.program import Op, Ref
 from torchpare.graph.reduced import reduced_axes
+from torchpare.speedup.float64_kernels import in_float64
 
 __all__ = ["Patches", "ReferenceMode", "find_patches"]
 
@@ -95,8 +96,7 @@ class ReferenceMode(TorchDispatchMode):
             kwargs["dtype"] = self.dtype
         if name in _RANDOM:
             return _constant(func(*args, **kwargs))
-        if name == "aten._grouped_mm" and args[0].dtype is torch.float64:
-            func = _grouped_product
+        func = in_float64(func, args)
         if not self.patches.by_key:
             return func(*args, **kwargs)
         place = (self.stack[-1], name)
@@ -110,25 +110,6 @@ class ReferenceMode(TorchDispatchMode):
             self.patches.unpatched.add(place)
             return func(*args, **kwargs)
         return patch(func, list(args), kwargs)
-
-
-def _grouped_product(rows: Tensor, weights: Tensor, offs: Tensor, bias: None = None, out_dtype: None = None) -> Tensor:
-    """``aten._grouped_mm``, which torch has for short floats only.
-
-    Args:
-        rows: (S, in), sorted by group.
-        weights: (groups, in, out), a matrix for each.
-        offs: where each group's rows end.
-        bias: torch has none here either.
-        out_dtype: it stays the rows'.
-    """
-    del bias, out_dtype
-    out = rows.new_zeros(len(rows), weights.shape[2])
-    start = 0
-    for weight, end in zip(weights, offs.tolist(), strict=True):
-        torch.mm(rows[start:end], weight, out=out[start:end])
-        start = end
-    return out
 
 
 def _constant(drawn: Any) -> Any:

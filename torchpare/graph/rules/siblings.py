@@ -111,7 +111,7 @@ def _same(one: list[LabelArray], other: list[LabelArray]) -> bool:
 
 def _is_one_stream(rows: list[LabelArray]) -> bool:
     """Whether all that a module reads and makes is one set of channels: a residual stream."""
-    return bool(rows) and all(np.array_equal(row.ravel(), rows[0].ravel()) for row in rows)
+    return len(rows) > 1 and all(np.array_equal(row.ravel(), rows[0].ravel()) for row in rows)
 
 
 def _imitate(flow: Flow, value: Value, sibling: Value) -> None:

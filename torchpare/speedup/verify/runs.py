@@ -16,6 +16,7 @@ from torchpare.graph.capture import call_arguments, plain_operators
 from torchpare.graph.program import Program
 from torchpare.graph.recorder import output_tensors
 from torchpare.layers import adopt
+from torchpare.speedup.float64_kernels import in_float64
 from torchpare.speedup.verify.sequence import ALLOCATIONS
 
 __all__ = ["exact_inputs", "exact_twin", "operators_of", "record_exactly"]
@@ -74,7 +75,7 @@ class _StayInFloat64(TorchDispatchMode):
         asked = kwargs.get("dtype")
         if isinstance(asked, torch.dtype) and asked.is_floating_point:
             kwargs["dtype"] = torch.float64
-        return func(*args, **kwargs)
+        return in_float64(func, args)(*args, **kwargs)
 
 
 class _Watcher(TorchDispatchMode):
