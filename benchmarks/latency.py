@@ -206,7 +206,7 @@ def main(
     torchvision_models()  # before transformers, which imports torchvision too
     torch.set_num_threads(1)  # CPU time adds up over threads
     found = {name: compare(name, runs) for name in track(models.split(","), "measuring", console=Console(stderr=True))}
-    Console().print(_table(found, runs))
+    Console(width=None if sys.stdout.isatty() else 160).print(_table(found, runs))
     if json_path is not None:
         json_path.write_text(json.dumps({name: _as_json(latency) for name, latency in found.items()}, indent=2))
 

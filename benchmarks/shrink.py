@@ -182,7 +182,7 @@ def main(
         name: {tool: rows if isinstance(rows, str) else _summary(rows) for tool, rows in tools.items()}
         for name, tools in results.items()
     }
-    Console().print(_table(summary, runs))
+    Console(width=None if sys.stdout.isatty() else 160).print(_table(summary, runs))
     if json_path is not None:
         json_path.write_text(json.dumps({"environment": _environment(), "runs": runs, "models": summary}, indent=2))
 
