@@ -169,3 +169,12 @@ def test_a_scale_that_is_given_needs_no_factor():
     found = plan(model, [{"sparsity": 0.5, "structures": ["head_dim"]}], x)
     found.apply()
     assert torch.equal(model.q.weight, found.shrink.cuts["q.weight"].apply(dense.q.weight.detach()))
+
+
+def test_marks_of_rescaled_weights_are_kept():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.RMSNorm(16, eps=1e-6), nn.Linear(16, 3)).eval()
+    model[1].weight.mark = "mine"
+    report = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], torch.randn(5, 4)).apply()
+    assert report.rescaled == ("1",)
+    assert model[1].weight.mark == "mine"

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchpare.layers.parameters import renewed
 from torchpare.layers.settings import is_settings
 from torchpare.layers.settings_edits import replace_settings
 
@@ -202,12 +203,7 @@ def _rows(tensor: Tensor, kept: list[int]) -> Tensor:
     small = tensor.detach().index_select(axis, torch.tensor(kept, device=tensor.device))
     if not isinstance(tensor, nn.Parameter):
         return small
-    parameter = nn.Parameter(small, requires_grad=tensor.requires_grad)
-    for name, value in vars(tensor).items():  # what the user hung on it
-        setattr(parameter, name, value)
-    if tensor.grad is not None:
-        parameter.grad = _rows(tensor.grad, kept)
-    return parameter
+    return renewed(tensor, small, lambda grad: _rows(grad, kept))
 
 
 def _recount_settings(model: nn.Module, counts: Mapping[int, int], done: Dropping) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from torchpare.errors import ShrinkError
 from torchpare.graph import Removal
+from torchpare.layers.parameters import renewed
 from torchpare.speedup.transaction import Transaction
 
 __all__ = ["query_factors", "scale_queries"]
@@ -66,7 +67,7 @@ def scale_queries(change: Transaction, removal: Removal, before: Mapping[str, Te
                 parameter.device
             ).reshape(shape)
             if id(parameter) not in made:
-                new = nn.Parameter(exact.to(parameter.dtype), requires_grad=parameter.requires_grad)
+                new = renewed(parameter, exact.to(parameter.dtype))
                 made[id(parameter)] = made[id(new)] = new
             scaled.setdefault(name, exact)
             change.set_tensor(modules[path], key, made[id(parameter)])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
 from functools import cached_property, partial
 from math import prod
 from typing import Any, Literal
 
+import torch
 from rich.console import Console, ConsoleOptions, RenderResult
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
 from torchpare.attach import attach_masks
 from torchpare.config import read_entries
@@ -62,8 +65,8 @@ class Plan:
     experts: dict[str, list[int]] = field(default_factory=dict)
     """By path of the experts of a mixture behind a router, those that go, in the model without the blocks that go."""
     routed: tuple[Routed, ...] = ()
-    size: int = 0
-    """How many parameters the model has."""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The shapes of the model's parameters, of tied ones once."""
     rescaled: frozenset[str] = frozenset()
     """RMS norms that will make up for the channels they lose."""
     traced: bool = False
@@ -125,6 +128,7 @@ class Plan:
                 "fewer channels: graph() gives the small model as a graph, or plan with literals='keep'"
             )
             raise ShrinkError(message)
+        self._check_model()
         proof = self.example_inputs if verify else None
         with (
             without_blocks(self.model, self.dropped, proof, tolerance),
@@ -136,13 +140,25 @@ class Plan:
                     report = ModelSpeedup.of_removal(
                         self.model, self.example_inputs, removal, tolerance=tolerance, verify=verify
                     )
-                    return replace(report, parameters_before=self.size, without=self.without)
+                    return replace(report, parameters_before=self.parameters[0], without=self.without)
                 except ShrinkError as error:
                     more = _suspects(error, removal) - pinned
                     if not more:
                         raise
                     pinned |= more
                     removal = self.decide(pinned)
+
+    def _check_model(self) -> None:
+        if _shapes(self.model) != self.shapes:
+            raise ShrinkError(
+                "the model is no longer the one this plan was made for: make a new plan of it as it is now"
+            )
+        on_meta = [name for name, parameter in self.model.named_parameters() if parameter.is_meta]
+        if on_meta:
+            raise ShrinkError(
+                f"there are no weights to shrink: {on_meta[0]!r} is on the meta device. A plan needs none, but apply() "
+                "does: load the weights, and plan again"
+            )
 
     def graph(self, *, tolerance: float = 1e-10) -> fx.GraphModule:
         """The small model as a graph of operators; the model itself is not changed.
@@ -186,7 +202,7 @@ class Plan:
     def parameters(self) -> tuple[int, int]:
         """How many parameters there are, and would be."""
         uids = {value.uid for value in self.space.values.values() if value.kind == "parameter"}
-        return self.size, sum(prod(self.removal.shape(uid)) for uid in uids)
+        return sum(map(prod, self.shapes.values())), sum(prod(self.removal.shape(uid)) for uid in uids)
 
     @property
     def frozen(self) -> dict[str, str]:
@@ -206,6 +222,25 @@ class Plan:
         notes = (note for note in self.space.notes if note.module not in self.rescaled)
         touched = (note for note in notes if self.removal.lost(note.labels).any())
         return tuple(sorted({f"{note.kind} in {note.module or 'the model'} ({note.site})" for note in touched}))
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's parameters; of what a lazy layer has still to make, none."""
+    return {name: () if is_lazy(parameter) else tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _check_scores(scores: Mapping[str, Tensor], model: nn.Module) -> None:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, score in scores.items():
+        if name not in parameters:
+            near = get_close_matches(name, parameters, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"scores[{name!r}]: {type(model).__name__} has no such parameter{hint}")
+        expected = tuple(parameters[name].shape)
+        if tuple(score.shape) != expected:
+            raise ConfigError(f"scores[{name!r}] is of shape {tuple(score.shape)}, and the parameter of {expected}")
+        if not bool(torch.isfinite(score).all()):
+            raise ConfigError(f"scores[{name!r}] has entries that are not finite: no channel can be judged by them")
 
 
 def _suspects(error: ShrinkError, removal: Removal) -> set[Attribute]:
@@ -255,11 +290,16 @@ def plan(
     """
     if literals not in ("keep", "trace"):
         raise ConfigError(f"literals is {literals!r}; it is 'keep' or 'trace'")
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise ConfigError(
+            f"{type(model).__name__} wraps the model for several devices: plan for what it wraps, model.module"
+        )
+    _check_scores(scores or {}, model)
     entries = read_entries(config_list)
     deep = any(LAYERS in (entry.structures or ()) for entry in entries)
     stacks = find_stacks(model, example_inputs) if deep else []
     dropped = choose_blocks(stacks, allocate_depth(entries, stacks, model)) if deep else {}
-    size = sum(parameter.numel() for parameter in model.parameters())
+    shapes = _shapes(model)
     put_back = drop_blocks(model, dropped)
     less = Dropping()
     try:
@@ -302,7 +342,7 @@ def plan(
         tuple(stacks),
         experts,
         tuple(routed),
-        size,
+        shapes,
         rescaled,
         trace,
     )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from torchpare.graph import Removal
 from torchpare.graph.program import Op, Ref
+from torchpare.layers.parameters import renewed
 from torchpare.speedup.transaction import Transaction
 
 __all__ = ["RmsNorm", "epsilons", "find_rms_norms", "new_weight", "scale_norms"]
@@ -211,7 +212,7 @@ def scale_norms(change: Transaction, norms: list[RmsNorm]) -> dict[str, Tensor]:
         if weight is None or name in scaled:
             continue
         scaled[name] = new_weight(weight, norm)
-        parameter = nn.Parameter(scaled[name].to(weight.dtype), requires_grad=weight.requires_grad)
+        parameter = renewed(weight, scaled[name].to(weight.dtype))
         change.set_tensor(module, norm.weight, parameter)
     return scaled
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchpare.files.dropped import EMPTY, STRUCTURE
 from torchpare.files.leaf_attributes import leaf_attributes
 from torchpare.layers import MultiheadAttention, is_stock
+from torchpare.layers.parameters import renewed
 from torchpare.layers.settings_edits import owner_and_key, settings_copies
 from torchpare.speedup.shrink_plan import Cut, ShrinkPlan
 from torchpare.speedup.transaction import Transaction
@@ -126,12 +127,7 @@ def _smaller(old: Tensor, cut: Cut | None, mask: Tensor | None) -> Tensor:
             new = new.masked_fill(~mask.to(old.device), 0)
         if not isinstance(old, nn.Parameter):
             return new
-        parameter = nn.Parameter(new, requires_grad=old.requires_grad)
-        for name, value in vars(old).items():  # what the user hung on it
-            setattr(parameter, name, value)
-        if old.grad is not None:
-            parameter.grad = old.grad if cut is None else cut.apply(old.grad)
-        return parameter
+        return renewed(old, new, lambda grad: grad if cut is None else cut.apply(grad))
 
 
 def _record(
