@@ -78,7 +78,6 @@ ALONG_CHANNELS = {
     "scatter": (lambda m, y: y.scatter(2, ORDER.expand(2, 5, -1), 1.0), 6),
     "tril": (lambda m, y: y.tril(), 6),
     "fft": (lambda m, y: torch.fft.rfft(y).abs(), 4),
-    "cdist": (lambda m, y: torch.cdist(y, y.flip(1)), 5),
 }
 
 

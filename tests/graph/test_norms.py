@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from tests.graph.nets import free, image, net, shrinks, why_not
 from torchpare.graph import analyse
@@ -66,6 +69,33 @@ def test_group_norm_gives_up_whole_groups_exactly():
 def test_group_norm_keeps_a_group_that_is_asked_for_in_part():
     model = around(nn.GroupNorm(3, 6))
     shrinks(model, image(), {"a": [2]}, expect={"a": (6, 3)})
+
+
+def written_groups(m, x):
+    return m.b(torch.relu(functional.group_norm(m.a(x), 2, m.norm.weight, m.norm.bias)))
+
+
+@pytest.mark.parametrize(
+    ("model", "groups", "dropped"),
+    [
+        (around(nn.GroupNorm(1, 6)), 1, [0, 4]),
+        (net(written_groups, a=nn.Conv2d(3, 6, 1), norm=nn.GroupNorm(2, 6), b=nn.Conv2d(6, 2, 1)), 2, [0, 4]),
+    ],
+    ids=["one group", "a number of groups in the source"],
+)
+def test_group_norm_that_must_keep_its_groups_is_taken_over_fewer_channels(model, groups, dropped):
+    dense, keep = copy.deepcopy(model), [channel for channel in range(6) if channel not in dropped]
+    report = shrinks(model, image(), {"a": dropped}, expect={"a": (4, 3), "b": (2, 4)})
+    assert {change.kind for change in report.changes} == {"a norm over the pruned axis"}
+    assert model.norm.num_groups == groups
+    normed = functional.group_norm(dense.a(image())[:, keep], groups, dense.norm.weight[keep], dense.norm.bias[keep])
+    wanted = functional.conv2d(torch.relu(normed), dense.b.weight[:, keep], dense.b.bias)
+    torch.testing.assert_close(model(image()), wanted)
+
+
+def test_groups_written_as_a_number_lose_equally_many_channels():
+    model = net(written_groups, a=nn.Conv2d(3, 6, 1), norm=nn.GroupNorm(2, 6), b=nn.Conv2d(6, 2, 1))
+    shrinks(model, image(), {"a": [0, 1, 4]}, expect={"a": (4, 3), "b": (2, 4)})
 
 
 def test_layer_norm_over_pruned_features_is_a_change_by_name():

@@ -247,7 +247,19 @@ NETS: dict[str, list[Callable[[], Built]]] = {
         lambda: along(lambda m, y: F.layer_norm(y, (6,))),
         lambda: along(lambda m, y: m.n(y), n=nn.LayerNorm(6)),
     ],
-    "group_norm": [lambda: between(lambda m, y: m.n(y), n=nn.GroupNorm(3, 6))],
+    "group_norm": [
+        lambda: between(lambda m, y: m.n(y), n=nn.GroupNorm(3, 6)),
+        lambda: between(lambda m, y: F.group_norm(y, 3, m.scale), attributes={"scale": parameter(6)}),
+    ],
+    "elementwise_loss": [
+        lambda: along(lambda m, y: F.mse_loss(y, m.c(y), reduction="none"), c=nn.Linear(6, 6)),
+        lambda: along(lambda m, y: y + F.mse_loss(y, m.c(y), reduction="sum"), c=nn.Linear(6, 6)),
+    ],
+    "distances": [
+        lambda: along(lambda m, y: torch.cdist(y, m.c(y[:, :4])), c=nn.Linear(6, 6), out=4),
+        lambda: along(lambda m, y: torch.cdist(m.table[:, :3], y), attributes={"table": parameter(1, 4, 6)}, out=5),
+    ],
+    "loss_of_classes": [lambda: along(lambda m, y: y + F.nll_loss(y.flatten(0, 1), WORDS.flatten().repeat(2)[:10]))],
     "weight_norm": [normed_weight],
     "reduce": [
         lambda: along(lambda m, y: y * y.prod(-1, keepdim=True)),

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -47,6 +48,13 @@ _STATISTICS = frozenset(
 )
 _LAYER_NORMS = frozenset({"aten.native_layer_norm", "aten._fused_rms_norm"})
 _BATCH_NORMS = frozenset({"aten.native_batch_norm", "aten._native_batch_norm_legit", "aten._batch_norm_with_update"})
+_COMPARED = frozenset(
+    f"aten.{name}"
+    for name in (
+        *("mse_loss", "smooth_l1_loss", "huber_loss", "soft_margin_loss", "binary_cross_entropy"),
+        *("binary_cross_entropy_with_logits", "_cdist_forward", "_euclidean_dist"),
+    )
+)
 _RANDOM = frozenset(
     f"aten.{name}"
     for name in (
@@ -162,6 +170,10 @@ def _patch_of(  # noqa: PLR0911 - a line for each family of operators
         first = rank - len(op.args[1])
         touched = [axis for axis in range(first, rank) if not kept[axis].all()]
         return _layer_norm(kept, touched, first, patches, place) if touched else None
+    if op.name in _COMPARED:
+        return _compared(op, removal, patches, place)
+    if op.name == "aten.native_group_norm":
+        return _group_norm(kept, op.args[6], patches, place)
     if op.name in _BATCH_NORMS and removal.space.program.values[x.uid].shape:
         touched = [axis for axis in range(rank) if axis != 1 and not kept[axis].all()]
         return _over_kept(kept, touched, patches, place, back=True) if touched else None
@@ -206,6 +218,44 @@ def _product(op: Op, removal: Removal, patches: Patches) -> Patch | None:
             patches.loud[place] = max(patches.loud.get(place, 0), *quiet.loud.values())
         args[left_at], args[right_at] = cleaned, also
         return func(*args, **kwargs)
+
+    return patch
+
+
+def _compared(op: Op, removal: Removal, patches: Patches, place: tuple[str, str]) -> Patch | None:
+    """A loss or a distance between tensors: of what stays of them alone."""
+    space = removal.space
+    shapes = [space.program.values[ref.uid].shape for ref in op.inputs]
+    rank = max(map(len, shapes))
+    distance = op.name in ("aten._cdist_forward", "aten._euclidean_dist")
+    picked: dict[int, NDArray[np.int64] | None] = {}  # by axis, counted from the back
+    for ref, shape in zip(op.inputs, shapes, strict=True):
+        for axis, mask in enumerate(removal.kept_axes(ref.uid)):
+            if not mask.all() and (axis == len(shape) - 1 or not distance):
+                picked[axis - len(shape)] = _places(mask, axis)
+    if not picked or (not distance and space.program.values[op.outputs[0]].shape == np.broadcast_shapes(*shapes)):
+        return None
+    places = {axis: found for axis, found in picked.items() if found is not None}
+    if len(places) < len(picked):
+        patches.unpatched.add(place)
+        return None
+
+    def cut(argument: Any) -> Any:
+        if not isinstance(argument, Tensor) or argument.dim() > rank:
+            return argument
+        for axis, stay in places.items():
+            if argument.dim() >= -axis and argument.shape[axis] > 1:
+                argument = argument.index_select(axis, torch.from_numpy(stay).to(argument.device))
+        return argument
+
+    lost = max(shape[axis] - len(stay) for axis, stay in places.items() for shape in shapes if len(shape) >= -axis)
+    by_nature = (op.module, op.site) in {(note.module, note.site) for note in space.notes}
+
+    def patch(func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        small = func(*map(cut, args), **{key: cut(value) for key, value in kwargs.items()})
+        if not by_nature and not torch.allclose(small, func(*args, **kwargs), rtol=1e-6):
+            patches.loud[place] = max(patches.loud.get(place, 0), lost)
+        return small
 
     return patch
 
@@ -282,6 +332,38 @@ def _layer_norm(
         parameters = [cut(p, first) if isinstance(p, Tensor) else p for p in args[2:]]
         result = func(small, list(small.shape[first:]), *parameters, **kwargs)
         return (_scattered(result[0], x.shape, picked), *result[1:])
+
+    return patch
+
+
+def _group_norm(kept: Sequence[Kept], groups: int, patches: Patches, place: tuple[str, str]) -> Patch | None:
+    """A norm over groups of channels, taken over what stays, where a group loses a part of them or a place goes."""
+    touched = [axis for axis in range(2, len(kept)) if not kept[axis].all()]
+    channels = _places(kept[1], 1)
+    left = groups
+    if channels is not None and not kept[1].all():
+        rows = np.isin(np.arange(kept[1].shape[1]), channels).reshape(groups, -1)
+        left = int(rows.any(axis=1).sum())
+        if touched or len(channels) != left * rows.shape[1]:
+            touched.insert(0, 1)
+    if not touched:
+        return None  # whole groups go, or nothing: all others are what they were
+    picked = {axis: _places(kept[axis], axis) for axis in touched}
+    if any(places is None for places in picked.values()):
+        patches.unpatched.add(place)
+        return None
+
+    def patch(func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        small = args[0]
+        for axis, places in picked.items():
+            small = small.index_select(axis, torch.from_numpy(places).to(small.device))
+        affine = [
+            p.index_select(0, torch.from_numpy(picked[1]).to(p.device)) if isinstance(p, Tensor) and 1 in picked else p
+            for p in args[1:3]
+        ]
+        sizes = [len(small), small.shape[1], prod(small.shape[2:]), left if 1 in picked else groups]
+        result = func(small, *affine, *sizes, *args[7:], **kwargs)
+        return (_scattered(result[0], args[0].shape, picked), *result[1:])
 
     return patch
 

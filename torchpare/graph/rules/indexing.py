@@ -214,7 +214,7 @@ def overwrite(flow: Flow, op: Op) -> None:
     flow.define(op.outputs[0], merged)
 
 
-@rule("tril", "triu", "diagonal", "diag_embed", "trace", "_cdist_forward", "_euclidean_dist")
+@rule("tril", "triu", "diagonal", "diag_embed", "trace", "_pdist_forward", "unfold_backward")
 def matrices(flow: Flow, op: Op) -> None:
     """Operators that know rows and columns of matrices by number: the last two axes stay whole."""
     if op.name not in ("aten.tril", "aten.triu"):

@@ -7,6 +7,7 @@ import numpy as np
 from torchpare.graph.flow import Flow, along
 from torchpare.graph.program import Op, Ref
 from torchpare.graph.rules.table import rule
+from torchpare.graph.sizes import Const
 
 __all__ = ["batch_norm", "group_norm", "layer_norm"]
 
@@ -64,7 +65,11 @@ def layer_norm(flow: Flow, op: Op) -> None:
 
 @rule("native_group_norm")
 def group_norm(flow: Flow, op: Op) -> None:
-    """Mean and variance over the channels of each group: whole groups go exactly, so channels of a group are tied."""
+    """Mean and variance over the channels of each group: whole groups go exactly, so channels of a group are tied.
+
+    Where the number of groups cannot change (there is one only, or it is a number in the source), every group gives up
+    equally many of its channels instead, and is a norm over fewer.
+    """
     x, *affine = op.args[:3]
     groups = op.args[6]
     why = f"the group norm in {op.where}"
@@ -73,16 +78,25 @@ def group_norm(flow: Flow, op: Op) -> None:
         if isinstance(ref, Ref):
             flow.store.unify(flow.vector(ref, 0, why), channels, why)
     grid = np.ascontiguousarray(channels).reshape(groups, -1)
-    flow.store.unify(grid[:, :1], grid, why)
-    if op.call is not None and op.call.number is not None:
-        flow.require(grid[:, 0], op.call.number, op, "the number of groups")
+    number = None if op.call is None else op.call.number
+    if groups > 1 and number is not None and not isinstance(number, Const):
+        flow.store.unify(grid[:, :1], grid, why)
+        flow.require(grid[:, 0], number, op, "the number of groups")
+        heads = grid[:, 0]
     else:
-        flow.store.freeze(grid, f"the number of groups is fixed in {op.where}")
+        if number is not None:
+            flow.pin(number, groups, op)
+        flow.equal(grid, f"every group must keep equally many in {why}")
+        flow.note("a norm over the pruned axis", channels, op)
+        heads = np.zeros(groups, dtype=np.int64)
+    for axis, labels in enumerate(flow.labels(x)):
+        if axis > 1:
+            flow.note("a norm over the pruned axis", labels, op)
     flow.define(op.outputs[0], flow.labels(x))
     for uid in op.outputs[1:]:
         axes = flow.fixed(flow.shape(uid))
         if len(axes) == 2:
-            axes[1] = along(grid[:, 0], 1, 2)
+            axes[1] = along(heads, 1, 2)
         flow.define(uid, axes)
 
 
