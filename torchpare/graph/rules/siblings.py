@@ -57,7 +57,7 @@ def _lost_modules(flow: Flow, unread: set[str]) -> Iterator[_Lost]:
     for name in sorted(unread):
         if name in done:
             continue
-        for number in reversed(list(re.finditer(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", name))):
+        for number in reversed(list(re.finditer(r"(?<![^._])\d+(?=\.)", name))):
             path, prefix = name[: number.end()], name[: number.start()]
             own = _family(values, path)
             if not own.keys() <= {other.removeprefix(f"{path}.") for other in unread}:
