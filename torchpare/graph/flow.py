@@ -103,7 +103,7 @@ class Flow:
         known = self.axes.get(uid)
         if known is None:
             value = self.program.values[uid]
-            own = value.kind in ("parameter", "buffer")
+            own = value.kind in ("parameter", "buffer") and not value.sparse
             known = self.new(value.shape) if own else self.fixed(value.shape)
             self.axes[uid] = known
             if value.kind == "parameter":

@@ -55,18 +55,18 @@ def _only_makes(func: Any) -> bool:
 def _key(leaf: Any) -> Any:
     if not isinstance(leaf, Tensor):
         return type(leaf), leaf
-    if leaf.device != _META or type(leaf) not in (Tensor, torch.nn.Parameter):
+    if leaf.device != _META or type(leaf) not in (Tensor, torch.nn.Parameter) or leaf.layout != torch.strided:
         return object()  # equals nothing: what has values is worked out each time
     return leaf.shape, leaf.stride(), leaf.dtype, leaf.storage_offset()
 
 
 def _are_new(results: list[Any], leaves: list[Any]) -> bool:
     """Whether all results are plain tensors on the meta device with memory of their own."""
-    given = {_memory(leaf) for leaf in leaves if isinstance(leaf, Tensor)}
+    given = {_memory(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.layout == torch.strided}
     return all(
         type(result) is Tensor
         and result.device == _META
-        and not result.is_sparse
+        and result.layout == torch.strided
         and result.storage_offset() == 0
         and _memory(result) not in given
         for result in results

@@ -36,6 +36,11 @@ class Value:
     kind: Kind
     names: tuple[str, ...] = ()
 
+    @property
+    def sparse(self) -> bool:
+        """Whether it is stored by the places of its entries, and so has no strides: nobody cuts such a tensor."""
+        return len(self.strides) < len(self.shape)
+
 
 @dataclass
 class Call:

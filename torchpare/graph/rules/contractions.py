@@ -74,10 +74,10 @@ def _two(flow: Flow, weight: Ref, axis: int, why: str) -> LabelArray:
     return array.reshape(array.shape[:2])
 
 
-@rule("mm", "addmm", "bmm", "baddbmm", "mv", "dot", "vdot", "addmv")
+@rule("mm", "addmm", "bmm", "baddbmm", "mv", "dot", "vdot", "addmv", "_sparse_addmm")
 def matrix_product(flow: Flow, op: Op) -> None:
     """Products of matrices, with a batch axis before them or not: the summed axis is one, the others are carried."""
-    added = op.name.startswith(("aten.addm", "aten.badd"))
+    added = op.name.startswith(("aten.addm", "aten.badd", "aten._sparse_addm"))
     left, right = op.args[1:3] if added else op.args[:2]
     batched = op.name in ("aten.bmm", "aten.baddbmm")
     why = f"the matrix product in {op.where}"

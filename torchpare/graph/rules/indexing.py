@@ -274,7 +274,11 @@ def embedding_bag(flow: Flow, op: Op) -> None:
         flow.define(uid, arrays)
 
 
-@rule("masked_select", "masked_scatter", "nonzero", "unique_consecutive", "_unique2", "bincount", "histc")
+@rule(
+    *("masked_select", "masked_scatter", "nonzero", "unique_consecutive", "_unique2", "bincount", "histc"),
+    *("_sparse_coo_tensor_with_dims_and_tensors", "_to_sparse", "_to_dense", "_coalesce", "_indices", "_values"),
+    *("_sparse_sparse_matmul", "indices", "values", "crow_indices", "col_indices", "bucketize", "searchsorted"),
+)
 def by_value(flow: Flow, op: Op) -> None:
     """Operators whose result depends on values, element by element: everything stays."""
     flow.freeze_all(op, f"{op.name} in {op.where} depends on the values")
