@@ -73,7 +73,7 @@ def job(tool: str, model: nn.Module, dummy_input: Any) -> Callable[[], float]:
     """What a tool does on the clock; returns the share of parameters kept. What it needs is imported here."""
     whole = _parameters(model)
     if tool == RIVAL:
-        import torch_pruning
+        import torch_pruning  # type: ignore[reportMissingImports] - installed by `make bench` alone
 
         def prune() -> float:
             torch_pruning.pruner.BasePruner(
