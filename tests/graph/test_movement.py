@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.graph.nets import free, image, net, same_fate, shrinks, why_not
+from torchpare import plan
 from torchpare.graph import analyse
 from torchpare.speedup import ModelSpeedup
 
@@ -73,6 +74,8 @@ FOLLOWING = {
     "slices by shape": lambda m, y: (y[:, : y.size(1) // 2], y[:, y.size(1) // 2 :]),
     "slices by attribute": lambda m, y: (y[:, : m.half], y[:, m.half :]),
     "slices by attribute, on an ellipsis": lambda m, y: (y[:, : m.half, ...], y[:, m.half :, ...]),
+    "tensor_split": lambda m, y: y.tensor_split(2, dim=1),
+    "hsplit": lambda m, y: torch.hsplit(y, 2),
     "view and select": lambda m, y: y.view(y.size(0), 2, -1, *y.shape[2:]).unbind(1),
 }
 
@@ -222,10 +225,22 @@ def test_unsqueeze_and_squeeze_undo_each_other():
     shrinks(model, image(), {"a": [1, 2]}, expect={"a": (3, 3), "b": (2, 3)})
 
 
-def test_squeeze_of_everything_would_swallow_a_last_channel_so_channels_stay():
-    model = net(lambda m, x: m.b(F.adaptive_avg_pool2d(m.a(x), 1).squeeze()), a=nn.Conv2d(3, 5, 1), b=nn.Linear(5, 2))
-    assert free(model, image(), "a") == 0
-    assert "squeeze" in why_not(model, image(), "a")
+def test_squeeze_of_everything_would_swallow_a_last_channel_so_two_stay():
+    for sparsity, left in ((0.5, 3), (0.9, 2)):
+        model = net(
+            lambda m, x: m.b(F.adaptive_avg_pool2d(m.a(x), 1).squeeze()), a=nn.Conv2d(3, 5, 1), b=nn.Linear(5, 2)
+        )
+        plan(model, [{"sparsity": sparsity, "structures": ["all"]}], image()).apply()
+        assert (model.a.out_channels, model.b.in_features) == (left, left)
+
+
+def test_shuffled_groups_lose_the_same_channels():
+    model = net(
+        lambda m, x: m.b(m.shuffle(m.a(x))), a=nn.Conv2d(3, 6, 1), b=nn.Conv2d(6, 2, 1), shuffle=nn.ChannelShuffle(2)
+    )
+    assert same_fate(model, image(), "a") is False or free(model, image(), "a") == 6
+    shrinks(model, image(), {"a": [1, 4]}, expect={"a": (4, 3), "b": (2, 4)})
+    assert model.shuffle.groups == 2
 
 
 def test_padded_channels_stay_between_those_that_can_go():
@@ -293,3 +308,19 @@ def test_a_new_tensor_of_computed_size_follows(name):
 def test_a_new_tensor_of_a_typed_size_freezes():
     model = net(lambda m, x: m.b(m.a(x) + torch.zeros(1, 4, 1, 1).double()), a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 2, 1))
     assert free(model, image(), "a") == 0
+
+
+def test_pairs_that_are_seen_as_complex_numbers_lie_at_even_places():
+    """A view as complex numbers of a piece of a row wants rows of even length: torch refuses others."""
+
+    def run(m, x):
+        rest, pairs = m.a(x).split([m.width, 4], dim=-1)
+        turned = torch.view_as_complex(pairs.unflatten(-1, (2, 2))) * m.turn
+        return m.b(rest) + m.c(torch.view_as_real(turned).flatten(-2))
+
+    model = net(run, a=nn.Linear(3, 14), b=nn.Linear(10, 2), c=nn.Linear(4, 2), attributes={"width": 10}).float()
+    model.turn = torch.polar(torch.ones(2), torch.tensor([0.3, 0.7]))
+    x = torch.randn(5, 3)
+    plan(model, [{"sparsity": 0.5, "structures": ["all"]}], x).apply()
+    assert model.width in (4, 6)
+    assert model(x).shape == (5, 2)

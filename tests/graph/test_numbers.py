@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.graph.nets import image, net, shrinks
-from torchpare import plan
+from tests.graph.nets import free, image, net, shrinks, why_not
+from torchpare import load, plan, save
 from torchpare.graph import analyse
 
 
@@ -163,3 +163,60 @@ def test_a_size_that_becomes_a_tensor_is_a_number():
     (group,) = plan(model, [{"sparsity": 0.4, "structures": ["channels"]}], image()).groups
     assert (group.after, group.before) == (5, 5)
     assert "the code compares size(1) with 5" in (group.why or "")
+
+
+BACKWARDS = {
+    "the last n": lambda m, y: m.b(y[:, -m.n :]) + m.c(y[:, : m.n]),
+    "all but the last n": lambda m, y: m.b(y[:, -m.n :]) + m.c(y[:, : -m.n]),
+    "half of what there is": lambda m, y: m.b(y[:, -(y.shape[1] // 2) :]) + m.c(y[:, : y.shape[1] // 2]),
+}
+
+
+@pytest.mark.parametrize("name", BACKWARDS)
+def test_a_slice_that_counts_from_the_back_follows_its_number(name):
+    cut = BACKWARDS[name]
+    model = net(
+        lambda m, x: cut(m, m.a(x)), a=nn.Linear(3, 16), b=nn.Linear(8, 2), c=nn.Linear(8, 2), attributes={"n": 8}
+    )
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    assert free(model, x, "a") == 16, why_not(model, x, "a")
+    dropped = {"a": [0, 3, 7, 9, 14, 15]}
+    shrinks(model, x, dropped, expect={"a": (10, 3), "b": (2, 5), "c": (2, 5)})
+    assert model.n == (5 if "n" in name.split() else 8)
+
+
+def test_a_difference_of_numbers_that_counts_from_the_back():
+    model = net(
+        lambda m, x: m.b(m.a(x)[..., m.few - m.all :]),
+        a=nn.Linear(3, 12),
+        b=nn.Linear(8, 2),
+        attributes={"few": 4, "all": 12},
+    )
+    halved(model)
+    assert model.b.in_features == model.all - model.few
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+def test_a_layer_keeps_the_size_that_the_code_takes_as_a_number(tmp_path, again):
+    """``embedding_dim`` follows the table, but not where the function would change with it."""
+
+    def build():
+        return net(
+            lambda m, x: m.out(torch.relu(m.mid(m.words(x) * math.sqrt(m.words.embedding_dim)))),
+            words=nn.Embedding(7, 12),
+            mid=nn.Linear(12, 8),
+            out=nn.Linear(8, 3),
+        )
+
+    model, tokens = build(), torch.tensor([[1, 2, 3], [4, 5, 6]])
+    halved(model, tokens)
+    if again:
+        halved(model, tokens)
+    assert model.words.weight.shape == (7, 3 if again else 6)
+    assert model.words.embedding_dim == 12
+    assert model.mid.in_features == model.words.weight.shape[1]
+    save(model, tmp_path / "small.safetensors")
+    fresh = build()
+    load(fresh, tmp_path / "small.safetensors")
+    assert fresh.words.embedding_dim == 12
+    assert torch.equal(fresh(tokens), model(tokens))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -78,7 +80,28 @@ def test_a_reduction_over_pruned_channels_is_a_change_by_name(name):
 
 
 @pytest.mark.parametrize(
-    "reduce", [lambda y: torch.softmax(y, 1), lambda y: y.log_softmax(1), lambda y: y.max(1, keepdim=True).values]
+    ("name", "reduce"),
+    [
+        ("max", lambda y: y.max()),
+        ("min", lambda y: y.min()),
+        ("max", lambda y: torch.max(y, 1, keepdim=True)[0]),
+        ("min", lambda y: y.min(dim=1, keepdim=True).values),
+        ("all", lambda y: (y > -1).all(1, keepdim=True)),
+        ("any", lambda y: (y > 1).any(1, keepdim=True)),
+    ],
+)
+def test_a_question_about_all_entries_is_asked_of_those_that_stay(name, reduce):
+    model = gate(reduce)
+    dense = copy.deepcopy(model)
+    report = dropping(model, 1, 2)
+    assert {change.kind for change in report.changes} == {f"{name} over the pruned axis"}
+    stay = dense.a(image())[:, [0, 3, 4]]
+    wanted = F.conv2d(stay * torch.sigmoid(reduce(stay)), dense.b.weight[:, [0, 3, 4]], dense.b.bias)
+    torch.testing.assert_close(model(image()), wanted)
+
+
+@pytest.mark.parametrize(
+    "reduce", [lambda y: torch.softmax(y, 1), lambda y: y.log_softmax(1), lambda y: sum(y.max(1, keepdim=True))]
 )
 def test_channels_that_are_compared_with_each_other_stay(reduce):
     model = gate(reduce)

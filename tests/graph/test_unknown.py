@@ -47,7 +47,7 @@ def test_channels_through_an_unknown_operator_stay_and_it_is_named(name):
 
 def test_everything_the_operator_touches_stays():
     model = net(
-        lambda m, x: m.c(torch.cross(m.a(x), m.b(x), dim=1)),
+        lambda m, x: m.c(x) * torch.dist(m.a(x), m.b(x)),
         a=nn.Conv2d(3, 3, 1),
         b=nn.Conv2d(3, 3, 1),
         c=nn.Conv2d(3, 2, 1),

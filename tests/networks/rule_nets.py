@@ -72,6 +72,36 @@ def attention() -> Built:
     return net(run, qkv=nn.Linear(3, 48), out=nn.Linear(16, 3), attributes={"heads": 4, "width": 4}), steps()
 
 
+def stepwise() -> Built:
+    """Values rounded to the steps of their channels, as a layer trained for integers does."""
+    return between(
+        lambda m, y: torch.fake_quantize_per_channel_affine(
+            y, m.step.float().abs() + 0.01, torch.zeros_like(m.step).float(), 1, -99, 99
+        ),
+        step=parameter(6),
+    )
+
+
+def elsewhere() -> Built:
+    """Values put where the largest of other values were."""
+
+    def run(m, x):
+        _, places = F.max_pool2d(m.a(x), 2, return_indices=True)
+        return m.b(F.max_unpool2d(m.c(x)[:, :, 1:4, 1:4], places, 2))
+
+    return net(run, a=nn.Conv2d(3, 6, 1), b=nn.Conv2d(6, 2, 1), c=nn.Conv2d(3, 6, 1)), image()
+
+
+def shuffled() -> Built:
+    """Two grouped convolutions with their channels shuffled between them."""
+    model = net(
+        lambda m, x: m.c(m.b(m.shuffle(m.a(m.first(x))))),
+        first=nn.Conv2d(3, 12, 1), a=nn.Conv2d(12, 12, 1, groups=3), shuffle=nn.ChannelShuffle(3),
+        b=nn.Conv2d(12, 12, 1, groups=3), c=nn.Conv2d(12, 2, 1),
+    )  # fmt: skip
+    return model, image()
+
+
 def embedded(middle: Callable[..., Tensor], **more) -> Built:
     return net(middle, b=nn.Linear(6, 2), **more), WORDS
 
@@ -270,6 +300,22 @@ NETS: dict[str, list[Callable[[], Built]]] = {
         lambda: along(lambda m, y: F.avg_pool1d(y, 2), out=3),
         lambda: between(lambda m, y: F.max_pool2d(y, 2)),
         lambda: between(lambda m, y: F.interpolate(y, scale_factor=2)),
+    ],
+    "unpooling": [
+        lambda: between(lambda m, y: F.max_unpool2d(*F.max_pool2d(y, 2, return_indices=True), 2)),
+        elsewhere,
+    ],
+    "turn": [lambda: between(lambda m, y: y.rot90(1, (2, 3))), lambda: along(lambda m, y: y.rot90(2, (1, 2)))],
+    "log_sigmoid": [lambda: between(lambda m, y: F.logsigmoid(y))],
+    "fake_quantize": [stepwise],
+    "cross_product": [
+        lambda: along(lambda m, y: torch.linalg.cross(y[:, :3], y[:, 1:4], dim=1)),
+        lambda: along(lambda m, y: torch.linalg.cross(y, y.flip(1)), wide=3),
+    ],
+    "channel_shuffle": [
+        lambda: between(lambda m, y: F.channel_shuffle(y, 2)),
+        lambda: between(lambda m, y: F.channel_shuffle(y, y.shape[1] // 3)),
+        shuffled,
     ],
     "along_axis": [
         lambda: along(lambda m, y: y.softmax(1)),

@@ -7,17 +7,19 @@ the same integers still are `Size` objects that know their expression: this mode
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from torchpare.graph.program import Call
 from torchpare.graph.sizes import Const, Expr, Size, expression
 
-__all__ = ["RECURRENT", "STOCK_ATTENTION", "Provenance"]
+__all__ = ["EVEN_SPLITS", "RECURRENT", "Provenance"]
 
 
 class Watcher(Protocol):
@@ -52,6 +54,9 @@ class Provenance(TorchFunctionMode):
             return shape if dim is None else shape[dim]
         if func is Tensor.numel or func is torch.numel:
             return _product(self.recorder.shape(args[0]))
+        if getattr(func, "__name__", "") == _STOCK_ATTENTION:
+            with _looked_into(), self:
+                return func(*args, **kwargs)
         call = self._note(getattr(func, "__name__", ""), args, kwargs)
         outer, self.recorder.call = self.recorder.call, call or self.recorder.call
         try:
@@ -78,6 +83,21 @@ class Provenance(TorchFunctionMode):
         return _note(name, args, kwargs)
 
 
+@contextmanager
+def _looked_into() -> Iterator[None]:
+    """While this lasts, torch's functions that are written in Python run as they are, and what they call is seen.
+
+    Otherwise such a function is handed to the mode as a whole, which has to step aside to run it.
+    """
+    names: dict[str, Any] = functional.__dict__
+    asked = names["has_torch_function"]
+    names["has_torch_function"] = lambda _: False
+    try:
+        yield
+    finally:
+        names["has_torch_function"] = asked
+
+
 def _product(sizes: torch.Size) -> int:
     total = 1
     for size in sizes:
@@ -88,30 +108,35 @@ def _product(sizes: torch.Size) -> int:
 _SHAPE_CALLS = frozenset({"view", "reshape", "expand", "zeros", "ones", "empty", "full", "randn", "rand"}) | frozenset(
     {"new_zeros", "new_ones", "new_empty", "new_full", "repeat"}
 )
-STOCK_ATTENTION = "multi_head_attention_forward"
-"""Python code of torch's own that checks sizes and splits heads where no mode can look."""
+_STOCK_ATTENTION = "multi_head_attention_forward"
+"""Python code of torch's own that checks sizes and splits heads."""
+EVEN_SPLITS = frozenset({"tensor_split", "hsplit", "vsplit", "dsplit"})
+"""Given a number, these make so many pieces of what there is, by slicing."""
 RECURRENT = frozenset(
     {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 )
-_SPLIT_CALLS = frozenset({"split", "split_with_sizes", "chunk", "narrow", "tensor_split"})
+_SPLIT_CALLS = frozenset({"split", "split_with_sizes", "chunk", "narrow"})
 _NUMBER_CALLS = frozenset(
     f"{prefix}{name}{suffix}"
     for name in ("add", "sub", "mul", "div", "truediv", "pow", "true_divide", "floor_divide")
     for prefix, suffix in (("", ""), ("", "_"), ("__", "__"), ("__r", "__"), ("__i", "__"))
 )
 """Arithmetic between a tensor and a number: a size that takes part in it is a number like any other."""
-_GROUP_CALLS = {"conv1d": 6, "conv2d": 6, "conv3d": 6, "group_norm": 1} | {
+_GROUP_CALLS = {"conv1d": 6, "conv2d": 6, "conv3d": 6, "group_norm": 1, "channel_shuffle": 1} | {
     f"conv_transpose{rank}d": 6 for rank in (1, 2, 3)
 }
 
 
-def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:  # noqa: PLR0911 - a line for each kind
+def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:  # noqa: C901, PLR0911 - a line for each kind
     """The expressions of a call that takes sizes, positions or a number of groups; None for every other call."""
     if name in _SHAPE_CALLS:
         return Call(name, sizes=_requested_shape(name, args, kwargs))
     if name in _SPLIT_CALLS:
         numbers = [*args[1:2], *(kwargs[key] for key in kwargs if "split" in key or key in ("sections", "chunks"))]
         return Call(name, sizes=tuple(_expressions(numbers)))
+    if name in EVEN_SPLITS:
+        given = args[1] if len(args) > 1 else kwargs.get("sections", kwargs.get("indices_or_sections"))
+        return Call(name, number=expression(given) if isinstance(given, int) else None)
     if name in ("arange", "eye", "linspace"):
         numbers = [number for number in args if isinstance(number, int)]
         return Call(name, sizes=tuple(_expressions(numbers)), numbers=tuple(map(int, numbers)))
@@ -122,7 +147,7 @@ def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | No
         return None
     if name in ("__getitem__", "__setitem__"):
         return Call(name, slices=_slices(args[0], args[1]))
-    if name in RECURRENT or name in (STOCK_ATTENTION, "take_along_dim"):
+    if name in RECURRENT or name == "take_along_dim":
         return Call(name)
     if name == "pad":
         return Call(name, sizes=tuple(_expressions(args[1] if len(args) > 1 else kwargs.get("pad", ()))))

@@ -8,6 +8,7 @@ import copy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -183,12 +184,23 @@ class Recorder(TorchDispatchMode):
                 outputs=tuple(outputs),
                 module=self._stack[-1],
                 site=_user_site(),
-                pointwise=torch.Tag.pointwise in func.tags,
+                pointwise=_is_pointwise(func),
                 call=self.call,
                 target=func,
             )
         )
         return result
+
+
+@cache
+def _is_pointwise(func: Any) -> bool:
+    """Whether an operator treats each element alike: by its own tag, or by that of the operator it is in-place of."""
+    name = func._schema.name.split("::")[-1]
+    if torch.Tag.pointwise in func.tags or not name.endswith("_") or name.endswith("__"):
+        return torch.Tag.pointwise in func.tags
+    twin = getattr(getattr(torch.ops, func.namespace), name[:-1], None)
+    tags = getattr(getattr(twin, func._overloadname, None), "tags", ())
+    return torch.Tag.pointwise in tags
 
 
 def _user_site() -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "Size",
     "dims",
     "expression",
+    "negative",
     "watch_sizes",
 ]
 
@@ -118,6 +119,9 @@ class Size(int):
             _tell(self.expr, expression(other), not differ)
         return differ
 
+    def __neg__(self) -> Size:
+        return Size(-int(self), negative(self.expr))
+
     def __float__(self) -> float:
         self.used_as_number()
         return int.__float__(self)
@@ -169,6 +173,15 @@ def _tell(left: Expr, right: Expr, equal: bool) -> None:
 def expression(number: Any) -> Expr:
     """The expression of a number met while recording; a plain ``int`` is a constant."""
     return number.expr if isinstance(number, Size) else Const(int(number))
+
+
+def negative(expr: Expr) -> Expr:
+    """The expression of the number with the other sign."""
+    if isinstance(expr, Const):
+        return Const(-expr.value)
+    if isinstance(expr, BinaryOp) and expr.symbol == "-" and expr.left == Const(0):
+        return expr.right
+    return BinaryOp("-", Const(0), expr)
 
 
 def _binary(symbol: str, *, swapped: bool) -> Callable[[Size, Any], Any]:

@@ -14,20 +14,21 @@ from torchpare.graph.flow import Flow
 from torchpare.graph.program import Op, Program, Ref
 from torchpare.graph.reduced import reduced_axes
 
-__all__ = ["silent_values", "steady_values"]
+__all__ = ["ALIASES", "silent_values", "steady_values"]
 
 _PRODUCTS = frozenset(f"aten.{name}" for name in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv"))
 _GROUPED = frozenset({"aten._grouped_mm", "transformers.grouped_mm_fallback"})
 _VIEWS = frozenset(
     f"aten.{name}" for name in ("t", "transpose", "permute", "view", "expand", "alias", "detach", "clone")
 )
-_ALIASES = (_VIEWS - {"aten.clone"}) | frozenset(
+ALIASES = (_VIEWS - {"aten.clone"}) | frozenset(
     f"aten.{name}"
     for name in (
         *("_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "slice", "select", "split", "unbind"),
         *("split_with_sizes", "as_strided"),
     )
 )
+"""Operators that show the memory of their first input."""
 _AFFINE_NORMS = frozenset(
     f"aten.{name}"
     for name in (
@@ -184,7 +185,7 @@ def _bases(program: Program) -> dict[int, int]:
     """The value whose memory each view shows."""
     base: dict[int, int] = {}
     for op in program.ops:
-        if op.name in _ALIASES and op.inputs:
+        if op.name in ALIASES and op.inputs:
             seen = op.inputs[0].uid
             for uid in op.outputs:
                 if uid != seen:

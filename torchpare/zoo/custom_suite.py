@@ -19,6 +19,7 @@ from torchpare.zoo.custom_channels import CHANNELS
 from torchpare.zoo.custom_convolutions import CONVOLUTIONS
 from torchpare.zoo.custom_features import FEATURES
 from torchpare.zoo.custom_recurrent import RECURRENT
+from torchpare.zoo.custom_sequences import SEQUENCES
 from torchpare.zoo.custom_source import SOURCE
 from torchpare.zoo.custom_structures import STRUCTURES
 from torchpare.zoo.custom_torch_attention import TORCH_ATTENTION
@@ -36,6 +37,7 @@ _BUILDERS: dict[str, Builder] = {
     **WEIGHTS,
     **FEATURES,
     **STRUCTURES,
+    **SEQUENCES,
     **SOURCE,
     **BUFFERS,
 }

@@ -9,7 +9,6 @@ import numpy as np
 from torchpare.graph.attention_scale import find_query_makers
 from torchpare.graph.flow import Flow, along
 from torchpare.graph.program import Op, Program, Ref
-from torchpare.graph.provenance import STOCK_ATTENTION
 from torchpare.graph.rules.elementwise import pointwise
 from torchpare.graph.rules.siblings import follow_siblings
 from torchpare.graph.rules.table import find_rule
@@ -27,8 +26,6 @@ def apply_rules(program: Program, *, free_literals: bool = False) -> Flow:
     for op in program.ops:
         function = find_rule(op.name) or (pointwise if op.pointwise else _unknown)
         function(flow, op)
-        if op.call is not None and op.call.name == STOCK_ATTENTION:
-            flow.freeze_all(op, f"torch's own {STOCK_ATTENTION}, called in {op.where}, insists on its sizes")
     _freeze_unread_entries(flow)
     follow_siblings(flow)
     _mind_default_scales(flow)

@@ -37,6 +37,10 @@ __all__ = ["merge_aligned", "pointwise"]
     "zero",
     "polar",
     "complex",
+    "_conj",
+    "_neg_view",
+    *("fake_quantize_per_tensor_affine_cachemask", "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams"),
+    "_fake_quantize_learnable_per_tensor_affine",
     *("uniform", "normal", "exponential", "random", "normal_functional", "log_normal", "cauchy", "geometric"),
 )
 def pointwise(flow: Flow, op: Op) -> None:
@@ -47,6 +51,25 @@ def pointwise(flow: Flow, op: Op) -> None:
         flow.define(uid, merged)
     if len(op.inputs) == 1 and op.outputs and op.inputs[0].uid in flow.origin:
         flow.origin.setdefault(op.outputs[0], flow.origin[op.inputs[0].uid])
+
+
+@rule("log_sigmoid_forward")
+def log_sigmoid(flow: Flow, op: Op) -> None:
+    """Each element alike; a buffer for the gradient comes along, which some devices leave empty."""
+    x = op.args[0]
+    for uid in op.outputs:
+        flow.define(uid, flow.labels(x) if flow.shape(uid) == flow.shape(x) else flow.fixed(flow.shape(uid)))
+
+
+@rule("fake_quantize_per_channel_affine_cachemask", "_fake_quantize_learnable_per_channel_affine")
+def fake_quantize(flow: Flow, op: Op) -> None:
+    """Each element rounded to the steps of its channel: a step and an origin lie along one axis."""
+    x, scale, origin, axis = op.args[:4]
+    why = f"{op.name} in {op.where}"
+    for ref in (scale, origin):
+        flow.store.unify(flow.vector(x, axis % len(flow.shape(x)), why), flow.vector(ref, 0, why), why)
+    for uid in op.outputs:
+        flow.define(uid, flow.labels(x))
 
 
 def merge_aligned(flow: Flow, op: Op, operands: list[Ref], shape: tuple[int, ...]) -> Axes:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
 from torchpare.graph.flow import Axes, Flow
 from torchpare.graph.labels import LabelArray
 from torchpare.graph.program import Op, Ref
+from torchpare.graph.rules.elementwise import merge_aligned
 from torchpare.graph.rules.table import rule
+from torchpare.graph.zeros import ALIASES
 
 __all__: list[str] = []
 
@@ -93,6 +96,15 @@ def index_select(flow: Flow, op: Op) -> None:
     _carry_others(flow, op, x, axis)
     for place in range(len(flow.shape(numbers))):
         flow.freeze(numbers, place, f"{op.name} in {op.where}")
+
+
+@rule("linalg_cross")
+def cross_product(flow: Flow, op: Op) -> None:
+    """Vectors of three along one axis, which stays whole; all other axes lie on top of each other."""
+    axis = op.args[2] if len(op.args) > 2 else op.kwargs.get("dim", -1)
+    for ref in op.inputs:
+        flow.freeze(ref, axis % len(flow.shape(ref)), f"{op.name} in {op.where} looks at whole entries of it")
+    flow.define(op.outputs[0], merge_aligned(flow, op, list(op.inputs), flow.shape(op.outputs[0])))
 
 
 @rule("topk", "sort", "argsort", "kthvalue", "mode", "median", "cummax", "cummin", "cumprod", "logcumsumexp", "unfold")
@@ -214,7 +226,12 @@ def overwrite(flow: Flow, op: Op) -> None:
     flow.define(op.outputs[0], merged)
 
 
-@rule("tril", "triu", "diagonal", "diag_embed", "trace", "_pdist_forward", "unfold_backward")
+@rule(
+    *("tril", "triu", "diagonal", "diag_embed", "trace", "_pdist_forward", "unfold_backward"),
+    *("_linalg_slogdet", "_linalg_det", "linalg_inv_ex", "linalg_cholesky_ex", "linalg_lu_factor_ex"),
+    *("_linalg_svd", "_linalg_eigh", "_linalg_solve_ex", "linalg_solve_triangular", "linalg_householder_product"),
+    *("linalg_pinv", "cholesky_inverse", "cholesky_solve", "linalg_lu"),
+)
 def matrices(flow: Flow, op: Op) -> None:
     """Operators that know rows and columns of matrices by number: the last two axes stay whole."""
     if op.name not in ("aten.tril", "aten.triu"):
@@ -252,8 +269,20 @@ def complex_view(flow: Flow, op: Op) -> None:
         flow.define(op.outputs[0], [*arrays, np.zeros((1,) * (rank + 1), dtype=np.int64)])
         return
     flow.freeze(x, rank - 1, why)
+    value = flow.program.values[x.uid]
+    if value.strides != _packed(value.shape):  # pairs of a piece: where the next row begins must stay a multiple of two
+        shown = {uid: op.inputs[0].uid for op in flow.program.ops if op.name in ALIASES for uid in op.outputs}
+        uid = x.uid
+        while uid in shown:
+            uid = shown[uid]
+            flow.aligned += [(labels, 2) for labels in flow.labels(uid)[-1:]]
     others = range(rank - 1)
     flow.define(op.outputs[0], [flow.tied(x, axis, why, depends=others)[..., 0] for axis in others])
+
+
+def _packed(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a tensor whose entries lie one behind the other."""
+    return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 @rule("_embedding_bag", "_embedding_bag_forward_only")
@@ -277,7 +306,21 @@ def embedding_bag(flow: Flow, op: Op) -> None:
 @rule(
     *("masked_select", "masked_scatter", "nonzero", "unique_consecutive", "_unique2", "bincount", "histc"),
     *("_sparse_coo_tensor_with_dims_and_tensors", "_to_sparse", "_to_dense", "_coalesce", "_indices", "_values"),
-    *("_sparse_sparse_matmul", "indices", "values", "crow_indices", "col_indices", "bucketize", "searchsorted"),
+    *(
+        "isin",
+        "take",
+        "put",
+        "nanmedian",
+        "affine_grid_generator",
+        "_sparse_sparse_matmul",
+        "indices",
+        "values",
+        "crow_indices",
+        "col_indices",
+        "bucketize",
+        "searchsorted",
+    ),
+    "repeat_interleave",
 )
 def by_value(flow: Flow, op: Op) -> None:
     """Operators whose result depends on values, element by element: everything stays."""

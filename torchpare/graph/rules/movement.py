@@ -9,9 +9,9 @@ import numpy as np
 from torchpare.graph.flow import Flow
 from torchpare.graph.labels import LabelArray
 from torchpare.graph.program import Op, Ref
-from torchpare.graph.provenance import RECURRENT
+from torchpare.graph.provenance import EVEN_SPLITS, RECURRENT
 from torchpare.graph.rules.table import rule
-from torchpare.graph.sizes import Const
+from torchpare.graph.sizes import Const, Dim, negative
 
 __all__: list[str] = []
 
@@ -49,14 +49,15 @@ def unsqueeze(flow: Flow, op: Op) -> None:
 
 @rule("squeeze")
 def squeeze(flow: Flow, op: Op) -> None:
-    """Axes of size 1 go. An axis pruned down to 1 would go too, by accident, so the others named stay whole."""
+    """Axes of size 1 go. An axis pruned down to 1 would go too, by accident, so the others named keep two or more."""
     x = op.args[0]
     shape = flow.shape(x)
     given = op.args[1] if len(op.args) > 1 else range(len(shape))
     axes = {axis % len(shape) for axis in ([given] if isinstance(given, int) else given)} if shape else set()
     gone = tuple(axis for axis in axes if shape[axis] == 1)
-    for axis in axes - set(gone):  # squeeze() without arguments would also take an axis that is pruned down to 1
-        flow.freeze(x, axis, f"{op.name} in {op.where} would drop it at size 1")
+    for axis in axes - set(gone):
+        if flow.labels(x)[axis].any():
+            flow.comparisons[Dim(x.uid, axis), Const(1), False] = op.where
     kept = [array for axis, array in enumerate(flow.labels(x)) if axis not in gone]
     flow.define(op.outputs[0], [np.squeeze(array, axis=gone) for array in kept])
 
@@ -103,21 +104,34 @@ def slice_axis(flow: Flow, op: Op) -> None:
     axis = op.args[1] % len(flow.shape(x)) if len(op.args) > 1 else 0
     size = flow.shape(x)[axis]
     start, stop, step = (*op.args[2:], *(None, None, 1)[len(op.args[2:]) :])
+    given = (start or 0, size if stop is None else stop)
     start, stop, _ = slice(start, stop).indices(size)
     array = flow.labels(x)[axis]
     if step != 1:
         flow.store.freeze(array, f"a slice with a step in {op.where}")
+    elif array.any() and (number := _even_pieces(op, size)):
+        why = f"the split in {op.where}"
+        flow.equal(flow.vector(x, axis, why).reshape(number, -1), f"every piece must stay equal in {why}")
     elif array.any() and (start > 0 or stop < size):
         exprs = op.call.slices.get(axis, (None, None)) if op.call else (None, None)
         vector = flow.vector(x, axis, f"a slice in {op.where}")
-        for position, expr, end in zip((start, stop), exprs, ("start", "end"), strict=True):
+        for position, number, expr, end in zip((start, stop), given, exprs, ("start", "end"), strict=True):
             if not 0 < position < size:
                 continue
-            if isinstance(expr, Const) and expr.value < 0:  # counted from the back: so many must be left there
-                flow.require(vector[position:], Const(-expr.value), op, f"the {end} of a slice")
+            if number < 0:  # counted from the back: so many must be left there
+                left = Const(size - position) if expr is None else negative(expr)
+                flow.require(vector[position:], left, op, f"the {end} of a slice")
             else:
                 flow.require(vector[:position], expr or Const(position), op, f"the {end} of a slice")
     flow.define(op.outputs[0], _cut(flow, x, axis, slice(start, stop, step)))
+
+
+def _even_pieces(op: Op, size: int) -> int | None:
+    """The number of equal pieces that a slice is one of, where the code asked for a number of them."""
+    if op.call is None or op.call.name not in EVEN_SPLITS:
+        return None
+    number = op.call.number
+    return number.value if isinstance(number, Const) and size % number.value == 0 else None
 
 
 def _piece(array: LabelArray, axis: int, piece: slice) -> LabelArray:

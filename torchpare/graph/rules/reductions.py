@@ -28,7 +28,7 @@ def reduce(flow: Flow, op: Op) -> None:
     for axis in axes:
         labels = flow.labels(x)[axis]
         flow.other_readers.append(labels)
-        if op.name in _WHOLE:
+        if op.name in _WHOLE or any(_is_read(flow, uid) for uid in op.outputs[1:] if op.name in _OF_ONE):
             flow.store.freeze(labels, why)
         elif op.name != "aten.sum":
             flow.note(f"{op.name.removeprefix('aten.')} over the pruned axis", labels, op)
@@ -45,8 +45,15 @@ def reduce(flow: Flow, op: Op) -> None:
         flow.define(uid, arrays if len(flow.shape(uid)) == len(arrays) else flow.fixed(flow.shape(uid)))
 
 
-_WHOLE = frozenset(f"aten.{name}" for name in ("max", "min", "prod", "any", "all", "argmax", "argmin", "aminmax"))
+_WHOLE = frozenset(f"aten.{name}" for name in ("prod", "argmax", "argmin"))
 """Reductions whose result tells of single entries: the axes they take stay whole."""
+_OF_ONE = frozenset({"aten.max", "aten.min"})
+"""The same, where they tell the number of the entry too and somebody listens."""
+
+
+def _is_read(flow: Flow, uid: int) -> bool:
+    """Whether an operator, or who calls the model, takes a value in."""
+    return uid in flow.program.outputs or any(ref.uid == uid for other in flow.program.ops for ref in other.inputs)
 
 
 @rule(
@@ -71,10 +78,10 @@ _WHOLE = frozenset(f"aten.{name}" for name in ("max", "min", "prod", "any", "all
     "_upsample_nearest_exact2d",
     "_upsample_bilinear2d_aa",
     "_upsample_bicubic2d_aa",
+    "_upsample_lanczos2d_aa",
     "_upsample_nearest_exact1d",
     "_upsample_nearest_exact3d",
     "adaptive_max_pool1d",
-    "max_unpool2d",
     "grid_sampler_2d",
     "grid_sampler_3d",
     "reflection_pad3d",
@@ -97,6 +104,40 @@ def pooling(flow: Flow, op: Op) -> None:
     carried = [flow.tied(x, axis, why, depends=range(first)) for axis in range(first)]
     for uid in op.outputs:
         flow.define(uid, [*carried, *flow.fixed(flow.shape(uid))[first:]])
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def unpooling(flow: Flow, op: Op) -> None:
+    """The inverse of pooling: each value goes to a place in its own plane, which lies beside it in a second tensor."""
+    x, places = op.args[:2]
+    rank, why = len(flow.shape(x)), f"spatial axis of {op.name} in {op.where}"
+    first = rank - int(op.name[-2])
+    arrays = flow.fixed(flow.shape(op.outputs[0]))
+    for axis in range(rank):
+        if axis >= first:
+            flow.freeze(x, axis, why)
+            flow.freeze(places, axis, why)
+            continue
+        arrays[axis] = flow.tied(x, axis, why, depends=range(first))
+        flow.store.unify(arrays[axis], flow.tied(places, axis, why, depends=range(first)), why)
+    flow.define(op.outputs[0], arrays)
+
+
+@rule("rot90")
+def turn(flow: Flow, op: Op) -> None:
+    """A quarter turn of two axes, which stay whole."""
+    x = op.args[0]
+    rank = len(flow.shape(x))
+    given = op.args[2] if len(op.args) > 2 else op.kwargs.get("dims", (0, 1))
+    turned = {axis % rank for axis in given}
+    why = f"the turn in {op.where}"
+    arrays = flow.fixed(flow.shape(op.outputs[0]))
+    for axis in range(rank):
+        if axis in turned:
+            flow.freeze(x, axis, why)
+        else:
+            arrays[axis] = flow.tied(x, axis, why, depends=[other for other in range(rank) if other not in turned])
+    flow.define(op.outputs[0], arrays)
 
 
 @rule("_softmax", "_log_softmax", "_safe_softmax", "softmax", "cumsum", "roll", "renorm")

@@ -74,6 +74,21 @@ def pixel_shuffle(flow: Flow, op: Op) -> None:
     flow.define(op.outputs[0], arrays)
 
 
+@rule("channel_shuffle")
+def channel_shuffle(flow: Flow, op: Op) -> None:
+    """The channels of groups dealt out in turn: the first of each, the second of each. So each group loses the same."""
+    x, groups = op.args[:2]
+    rank, why = len(flow.shape(x)), f"{op.name} in {op.where}"
+    rows = np.ascontiguousarray(flow.vector(x, 1, why)).reshape(groups, -1)
+    flow.store.unify(rows[:1], rows, why)
+    if op.call is not None and op.call.number is not None:
+        flow.pin(op.call.number, groups, op)
+    others = [axis for axis in range(rank) if axis != 1]
+    arrays = [flow.tied(x, axis, why, depends=others) for axis in range(rank)]
+    arrays[1] = along(rows.T.reshape(-1), 1, rank)
+    flow.define(op.outputs[0], arrays)
+
+
 @rule("im2col", "col2im")
 def columns(flow: Flow, op: Op) -> None:
     """Windows laid out as columns of ``channels * kernel`` entries (``F.unfold``), and back (``F.fold``)."""
