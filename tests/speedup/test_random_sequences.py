@@ -189,13 +189,15 @@ def test_gradients_are_those_of_the_masked_model(recipe, wish):
     weighed(masked, x).backward()
     weighed(model, x).backward()
     dense = dict(masked.named_parameters(remove_duplicate=False))
+    # What cancels out (the queries of a saturated softmax) keeps the rounding of the numbers it is made of.
+    rounding = 1e-12 * (1 + max(float(p.grad.abs().max()) for p in dense.values() if p.grad is not None))
     for name, parameter in model.named_parameters(remove_duplicate=False):
         expected = dense[name].grad
         if expected is None or parameter.grad is None:
             assert expected is parameter.grad
             continue
         kept = cuts[name].apply(expected) if name in cuts else expected
-        assert torch.allclose(kept, parameter.grad, rtol=1e-9, atol=1e-11 * (1 + float(kept.abs().max()))), name
+        assert torch.allclose(kept, parameter.grad, rtol=1e-9, atol=rounding), name
 
 
 @pytest.mark.parametrize("name", sorted(SEQUENCE_BLOCK_BY_NAME))

@@ -228,6 +228,21 @@ def test_the_proof_is_in_float64_whatever_the_model_is_in(dtype):
     assert {p.dtype for p in small.parameters()} == {dtype}
 
 
+def test_an_axis_that_shrinks_to_one_entry_keeps_the_order_of_memory():
+    """A kernel with the strides of channels last would make a convolution return that, and the view fail."""
+    small = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, groups=2), Viewed()).double()
+    keep = torch.tensor([True, False, True, False])
+    ModelSpeedup(small, image(), {"0": {"weight": keep.view(4, 1, 1, 1), "bias": keep}}).speedup_model()
+    assert small[1].weight.shape == (4, 1, 3, 3)
+    assert small[1].weight.stride() == (9, 9, 3, 1)
+    assert small(image()).dim() == 2
+
+
+class Viewed(nn.Module):
+    def forward(self, x):
+        return x.view(len(x), -1)
+
+
 def test_memory_format_is_kept():
     small = model().to(memory_format=torch.channels_last)
     ModelSpeedup(small, image().to(memory_format=torch.channels_last), MASKS).speedup_model()

@@ -105,9 +105,11 @@ def carry_out(steps: Sequence[Step], model: nn.Module) -> None:
     try:
         for step in steps:
             put(*step)
+        told = {(id(module), name) for module, name, _ in steps}
         for module in model.modules():
             for name, value in leaf_attributes(module).items():
-                put(module, name, value)
+                if (id(module), name) not in told:
+                    put(module, name, value)
     except BaseException:
         for step in reversed(done):
             setattr(*step)

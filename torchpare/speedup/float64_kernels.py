@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,21 @@ __all__ = ["grouped_product", "in_float64"]
 def in_float64(func: Any, args: tuple[Any, ...]) -> Any:
     """What to call for an operator: itself, unless it is given float64 tensors and has no kernel for them."""
     doubles = bool(args) and isinstance(args[0], Tensor) and args[0].dtype is torch.float64
-    return grouped_product if doubles and func is torch.ops.aten._grouped_mm.default else func  # noqa: SLF001
+    if doubles and func is torch.ops.aten._grouped_mm.default:  # noqa: SLF001
+        return grouped_product
+    return partial(_with_short_scale, func) if doubles and func in _SHORT_SCALES else func
+
+
+_SHORT_SCALES = (
+    torch.ops.aten.fake_quantize_per_channel_affine_cachemask.default,
+    torch.ops.aten._fake_quantize_learnable_per_channel_affine.default,  # noqa: SLF001
+)
+
+
+def _with_short_scale(func: Any, x: Tensor, scale: Tensor, zero_point: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """A fake quantization by channel, which takes float64 values but no float64 steps or origins."""
+    origin = zero_point.float() if zero_point.is_floating_point() else zero_point
+    return func(x, scale.float(), origin, *args, **kwargs)
 
 
 def grouped_product(rows: Tensor, weights: Tensor, offs: Tensor, bias: None = None, out_dtype: None = None) -> Tensor:

@@ -160,10 +160,6 @@ class ModelSpeedup:
         known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         with clock("proof"):
             reference = as_given = self._outputs(given) if self.verify else None
-            if as_given is not None and not as_given.finite:
-                message = "the masked model returns nothing finite on the dummy input, so that nothing can be compared"
-                raise ProofError(message)
-            output_change = _difference(self._outputs({}, like=as_given), as_given) if self.verify else float("nan")
             if not covers(given, group):
                 leftovers, more = find_leftovers(
                     model, self.dummy_input, removal, given, as_given.dtype if as_given else torch.float64
@@ -172,10 +168,17 @@ class ModelSpeedup:
                 biases = fold(change, leftovers, given)
                 if more:
                     by_nature = True
-            patches = find_patches(removal, {norm.mean for norm in norms}) if self.verify else Patches()
+            patches, spoilt = Patches(), as_given is not None and not as_given.all_finite
+            if self.verify:
+                patches = find_patches(removal, {norm.mean for norm in norms}, spoilt=spoilt)
             if self.verify and (by_nature or patches.by_key):
                 reference = self._outputs(group, lent=masked(biases, group), patches=patches)
-                changes = (*changes, *_loud(patches), *_not_compared(patches))
+                changes = (*changes, *_loud(patches), *_spoilt(patches), *_not_compared(patches))
+                as_given = reference if patches.spoilt else as_given
+            output_change = _difference(self._outputs({}, like=as_given), as_given) if self.verify else float("nan")
+            if reference is not None and not reference.finite:
+                message = "the masked model returns nothing finite on the dummy input, so that nothing can be compared"
+                raise ProofError(message)
         added = biases.keys() - known
         with clock("shrink"), paused_garbage_collection():
             scaled = scale_norms(change, norms)
@@ -320,6 +323,15 @@ def _loud(patches: Patches) -> tuple[FunctionChange, ...]:
     return tuple(
         FunctionChange(f"{name.removeprefix('aten.')} over removed channels", module, count, detail)
         for (module, name), count in patches.loud.items()
+    )
+
+
+def _spoilt(patches: Patches) -> tuple[FunctionChange, ...]:
+    """Divisions that make no number of removed channels."""
+    detail = "removed channels are zeros that are divided by zero there, so the masked model returns no numbers"
+    return tuple(
+        FunctionChange(f"{name.removeprefix('aten.')} of removed channels", module, count, detail)
+        for (module, name), count in patches.spoilt.items()
     )
 
 

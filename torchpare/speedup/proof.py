@@ -42,6 +42,11 @@ class Outputs:
         """Whether there is a finite number among them."""
         return any(bool(torch.isfinite(tensor).any()) for tensor in self.tensors)
 
+    @property
+    def all_finite(self) -> bool:
+        """Whether every number among them is finite."""
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self.tensors)
+
 
 def run_exact(
     model: nn.Module,

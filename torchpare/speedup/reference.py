@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchpare.graph import Removal
@@ -29,8 +30,12 @@ from torchpare.speedup.float64_kernels import in_float64
 __all__ = ["Patches", "ReferenceMode", "find_patches"]
 
 Kept: TypeAlias = NDArray[np.bool_]
-Key: TypeAlias = "tuple[str, str, int]"
-"""Module path, operator, and how many of the same there were before it in that module."""
+Key: TypeAlias = "tuple[str, str, tuple[tuple[int, ...], ...], int]"
+"""Module path, operator, the shapes of the tensors it takes, and how many of the same there were before it.
+
+Shapes tell apart what one module does with the same operator: torch's own attention multiplies matrices in other places
+than the one that is recorded in its stead.
+"""
 Patch: TypeAlias = Callable[[Any, list[Any], dict[str, Any]], Any]
 
 _PRODUCTS = {
@@ -44,8 +49,17 @@ _PRODUCTS = {
 _MEANS = frozenset({"aten.mean"})
 _STATISTICS = frozenset(
     f"aten.{name}"
-    for name in ("var", "std", "var_mean", "std_mean", "amax", "amin", "logsumexp", "norm", "linalg_vector_norm")
+    for name in (
+        *("var", "std", "var_mean", "std_mean", "amax", "amin", "logsumexp", "norm", "linalg_vector_norm"),
+        *("max", "min", "aminmax", "any", "all", "count_nonzero", "nansum"),
+    )
 )
+_UNBOUNDED = frozenset(
+    f"aten.{name}{suffix}"
+    for name in ("div", "reciprocal", "rsqrt", "log", "log2", "log10", "pow", "logit", "atanh", "floor_divide")
+    for suffix in ("", "_")
+)
+"""Operators that make no finite number of a zero, so that a removed channel would spoil what reads it."""
 _LAYER_NORMS = frozenset({"aten.native_layer_norm", "aten._fused_rms_norm"})
 _BATCH_NORMS = frozenset({"aten.native_batch_norm", "aten._native_batch_norm_legit", "aten._batch_norm_with_update"})
 _COMPARED = frozenset(
@@ -76,11 +90,16 @@ class Patches:
     """What to run otherwise, by place; and, after a run, where channels that go were not zero in a sum or product."""
 
     by_key: dict[Key, Patch] = field(default_factory=dict)
-    shapes: dict[Key, tuple[int, ...]] = field(default_factory=dict)
+    numbers: dict[Key, int] = field(default_factory=dict)
+    """How many calls of the operator there were before each in its module, of whatever shapes."""
+    met: set[Key] = field(default_factory=set)
+    """The places that a run came to."""
     unpatched: set[tuple[str, str]] = field(default_factory=set)
     """(module, operator) of operators that change by nature and could not be told to see what stays alone."""
     loud: dict[tuple[str, str], int] = field(default_factory=dict)
     """(module, operator) of sums and products over removed channels that are not zero: how many channels."""
+    spoilt: dict[tuple[str, str], int] = field(default_factory=dict)
+    """(module, operator) of what divides removed channels by zero: how many channels."""
 
 
 class ReferenceMode(TorchDispatchMode):
@@ -94,7 +113,8 @@ class ReferenceMode(TorchDispatchMode):
         self.dtype = dtype
         self.patches = patches or Patches()
         self.stack = stack
-        self.seen: Counter[tuple[str, str]] = Counter()
+        self.seen: Counter[tuple[str, str, tuple[tuple[int, ...], ...]]] = Counter()
+        self.calls = dict.fromkeys((key[:2] for key in self.patches.by_key), 0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -105,43 +125,55 @@ class ReferenceMode(TorchDispatchMode):
         if name in _RANDOM:
             return _constant(func(*args, **kwargs))
         func = in_float64(func, args)
-        if not self.patches.by_key:
+        if (self.stack[-1], name) not in self.calls:
             return func(*args, **kwargs)
-        place = (self.stack[-1], name)
+        self.calls[self.stack[-1], name] += 1
+        shapes = tuple(tuple(leaf.shape) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        place = (self.stack[-1], name, shapes)
         key = (*place, self.seen[place])
         self.seen[place] += 1
         patch = self.patches.by_key.get(key)
         if patch is None:
             return func(*args, **kwargs)
-        first = next(argument for argument in args if isinstance(argument, Tensor))
-        if tuple(first.shape) != self.patches.shapes[key]:  # other operators than were recorded
-            self.patches.unpatched.add(place)
-            return func(*args, **kwargs)
+        self.patches.met.add(key)
         return patch(func, list(args), kwargs)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """End the run; where it came as far as a patch but ran something else there, that could not be applied."""
+        super().__exit__(kind, error, trace)
+        for key in self.patches.by_key.keys() - self.patches.met:
+            if kind is None and self.patches.numbers[key] < self.calls[key[:2]]:
+                self.patches.unpatched.add(key[:2])
 
 
 def _constant(drawn: Any) -> Any:
     return drawn.fill_(0.37) if isinstance(drawn, Tensor) and drawn.is_floating_point() else drawn
 
 
-def find_patches(removal: Removal, skip: Collection[int] = ()) -> Patches:
+def find_patches(removal: Removal, skip: Collection[int] = (), *, spoilt: bool = False) -> Patches:
     """The operators of the recorded program that would see that channels are gone.
 
     Args:
         removal: what goes.
         skip: places of operators in the program for which the small model makes up.
+        spoilt: whether the masked model returns numbers that are not finite: then removed channels that are divided by
+            zero are zeros, too.
     """
     patches = Patches()
-    counter: Counter[tuple[str, str]] = Counter()
+    counter: Counter[tuple[str, str, tuple[tuple[int, ...], ...]]] = Counter()
+    calls: Counter[tuple[str, str]] = Counter()
     values = removal.space.program.values
     for number, op in enumerate(removal.space.program.ops):
-        place = (op.module, op.name)
+        place = (op.module, op.name, tuple(values[ref.uid].shape for ref in op.inputs))
         key = (*place, counter[place])
         counter[place] += 1
         patch = None if number in skip else _patch_of(op, removal, patches)
+        if patch is None and spoilt and op.name in _UNBOUNDED:
+            lost = [mask for mask in removal.kept_axes(op.outputs[0]) if not mask.all()]
+            patch = _finite(lost, patches, place[:2]) if lost else None
         if patch is not None and op.inputs:
-            patches.by_key[key] = patch
-            patches.shapes[key] = values[op.inputs[0].uid].shape
+            patches.by_key[key], patches.numbers[key] = patch, calls[op.module, op.name]
+        calls[op.module, op.name] += 1
     return patches
 
 
@@ -193,6 +225,21 @@ def _without(x: Tensor, masks: Sequence[Kept], patches: Patches, place: tuple[st
             patches.loud[place] = max(patches.loud.get(place, 0), int((~mask).sum()))
         x = x.masked_fill(~keep, 0)
     return x
+
+
+def _finite(kept: Sequence[Kept], patches: Patches, place: tuple[str, str]) -> Patch:
+    """The same, with zeros where removed channels are no numbers, such as zero divided by zero."""
+
+    def patch(func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        for mask in kept:
+            spoilt = ~_tensor(mask, result) & ~result.isfinite()
+            if bool(spoilt.any()):
+                patches.spoilt[place] = max(patches.spoilt.get(place, 0), int((~mask).sum()))
+                result.masked_fill_(spoilt, 0)
+        return result
+
+    return patch
 
 
 def _product(op: Op, removal: Removal, patches: Patches) -> Patch | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from torchpare.files.dropped import EMPTY, STRUCTURE
 from torchpare.files.leaf_attributes import leaf_attributes
+from torchpare.graph.sizes import Attribute, Const
 from torchpare.layers import MultiheadAttention, is_stock
 from torchpare.layers.parameters import renewed
 from torchpare.layers.settings_edits import owner_and_key, settings_copies
@@ -60,14 +61,32 @@ def shrink(
     _edit_attributes(change, plan, modules)
     for (path, key), number in (numbers or {}).items():
         change.set_attribute(modules[path], key, number)
+    held = _held_as_numbers(plan, modules)
+    numbers = dict(numbers or {})
     for path in dict.fromkeys((*(name.rpartition(".")[0] for name in plan.cuts), *adopted)):
         for key, value in leaf_attributes(modules[path]).items():
-            change.set_attribute(modules[path], key, value)
+            if (id(modules[path]), key) in held:
+                numbers[path, key] = held[id(modules[path]), key]
+            else:
+                change.set_attribute(modules[path], key, value)
     for module in modules.values():
         if isinstance(module, nn.RNNBase):  # recurrent layers keep a second list of their weights
             change.set_attribute(module, "_flat_weights", [getattr(module, key) for key in module._flat_weights_names])
     kept_class = [path for path, module in adopted.items() if not _released(change, module)]
-    change.set_attribute(change.model, STRUCTURE, _record(change.model, plan, added, kept_class, numbers or {}))
+    change.set_attribute(change.model, STRUCTURE, _record(change.model, plan, added, kept_class, numbers))
+
+
+def _held_as_numbers(plan: ShrinkPlan, modules: Mapping[str, nn.Module]) -> dict[tuple[int, str], int]:
+    """Sizes that a layer remembers and the model's code takes as numbers (``layer.embedding_dim ** 0.5``).
+
+    The function would change with them, so they stay, although the layer's parameters do not.
+    """
+    pairs = [(left, right) for left, right, equal in plan.removal.space.comparisons if equal]
+    return {
+        (id(modules[left.module]), left.name): right.value
+        for left, right in pairs
+        if isinstance(left, Attribute) and left.module in modules and isinstance(right, Const)
+    }
 
 
 def _adopt(change: Transaction, plan: ShrinkPlan, modules: Mapping[str, nn.Module]) -> dict[str, MultiheadAttention]:
@@ -144,7 +163,12 @@ def _record(
         attributes.setdefault(path, {}).update(values)
     for (path, key), number in numbers.items():
         attributes.setdefault(path, {})[key] = number
+    modules = dict(model.named_modules(remove_duplicate=False))
     for path, values in attributes.items():
+        own = leaf_attributes(modules[path]) if path in modules else {}
+        for key in own.keys() & values.keys():  # told anew: an earlier shrink may have said otherwise
+            now = getattr(modules[path], key)
+            values[key] = list(now) if isinstance(now, tuple) else now
         if path not in adopted:  # a stock attention has one width of head
             values.pop("value_dim", None)
     kept = {name: dict(axes) for name, axes in before["kept"].items()}

@@ -49,7 +49,12 @@ class Cut:
         if not self.changes:
             return tensor
         small = self._apply_box(tensor, self.dependent) if self.dependent else _picked(tensor, self.picks, self.after)
-        return small.contiguous(memory_format=_memory_format(tensor))
+        layout = _memory_format(tensor)
+        small = small.contiguous(memory_format=layout)
+        # An axis of one entry may have any stride. Those of the other format would decide the format of what a
+        # convolution returns, and a view of that could fail.
+        usual = torch.empty(small.shape, device="meta", memory_format=layout).stride()
+        return small if small.stride() == usual else small.as_strided(small.shape, usual)
 
     def apply_to_mask(self, mask: Tensor) -> Tensor:
         """What stays of a mask that broadcasts against the tensor; its axes of size 1 stay so where they can."""
