@@ -155,3 +155,31 @@ def test_a_model_that_fails_only_when_small_is_taken_back():
     with pytest.raises(ShrinkError, match="six channels, please"):
         ModelSpeedup(model, image(), masks(a=[1])).speedup_model()
     assert fingerprint(model) == before
+
+
+def picky(whole):
+    """A kernel that takes every width in float64, but in short floats some alone; or none, not even the whole model's."""
+
+    def run(m, x):
+        y = m.a(x)
+        if y.dtype is torch.float32 and not y.is_meta and (len(m.a.weight) % 3 or not whole):
+            message = "a multiple of three, please"
+            raise RuntimeError(message)
+        return m.b(y)
+
+    return net(run, a=nn.Conv2d(3, 6, 1), b=nn.Conv2d(6, 2, 1)).float()
+
+
+def test_a_model_that_cannot_be_used_in_its_own_types_is_taken_back():
+    model = picky(whole=True)
+    before = fingerprint(model)
+    with pytest.raises(ShrinkError, match=r"does not run in its own types: RuntimeError: a multiple of three, please"):
+        ModelSpeedup(model, image().float(), masks(a=[1])).speedup_model()
+    assert fingerprint(model) == before
+    assert ModelSpeedup(model, image().float(), masks(a=[1, 2, 4])).speedup_model().exact
+
+
+def test_a_model_that_never_ran_in_its_own_types_is_shrunk_all_the_same():
+    model = picky(whole=False)
+    assert ModelSpeedup(model, image().float(), masks(a=[1])).speedup_model().exact
+    assert len(model.a.weight) == 5

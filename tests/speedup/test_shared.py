@@ -11,7 +11,7 @@ from tests.graph.nets import image, keep_without, net
 from tests.networks.oracles import exact_output, fingerprint, masked_by_hand, relative
 from torchpare.graph import analyse
 from torchpare.speedup import ModelSpeedup
-from torchpare.speedup.proof import run_exact
+from torchpare.speedup.runs import run_exact
 
 KEEP = keep_without(6, 1, 4)
 FILTERS = {"weight": KEEP.view(6, 1, 1, 1), "bias": KEEP}

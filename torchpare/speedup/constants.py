@@ -23,8 +23,8 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils import _pytree as pytree
 
 from torchpare.graph import Removal
-from torchpare.speedup.proof import run_exact
 from torchpare.speedup.report import FunctionChange
+from torchpare.speedup.runs import run_exact
 from torchpare.speedup.transaction import Transaction
 
 __all__ = ["Leftover", "find_leftovers", "fold"]

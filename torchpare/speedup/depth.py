@@ -20,7 +20,8 @@ from torchpare.errors import CaptureError, ProofError
 from torchpare.files.dropped import STRUCTURE, with_dropped
 from torchpare.graph.recorder import output_tensors
 from torchpare.layers.blocks import drop_blocks
-from torchpare.speedup.proof import largest_difference, run_exact
+from torchpare.speedup.proof import largest_difference
+from torchpare.speedup.runs import run_exact
 
 __all__ = ["Stack", "bypassed", "choose_blocks", "find_stacks", "influence", "without_blocks"]
 

@@ -24,7 +24,8 @@ from torchpare.errors import CaptureError, ProofError, ShrinkError
 from torchpare.files.dropped import STRUCTURE
 from torchpare.files.experts import with_experts_dropped
 from torchpare.layers.experts import Mixture, drop_experts, find_mixtures
-from torchpare.speedup.proof import Outputs, largest_difference, run_exact
+from torchpare.speedup.proof import Outputs, largest_difference
+from torchpare.speedup.runs import run_exact
 
 __all__ = ["Routed", "can_run_without", "choose_experts", "find_routed", "without_experts"]
 

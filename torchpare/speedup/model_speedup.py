@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, get_args
 
@@ -15,12 +15,14 @@ from torchpare.errors import ProofError, ShrinkError
 from torchpare.graph import OnConflict, PruningSpace, Removal, analyse, group_masks
 from torchpare.graph.garbage import paused_garbage_collection
 from torchpare.speedup.attention_scales import scale_queries
+from torchpare.speedup.changes import loud_channels, norms_over_pruned_axes, not_compared, spoilt_channels
 from torchpare.speedup.constants import find_leftovers, fold
 from torchpare.speedup.given import MasksOrFile, covers, flatten_masks, masked, merge_masks, read_masks
-from torchpare.speedup.proof import Outputs, first_difference, largest_difference, run_exact
-from torchpare.speedup.reference import Patches, find_patches
-from torchpare.speedup.report import FunctionChange, LayerChange, SpeedupReport
+from torchpare.speedup.patches import Patches, find_patches
+from torchpare.speedup.proof import Outputs, first_difference, largest_difference
+from torchpare.speedup.report import LayerChange, SpeedupReport
 from torchpare.speedup.rms_norms import epsilons, find_rms_norms, scale_norms
+from torchpare.speedup.runs import run_as_it_is, run_exact
 from torchpare.speedup.shrink import cuts_of_added, shrink
 from torchpare.speedup.shrink_plan import ShrinkPlan, make_plan
 from torchpare.speedup.transaction import Transaction
@@ -127,6 +129,23 @@ class ModelSpeedup:
         return job._shrink(removal, _Clock())  # noqa: SLF001 - its own
 
     def _shrink(self, removal: Removal, clock: _Clock) -> SpeedupReport:
+        try:
+            return self._change(removal, clock, use=self.verify)
+        except _DoesNotRunError as failure:  # the model is as it was: does that run in its own types?
+            error = failure.__cause__
+            try:
+                run_as_it_is(self.bound_model, self.dummy_input)
+            except Exception:  # noqa: BLE001 - whatever the model's own code raises
+                return self._change(removal, clock, use=False)
+            message = (
+                f"the small model equals the masked one in float64, but does not run in its own types: "
+                f"{type(error).__name__}: {error}. The model is as it was before. If a kernel refuses a width, ask for "
+                f"multiples (round_to)"
+            )
+            raise ShrinkError(message) from error
+
+    def _change(self, removal: Removal, clock: _Clock, *, use: bool) -> SpeedupReport:
+        """Shrink, prove, and ``use`` the small model once in its own types; or leave everything as it was."""
         with clock("plan"):
             plan = make_plan(removal)
             group = flatten_masks(group_masks(removal, self.masks))
@@ -134,7 +153,9 @@ class ModelSpeedup:
             change.detach_masks()
             change.remove_own_hooks()
             try:
-                return self._carry_out(change, plan, group, clock)
+                report = self._carry_out(change, plan, group, clock)
+                if use:
+                    self._use(clock)
             except ShrinkError:
                 raise
             except Exception as error:
@@ -143,6 +164,14 @@ class ModelSpeedup:
                     f"plan() shows what would go. A size written as a number in the model's code is a common cause"
                 )
                 raise ShrinkError(message) from error
+            return report
+
+    def _use(self, clock: _Clock) -> None:
+        with clock("proof"):
+            try:
+                run_as_it_is(self.bound_model, self.dummy_input)
+            except Exception as error:
+                raise _DoesNotRunError from error
 
     def _decide(self, space: PruningSpace) -> Removal:
         weights = dict(self.bound_model.named_parameters(remove_duplicate=False))
@@ -154,7 +183,7 @@ class ModelSpeedup:
         model, removal, given = self.bound_model, plan.removal, flatten_masks(self.masks)
         before = _sizes(model)
         norms = find_rms_norms(removal, model)
-        changes = _norms_over_pruned_axes(removal, made_up_for={norm.module for norm in norms})
+        changes = norms_over_pruned_axes(removal, made_up_for={norm.module for norm in norms})
         by_nature = False
         biases: dict[str, Tensor] = {}
         known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -173,7 +202,7 @@ class ModelSpeedup:
                 patches = find_patches(removal, {norm.mean for norm in norms}, spoilt=spoilt)
             if self.verify and (by_nature or patches.by_key):
                 reference = self._outputs(group, lent=masked(biases, group), patches=patches)
-                changes = (*changes, *_loud(patches), *_spoilt(patches), *_not_compared(patches))
+                changes = (*changes, *loud_channels(patches), *spoilt_channels(patches), *not_compared(patches))
                 as_given = reference if patches.spoilt else as_given
             output_change = _difference(self._outputs({}, like=as_given), as_given) if self.verify else float("nan")
             if reference is not None and not reference.finite:
@@ -279,6 +308,10 @@ class ModelSpeedup:
         )
 
 
+class _DoesNotRunError(ShrinkError):
+    """The small model passed the proof in float64, and does not run in its own types."""
+
+
 class _Clock:
     """Seconds spent in each phase."""
 
@@ -296,43 +329,6 @@ class _Clock:
 
 def _difference(reference: Outputs | None, other: Outputs | None) -> float:
     return float("nan") if reference is None or other is None else largest_difference(reference, other)
-
-
-def _norms_over_pruned_axes(removal: Removal, made_up_for: Collection[str]) -> tuple[FunctionChange, ...]:
-    changes: dict[tuple[str, str], FunctionChange] = {}
-    for note in removal.space.notes:
-        lost = int(removal.lost(note.labels).sum())
-        if lost and note.module not in made_up_for:
-            detail = f"it is taken over fewer channels than before ({note.site})"
-            changes.setdefault((note.kind, note.module), FunctionChange(note.kind, note.module, lost, detail))
-    return tuple(changes.values())
-
-
-def _not_compared(patches: Patches) -> tuple[FunctionChange, ...]:
-    """Where the reference could not be told to look at what stays alone, so that the difference proves nothing."""
-    detail = "the comparison cannot tell this change from a mistake: largest_difference is shown, and not judged"
-    return tuple(
-        FunctionChange(f"{name.removeprefix('aten.')} over other channels in each row", module, 0, detail)
-        for module, name in sorted(patches.unpatched)
-    )
-
-
-def _loud(patches: Patches) -> tuple[FunctionChange, ...]:
-    """Sums and products over channels that are not zero although everything that makes them is masked."""
-    detail = "channels that go are not zero there, so the masked model adds constants that the small one does not have"
-    return tuple(
-        FunctionChange(f"{name.removeprefix('aten.')} over removed channels", module, count, detail)
-        for (module, name), count in patches.loud.items()
-    )
-
-
-def _spoilt(patches: Patches) -> tuple[FunctionChange, ...]:
-    """Divisions that make no number of removed channels."""
-    detail = "removed channels are zeros that are divided by zero there, so the masked model returns no numbers"
-    return tuple(
-        FunctionChange(f"{name.removeprefix('aten.')} of removed channels", module, count, detail)
-        for (module, name), count in patches.spoilt.items()
-    )
 
 
 def _sizes(model: nn.Module) -> dict[str, int]:

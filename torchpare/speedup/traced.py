@@ -21,8 +21,9 @@ from torchpare.graph.capture import call_arguments
 from torchpare.graph.program import Op, Ref, Value
 from torchpare.graph.recorder import output_tensors
 from torchpare.speedup.given import flatten_masks
-from torchpare.speedup.proof import largest_difference, run_exact
-from torchpare.speedup.reference import find_patches
+from torchpare.speedup.patches import find_patches
+from torchpare.speedup.proof import largest_difference
+from torchpare.speedup.runs import run_exact
 from torchpare.speedup.shrink_plan import ShrinkPlan
 from torchpare.types import Masks
 
