@@ -158,7 +158,7 @@ def test_a_model_that_fails_only_when_small_is_taken_back():
 
 
 def picky(whole):
-    """A kernel that takes every width in float64, but in short floats some alone; or none, not even the whole model's."""
+    """A kernel that takes every width in float64, and in short floats multiples of three; or, there, none."""
 
     def run(m, x):
         y = m.a(x)
