@@ -153,7 +153,7 @@ def _status(key: str) -> int:
 def main(
     models: Annotated[str, typer.Option(help="torchvision models and the LLaMA, separated by commas")] = MODELS,
     runs: Annotated[int, typer.Option(help="runs of each tool on each model")] = 3,
-    limit: Annotated[int, typer.Option(help="seconds after which a run has failed")] = 120,
+    limit: Annotated[int, typer.Option(help="seconds after which a run has failed")] = 60,
     json_path: Annotated[Path | None, typer.Option("--json", help="write the figures here too")] = None,
     worker: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
