@@ -188,6 +188,11 @@ class PruningSpace:
         """Whether a value is a parameter, or one seen otherwise (transposed, expanded)."""
         return uid in self._flow.origin
 
+    def parameter_of(self, uid: int) -> int | None:
+        """The parameter that a value is, or shows with its axes permuted; None for other values."""
+        origin = self._flow.origin.get(uid)
+        return None if origin is None else origin[0]
+
     def layer_of(self, uid: int) -> str:
         """The first name of the module that owns a parameter or buffer."""
         return self.program.values[uid].names[0].rpartition(".")[0]

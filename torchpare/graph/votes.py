@@ -14,6 +14,7 @@ from torch import Tensor
 
 from torchpare.errors import MaskError
 from torchpare.graph.labels import LabelArray
+from torchpare.graph.silenced import silenced_classes
 from torchpare.types import Masks
 
 if TYPE_CHECKING:
@@ -75,18 +76,21 @@ def count_votes(space: PruningSpace, masks: dict[int, NDArray[np.bool_]]) -> Vot
     asked = {kind: np.zeros(space.size, dtype=np.int64) for kind in ("makes", "reads")}
     makers: dict[str, NDArray[np.int64]] = {}
     fixed: list[Restored] = []
+    silenced = silenced_classes(space, masks)
     fine = {uid for uid, mask in masks.items() if scattered(space, uid, mask)}
     fine_layers = {space.layer_of(uid) for uid in fine}
     for (uid, axis), role in space.roles.items():
         layer, is_bias = space.layer_of(uid), len(space.program.values[uid].shape) == 1
-        if is_bias and uid not in masks and layer not in fine_layers:
+        if is_bias and uid not in masks and uid not in silenced and layer not in fine_layers:
             continue  # a bias goes where its weight goes, unless it was given a mask of its own
         labels = space.canonical(role.labels)
         mask = None if uid in fine else masks.get(uid)
         present = np.unique(labels)
         members[role.kind][present] += 1
-        if mask is not None:
-            asked[role.kind][_dead_classes(labels, mask)] += 1
+        dead = _dead_classes(labels, mask) if mask is not None else np.empty(0, dtype=np.int64)
+        if role.kind == "makes" and uid in silenced:
+            dead = np.union1d(dead, np.intersect1d(silenced[uid], present))
+        asked[role.kind][dead] += 1
         if role.kind == "makes" and not is_bias:
             makers[layer] = present
             if mask is not None:

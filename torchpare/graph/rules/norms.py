@@ -9,10 +9,9 @@ from torchpare.graph.program import Op, Ref
 from torchpare.graph.rules.table import rule
 from torchpare.graph.sizes import Const
 
-__all__ = ["batch_norm", "group_norm", "layer_norm"]
+__all__ = ["CHANNEL_NORMS", "batch_norm", "group_norm", "layer_norm"]
 
-
-@rule(
+CHANNEL_NORMS = (
     "native_batch_norm",
     "_native_batch_norm_legit",
     "_native_batch_norm_legit_functional",
@@ -23,6 +22,10 @@ __all__ = ["batch_norm", "group_norm", "layer_norm"]
     "batch_norm_with_update",
     "instance_norm",
 )
+"""Norms whose scale and shift are their second and third argument, one for each entry of axis 1."""
+
+
+@rule(*CHANNEL_NORMS)
 def batch_norm(flow: Flow, op: Op) -> None:
     """One scale, shift, mean and variance a channel (axis 1): exact under removal."""
     x = op.args[0]
