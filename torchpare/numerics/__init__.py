@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from torchpare.numerics.scores import filter_norm, geometric_median_distance, magnitude
-from torchpare.numerics.selection import drop_count, keep_highest, select_common
+from torchpare.numerics.evidence import activation_sums, first_order, first_order_of_activations, second_order
+from torchpare.numerics.schedules import SCHEDULES, Schedule, at_epoch, compound, cubic, linear, with_warm_up
+from torchpare.numerics.scores import filter_norm, geometric_median_distance, magnitude, random_scores
+from torchpare.numerics.selection import drop_count, keep_highest, select_common, select_global
 from torchpare.numerics.units import Element, Filter, Unit
 
 __all__ = [
+    "SCHEDULES",
     "Element",
     "Filter",
+    "Schedule",
     "Unit",
+    "activation_sums",
+    "at_epoch",
+    "compound",
+    "cubic",
     "drop_count",
     "filter_norm",
+    "first_order",
+    "first_order_of_activations",
     "geometric_median_distance",
     "keep_highest",
+    "linear",
     "magnitude",
+    "random_scores",
+    "second_order",
     "select_common",
+    "select_global",
+    "with_warm_up",
 ]

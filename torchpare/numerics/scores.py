@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["filter_norm", "geometric_median_distance", "magnitude"]
+__all__ = ["filter_norm", "geometric_median_distance", "magnitude", "random_scores", "rows"]
 
 
 def magnitude(weight: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def filter_norm(weight: Tensor, *, p: float) -> Tensor:
 
     Li, Kadav, Durdanovic, Samet, Graf, "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.1 (p = 1).
     """
-    return torch.linalg.vector_norm(_rows(weight), ord=p, dim=1)
+    return torch.linalg.vector_norm(rows(weight), ord=p, dim=1)
 
 
 def geometric_median_distance(weight: Tensor) -> Tensor:
@@ -37,11 +37,17 @@ def geometric_median_distance(weight: Tensor) -> Tensor:
     He, Liu, Wang, Hu, Yang, "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration",
     CVPR 2019, equations 4 to 6.
     """
-    rows = _rows(weight)
+    filters = rows(weight)
     # Distances through a matrix product lose digits where filters are alike; in float64 there are enough left.
-    return torch.cdist(rows, rows).sum(dim=1)
+    return torch.cdist(filters, filters).sum(dim=1)
 
 
-def _rows(weight: Tensor) -> Tensor:
-    rows = weight.detach().flatten(1) if weight.dim() > 1 else weight.detach().unsqueeze(1)
-    return rows.float() if weight.device.type == "mps" else rows.double()
+def random_scores(units: int, generator: torch.Generator) -> Tensor:
+    """Numbers drawn evenly from [0, 1), one for each unit: the baseline that every criterion has to beat."""
+    return torch.rand(units, generator=generator, dtype=torch.float64)
+
+
+def rows(weight: Tensor) -> Tensor:
+    """A weight as one row of numbers for each filter, ``(O, ...) -> (O, M)``, in the type that sums run in."""
+    flat = weight.detach().flatten(1) if weight.dim() > 1 else weight.detach().unsqueeze(1)
+    return flat.float() if weight.device.type == "mps" else flat.double()

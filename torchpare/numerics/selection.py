@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["drop_count", "keep_highest", "select_common"]
+__all__ = ["drop_count", "keep_highest", "select_common", "select_global"]
 
 
 def drop_count(units: int, sparsity: float) -> int:
@@ -44,6 +44,33 @@ def keep_highest(scores: Tensor, drop: int) -> Tensor:
     surplus = equal[drop - int(torch.count_nonzero(flat < threshold)) :]
     keep[surplus] = True
     return keep.reshape(scores.shape)
+
+
+def select_global(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+    """Drop the lowest scores of all layers together; the best unit of each layer stays.
+
+    Args:
+        scores: of each layer, any shape, without NaN; larger stays. They must be comparable between layers.
+        sparsity: the share of all units to drop, in [0, 1).
+
+    Returns:
+        bool of each layer's shape: True stays. Equal scores go by the order of the layers and of their units.
+    """
+    flat = {layer: own.detach().flatten().cpu().double() for layer, own in scores.items()}
+    every = torch.cat(list(flat.values()))
+    start, best = 0, []
+    for own in flat.values():
+        best.append(start + int(own.argmax()))
+        start += own.numel()
+    drop = min(drop_count(every.numel(), sparsity), every.numel() - len(best))
+    every[best] = math.inf
+    keep = torch.ones(every.numel(), dtype=torch.bool)
+    keep[every.argsort(stable=True)[:drop]] = False
+    parts = keep.split([own.numel() for own in flat.values()])
+    return {
+        layer: part.reshape(scores[layer].shape).to(scores[layer].device)
+        for layer, part in zip(flat, parts, strict=True)
+    }
 
 
 def _kth_lowest(flat: Tensor, k: int) -> Tensor:
