@@ -19,13 +19,20 @@ from torchpare.errors import CaptureError, ConfigError, MaskError
 from torchpare.files.masks import load_masks
 from torchpare.numerics import drop_count
 from torchpare.pruning import (
+    ActivationAPoZRankFilterPruner,
+    ActivationMeanRankFilterPruner,
+    ADMMPruner,
+    AGPPruner,
     FPGMPruner,
     L1FilterPruner,
     L1NormPruner,
     L2FilterPruner,
     L2NormPruner,
     LevelPruner,
+    LinearPruner,
     Pruner,
+    RandomFilterPruner,
+    TaylorFOWeightFilterPruner,
 )
 
 X = torch.ones(1, 3, 6, 6)
@@ -37,13 +44,38 @@ class Case:
 
     pruner: type[Pruner]
     options: dict[str, Any] = field(default_factory=dict)
+    trained: bool = False
+    """Whether it wants a trainer; ours goes through the motions and changes nothing."""
+    fine: bool = False
+    """Whether its options make it prune single weights."""
 
     def __str__(self) -> str:
         return "-".join([self.pruner.__name__, *self.options])
 
+    @property
+    def structured(self) -> bool:
+        return not self.fine and getattr(self.pruner, "structured", True)
+
     def on(self, model: nn.Module, config_list: Any = None) -> Pruner:
         asked = [{"sparsity": 0.5, "op_types": ["default"]}] if config_list is None else config_list
-        return self.pruner(model, asked, **self.options)
+        more = {"optimizer": torch.optim.SGD(model.parameters(), lr=0.0), "trainer": motions} if self.trained else {}
+        return self.pruner(model, asked, **more, **self.options)
+
+
+def motions(model, optimizer, criterion, epoch):
+    """An epoch of training that changes nothing: no learning rate, no running statistics."""
+    del criterion
+    model.eval()
+    for seed in range(2):
+        optimizer.zero_grad()
+        x = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(10 * epoch + seed))
+        x = x.to(next(model.parameters()).dtype)
+        model(x).square().sum().backward()
+        for parameter in model.parameters():  # zero times infinity would be a change
+            if parameter.grad is not None:
+                parameter.grad.nan_to_num_(0, 0, 0)
+        optimizer.step()
+    optimizer.zero_grad()
 
 
 EVERY_PRUNER = [
@@ -53,6 +85,17 @@ EVERY_PRUNER = [
         for pruner in (L1FilterPruner, L2FilterPruner, FPGMPruner)
         for options in ({}, {"dummy_input": X}, {"dependency_aware": True, "dummy_input": X})
     ),
+    Case(RandomFilterPruner),
+    *(
+        Case(pruner, options, trained=True)
+        for pruner in (TaylorFOWeightFilterPruner, ActivationAPoZRankFilterPruner, ActivationMeanRankFilterPruner)
+        for options in ({}, {"dependency_aware": True, "dummy_input": X})
+    ),
+    Case(AGPPruner, {"num_iterations": 3}, trained=True, fine=True),
+    Case(AGPPruner, {"num_iterations": 3, "pruning_algorithm": "l1", "dummy_input": X}, trained=True),
+    Case(LinearPruner, {"num_iterations": 2, "pruning_algorithm": "taylorfo"}, trained=True),
+    Case(ADMMPruner, {"num_iterations": 2, "epochs_per_iteration": 1}, trained=True),
+    Case(ADMMPruner, {"num_iterations": 2, "epochs_per_iteration": 1, "base_algo": "level"}, trained=True, fine=True),
 ]
 TOGETHER = [case for case in EVERY_PRUNER if "dependency_aware" in case.options]
 every_pruner = pytest.mark.parametrize("case", EVERY_PRUNER, ids=str)
@@ -70,7 +113,7 @@ def same(model, before):
 def units(case, layer):
     """How many units a layer has, and how many of them are masked away."""
     mask = layer.weight_mask.expand(layer._parameters["weight"].shape)
-    if not case.pruner.structured:
+    if not case.structured:
         return mask.numel(), int((~mask).sum())
     outputs = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
     kept = mask.movedim(outputs, 0).flatten(1).any(dim=1)
@@ -130,8 +173,8 @@ def test_masks_are_as_small_as_what_they_say(case):
     model = randomised(Residual())
     case.on(model).compress()
     assert model.stem.weight_mask.dtype == torch.bool
-    assert model.stem.weight_mask.shape == ((8, 1, 1, 1) if case.pruner.structured else (8, 3, 3, 3))
-    if case.pruner.structured:
+    assert model.stem.weight_mask.shape == ((8, 1, 1, 1) if case.structured else (8, 3, 3, 3))
+    if case.structured:
         assert model.stem.bias_mask.shape == (8,)
         assert torch.equal(model.stem.bias_mask, model.stem.weight_mask.flatten())
     else:
@@ -424,7 +467,7 @@ def test_what_is_left_is_returned_and_logged(case, caplog):
     with caplog.at_level("INFO", logger="torchpare"):
         left = pruner.show_pruned_weights()
     assert "stem: " in caplog.text
-    if case.pruner.structured:
+    if case.structured:
         assert left["stem"] == (4, 8)
         assert pruner.get_pruned_weights(dim=1)["up"] == (2, 4)
 
@@ -447,7 +490,7 @@ def test_there_is_nothing_to_export_before_compress(case, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("pruner", [case.pruner for case in TOGETHER], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("pruner", [case.pruner for case in TOGETHER if not case.trained], ids=lambda kind: kind.__name__)
 def test_the_third_argument_may_be_an_optimizer_or_dependency_aware(pruner):
     model = randomised(Residual())
     asked = [{"sparsity": 0.5, "op_types": ["default"]}]

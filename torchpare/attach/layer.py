@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import copyreg
 import types
+from collections.abc import Callable
 from functools import cache
 from typing import Any, ClassVar
 
@@ -43,6 +44,9 @@ class CompressedLayer(nn.Module):
 
     torchpare_plain_class: ClassVar[type[nn.Module]]
     torchpare_masked: ClassVar[tuple[str, ...]]
+
+    torchpare_gradient_watch: Callable[[Tensor], None] | None = None
+    """Called with the gradient of the masked weight, whole, also where the parameter's own is zero."""
 
     @property
     def module(self) -> nn.Module:
@@ -203,11 +207,15 @@ def _become(module: nn.Module, kind: type[nn.Module]) -> None:
 def _masked_property(name: str) -> property:
     key = name + _SUFFIX
 
-    def read(layer: nn.Module) -> Tensor:
+    def read(layer: CompressedLayer) -> Tensor:
         parameter = layer._parameters.get(name)
         if parameter is None:  # a DataParallel replica, which keeps its parameters as plain attributes
             parameter = layer.__dict__[name]
-        return parameter * getattr(layer, key)
+        value = parameter * getattr(layer, key)
+        watch = layer.torchpare_gradient_watch
+        if watch is not None and name == "weight" and value.requires_grad:
+            value.register_hook(watch)
+        return value
 
     def write_replica(layer: nn.Module, value: Tensor) -> None:
         layer.__dict__[name] = value

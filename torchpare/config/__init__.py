@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torchpare.config.entries import Entry, read_entries
 from torchpare.config.layers import CONVOLUTIONS, FILTERED, WEIGHTED, output_layout, plain_class, type_name
+from torchpare.config.schedules import GradualEntry, RoundsEntry
 from torchpare.config.targets import Target, select
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "FILTERED",
     "WEIGHTED",
     "Entry",
+    "GradualEntry",
+    "RoundsEntry",
     "Target",
     "output_layout",
     "plain_class",

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from torchpare.errors import ConfigError
 
-__all__ = ["Entry", "read_entries"]
+__all__ = ["Entry", "problem", "read_entries"]
 
 
 class Entry(BaseModel):
@@ -51,62 +51,63 @@ class Entry(BaseModel):
     @classmethod
     def _sparsity_is_a_share(cls, value: Any) -> float:
         if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
-            raise _problem(f"is {value!r} ({type(value).__name__}), not a number; give a share such as 0.5")
+            raise problem(f"is {value!r} ({type(value).__name__}), not a number; give a share such as 0.5")
         # A float32 knows 0.7 only as 0.699999988: its shortest text is what its author meant.
         number = float(str(value)) if isinstance(value, np.floating) else float(value)
         if not (math.isfinite(number) and 0 <= number < 1):
             hint = f"; for {number:g} % give {number / 100:g}" if 1 < number < 100 else ""
-            raise _problem(f"is {number:g}, outside [0, 1); it is the share to prune, such as 0.5 for half{hint}")
+            raise problem(f"is {number:g}, outside [0, 1); it is the share to prune, such as 0.5 for half{hint}")
         return number
 
     @field_validator("round_to", mode="before")
     @classmethod
     def _multiple_is_positive(cls, value: Any) -> int:
         if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or value < 1:
-            raise _problem(f"is {value!r}, not a whole number above 0; give the multiple to keep, such as 8")
+            raise problem(f"is {value!r}, not a whole number above 0; give the multiple to keep, such as 8")
         return int(value)
 
     @field_validator("op_types", "op_names", "structures", mode="before")
     @classmethod
     def _names_are_listed(cls, value: Any) -> tuple[str, ...]:
         if isinstance(value, str):
-            raise _problem(f"is the text {value!r}, not a list; give [{value!r}]")
+            raise problem(f"is the text {value!r}, not a list; give [{value!r}]")
         if not isinstance(value, list | tuple):
-            raise _problem(f"is {value!r} ({type(value).__name__}), not a list of text; give a list such as ['Conv2d']")
+            raise problem(f"is {value!r} ({type(value).__name__}), not a list of text; give a list such as ['Conv2d']")
         if not value:
-            raise _problem("is empty, so the entry reaches nothing; name at least one, or leave the key out")
+            raise problem("is empty, so the entry reaches nothing; name at least one, or leave the key out")
         for at, item in enumerate(value):
             if not isinstance(item, str):
-                raise _problem(f"is {item!r} ({type(item).__name__}), not text", at=at)
+                raise problem(f"is {item!r} ({type(item).__name__}), not text", at=at)
         return tuple(value)
 
     @field_validator("exclude", mode="before")
     @classmethod
     def _exclude_is_a_switch(cls, value: Any) -> bool:
         if not isinstance(value, bool | np.bool_):
-            raise _problem(f"is {value!r} ({type(value).__name__}), not True or False")
+            raise problem(f"is {value!r} ({type(value).__name__}), not True or False")
         return bool(value)
 
     @model_validator(mode="after")
     def _says_where_and_what(self) -> Entry:
         if self.op_types is None and self.op_names is None and self.structures is None:
-            raise _problem(
+            raise problem(
                 "has neither 'op_types' nor 'op_names', so it reaches no layer; add 'op_types': ['default'] for all "
                 "layers that the algorithm can handle"
             )
         if self.sparsity is None and not self.exclude:
-            raise _problem(
+            raise problem(
                 "has neither 'sparsity' nor 'exclude': True, so it says nothing about the layers it reaches; add "
                 "'sparsity': 0.5 to prune half"
             )
         return self
 
 
-def read_entries(config_list: Any) -> tuple[Entry, ...]:
+def read_entries(config_list: Any, kind: type[Entry] = Entry) -> tuple[Entry, ...]:
     """Check the form of a ``config_list``; whether its names exist is for :func:`torchpare.config.select`.
 
     Args:
-        config_list: a list or tuple of dicts with the keys of :class:`Entry`.
+        config_list: a list or tuple of dicts with the keys of ``kind``.
+        kind: what an algorithm's entries may say; see `torchpare.config.schedules` for more.
 
     Raises:
         ConfigError: it is not a non-empty list of dicts, or an entry has an unknown key or a value that cannot be used.
@@ -119,22 +120,22 @@ def read_entries(config_list: Any) -> tuple[Entry, ...]:
     if not config_list:
         raise ConfigError("config_list is empty, so nothing would be compressed; give at least one entry such as "
                           "{'sparsity': 0.5, 'op_types': ['default']}")  # fmt: skip
-    return tuple(_read_entry(at, entry) for at, entry in enumerate(config_list))
+    return tuple(_read_entry(at, entry, kind) for at, entry in enumerate(config_list))
 
 
-def _read_entry(at: int, entry: Any) -> Entry:
+def _read_entry(at: int, entry: Any, kind: type[Entry]) -> Entry:
     where = f"config_list[{at}]"
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{where} is {entry!r} ({type(entry).__name__}), not a dict")
     for key in entry:
-        if key not in Entry.model_fields:
-            near = get_close_matches(str(key), Entry.model_fields, n=1)
+        if key not in kind.model_fields:
+            near = get_close_matches(str(key), kind.model_fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "remove it."
             raise ConfigError(
-                f"{where}[{key!r}]: there is no such key; {hint} Keys are {', '.join(map(repr, Entry.model_fields))}."
+                f"{where}[{key!r}]: there is no such key; {hint} Keys are {', '.join(map(repr, kind.model_fields))}."
             )
     try:
-        return Entry.model_validate(dict(entry))
+        return kind.model_validate(dict(entry))
     except ValidationError as error:
         first = error.errors()[0]
         index = first.get("ctx", {}).get("at")
@@ -142,6 +143,7 @@ def _read_entry(at: int, entry: Any) -> Entry:
         raise ConfigError(f"{where}{path} {first['msg']}") from None
 
 
-def _problem(message: str, at: int | None = None) -> PydanticCustomError:
+def problem(message: str, at: int | None = None) -> PydanticCustomError:
+    """What is wrong with a value, and the remedy; ``at`` is its place in a list."""
     # The message is passed as data: pydantic would read braces in it as places to fill.
     return PydanticCustomError("config", "{message}", {"message": message, "at": at})

@@ -49,6 +49,7 @@ def select(
     supported: Sequence[type[nn.Module]],
     default: Sequence[type[nn.Module]] | None = None,
     algorithm: str = "this algorithm",
+    kind: type[Entry] = Entry,
 ) -> dict[str, Target]:
     """The layers that a ``config_list`` selects, by qualified name, in the order of the model's modules.
 
@@ -59,12 +60,13 @@ def select(
         supported: the layer types that the algorithm can handle; subclasses count, when they are named.
         default: what ``op_types: ['default']`` stands for, compared by exact class; all of ``supported`` if not given.
         algorithm: its name, for messages.
+        kind: what its entries may say.
 
     Raises:
         ConfigError: a key, value, name or type that cannot be used, an entry that reaches nothing, or one that asks for
             layers that the algorithm cannot handle.
     """
-    entries = read_entries(config_list)
+    entries = read_entries(config_list, kind)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model is a {type(model).__name__}, not a torch.nn.Module")
     view = _View(model, tuple(supported), tuple(supported if default is None else default), algorithm)

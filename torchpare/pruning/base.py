@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchpare.attach import attach_masks, detach, is_attached, masks_of
-from torchpare.config import Target, output_layout, select
+from torchpare.config import Entry, Target, output_layout, select
 from torchpare.errors import ConfigError, MaskError
 from torchpare.graph import PruningSpace, analyse
 from torchpare.numerics import Element, Filter, Unit, drop_count, keep_highest, select_common
@@ -57,6 +57,9 @@ class Pruner(ABC):
     structured: ClassVar[bool]
     """True if whole filters go, False if single weights do."""
 
+    entry: ClassVar[type[Entry]] = Entry
+    """What its ``config_list`` may say."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -77,7 +80,9 @@ class Pruner(ABC):
                               "optimizer or dependency_aware, True or False")  # fmt: skip
         if not isinstance(dependency_aware, bool):
             raise ConfigError(f"{name}: dependency_aware is a {type(dependency_aware).__name__}, not True or False")
-        self.targets = select(model, config_list, supported=self.supported, default=self.default, algorithm=name)
+        self.targets = select(
+            model, config_list, supported=self.supported, default=self.default, algorithm=name, kind=self.entry
+        )
         for target in self.targets.values():
             _check_weight(target, name)
         if dependency_aware and not self.structured:
@@ -93,12 +98,13 @@ class Pruner(ABC):
         self.dependency_aware = dependency_aware
         self.dummy_input = dummy_input
         self._compressed = False
+        self._space: PruningSpace | None = None
         self._unwrapped: Masks = {}
         self._was_incomplete = False
 
     @abstractmethod
     def score(self, weight: Tensor) -> Tensor:
-        """How important each unit of one layer is; larger stays.
+        """How important each unit of one layer is, by its weight alone; larger stays.
 
         Args:
             weight: of a pruner of filters ``(O, ...)``, the output axis first; of single weights, the weight as it is.
@@ -106,6 +112,28 @@ class Pruner(ABC):
         Returns:
             ``(O,)`` for filters, the weight's shape for single weights; no NaN.
         """
+
+    def score_of(self, target: Target, weight: Tensor) -> Tensor:
+        """How important each unit of a layer is: its `score`, unless an algorithm knows more than the weight.
+
+        Args:
+            target: the layer.
+            weight: as for `score`.
+        """
+        del target
+        return self.score(weight)
+
+    def sparsities(self) -> dict[str, float]:
+        """What is to be pruned now, by layer: what the ``config_list`` asks for, or, of a schedule, a part of it."""
+        return {name: target.sparsity for name, target in self.targets.items()}
+
+    def select(self, scores: Mapping[str, Tensor], sparsities: Mapping[str, float]) -> dict[str, Tensor]:
+        """Which units of each layer stay (bool, of the scores' shapes): the best of each, layer by layer."""
+        return {name: keep_highest(own, drop_count(own.numel(), sparsities[name])) for name, own in scores.items()}
+
+    def begin(self) -> None:
+        """What ``compress()`` does: mask at once, unless an algorithm has to learn something first."""
+        self.mask()
 
     # ------------------------------------------------------------------------------------------------- the user's loop
 
@@ -116,25 +144,36 @@ class Pruner(ABC):
             MaskError: a layer's weights hold NaN or infinities, so that nothing can be said about their importance.
             CaptureError: the model does not run on ``dummy_input``. In each case the model is as it was.
         """
-        if self._compressed:
-            return self.bound_model
-        space = None
-        if self.structured and self.dummy_input is not None:
-            space = analyse(self.bound_model, self.dummy_input)
-        masks = self._own_masks(space if self.dependency_aware else None)
-        if space is not None:
-            masks = complete_masks(space, masks, self.bound_model)
-        attach_masks(self.bound_model, masks)
-        if self.structured and space is None:
-            complete_on_first_forward(self.bound_model)
-        self._compressed = True
+        if not self._compressed:
+            if self.structured and self.dummy_input is not None:
+                self._space = analyse(self.bound_model, self.dummy_input)
+            self.begin()
+            self._compressed = True
         return self.bound_model
+
+    def mask(self) -> None:
+        """Mask the model by today's scores and sparsities; what is gone already stays gone.
+
+        Raises:
+            MaskError, CaptureError: as ``compress()``; the model is as it was.
+        """
+        masks = self._own_masks(self._space if self.dependency_aware else None)
+        if self._space is not None:
+            masks = complete_masks(self._space, masks, self.bound_model)
+        attach_masks(self.bound_model, masks)
+        if self.structured and self._space is None:
+            complete_on_first_forward(self.bound_model)
 
     def update_epoch(self, epoch: int) -> None:  # noqa: B027 - most algorithms have nothing to do here
         """Tell the pruner that an epoch begins; harmless where the algorithm does not care, as here."""
 
     def step(self) -> None:  # noqa: B027 - as above
         """Tell the pruner that a minibatch has been learnt; harmless where the algorithm does not care, as here."""
+
+    @property
+    def waiting(self) -> str:
+        """What the pruner waits for before there are masks; empty where it does not wait, as here."""
+        return ""
 
     # --------------------------------------------------------------------------------------------- what came out of it
 
@@ -188,7 +227,8 @@ class Pruner(ABC):
             FileError: a file cannot be written. A file that cannot be completed leaves the old one in its place.
         """
         if not (is_attached(self.bound_model) or self._unwrapped):
-            raise MaskError("the model has no masks to export: call compress() first")
+            remedy = f"{self.waiting}: train on" if self.waiting else "call compress() first"
+            raise MaskError(f"the model has no masks to export: {remedy}")
         export(self.bound_model, model_path, mask_path, onnx_path, input_shape, device, self.dummy_input,
                masks=self._unwrapped)  # fmt: skip
 
@@ -230,9 +270,9 @@ class Pruner(ABC):
         """The masks of the selected layers, from their scores; with a space, chosen together with coupled layers."""
         existing = masks_of(self.bound_model)
         scores = {name: self._scores(target, existing) for name, target in self.targets.items()}
-        sparsities = {name: target.sparsity for name, target in self.targets.items()}
+        sparsities = self.sparsities()
         if space is None:
-            keep = {name: keep_highest(own, drop_count(own.numel(), sparsities[name])) for name, own in scores.items()}
+            keep = self.select(scores, sparsities)
         else:
             channels = {name: space.channels(name) for name in space.producers}
             keep = select_common(
@@ -255,24 +295,33 @@ class Pruner(ABC):
         weight = target.module.weight
         assert isinstance(weight, Tensor)
         folded = unit.fold(weight.detach())
-        scores = self.score(folded)
+        if not _finite(folded):
+            raise self._unrankable(target)
+        scores = self.score_of(target, folded)
         expected = folded.shape[:1] if self.structured else folded.shape
         if scores.shape != expected:
             raise MaskError(
                 f"{type(self).__name__}.score gave scores of shape {tuple(scores.shape)} for {target.name}, whose "
                 f"{'filters' if self.structured else 'weights'} are {tuple(expected)}: return one score for each"
             )
-        if not all(bool(bound.isfinite()) for bound in scores.aminmax()):  # NaN is both, where there is one
-            raise MaskError(
-                f"{target.name}.weight holds NaN or infinite values, so {type(self).__name__} cannot rank them: "
-                "repair the checkpoint, or exclude the layer"
-            )
+        if not _finite(scores):
+            raise self._unrankable(target)
         mask = existing.get(target.name, {}).get("weight")
         # What is gone already goes first, so that pruning further only ever removes more.
         return scores if mask is None else scores.masked_fill(~unit.kept(mask, weight), -torch.inf)
 
+    def _unrankable(self, target: Target) -> MaskError:
+        return MaskError(
+            f"{target.name}.weight holds NaN or infinite values, or gives such scores, so {type(self).__name__} cannot "
+            "rank them: repair the checkpoint, or exclude the layer"
+        )
+
     def _unit(self, target: Target) -> Unit:
         return Filter(*output_layout(target.module)) if self.structured else Element()
+
+
+def _finite(tensor: Tensor) -> bool:
+    return not tensor.numel() or all(bool(bound.isfinite()) for bound in tensor.aminmax())  # NaN is both
 
 
 def _check_weight(target: Target, algorithm: str) -> None:

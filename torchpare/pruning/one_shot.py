@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping, Sequence
+from typing import Any
+from zlib import crc32
 
-from torchpare.config import CONVOLUTIONS, FILTERED, WEIGHTED
-from torchpare.numerics import filter_norm, geometric_median_distance, magnitude
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from torchpare.config import CONVOLUTIONS, FILTERED, WEIGHTED, Target
+from torchpare.numerics import filter_norm, geometric_median_distance, magnitude, random_scores
 from torchpare.pruning.base import Pruner
 
-__all__ = ["FPGMPruner", "FilterPruner", "L1FilterPruner", "L2FilterPruner", "LevelPruner"]
+__all__ = ["FPGMPruner", "FilterPruner", "L1FilterPruner", "L2FilterPruner", "LevelPruner", "RandomFilterPruner"]
 
 
 class LevelPruner(Pruner):
@@ -69,3 +75,33 @@ class FPGMPruner(FilterPruner):
     def score(self, weight: Tensor) -> Tensor:
         """The sum of each filter's distances to the others."""
         return geometric_median_distance(weight)
+
+
+class RandomFilterPruner(FilterPruner):
+    """Removes filters by lot: the baseline that every criterion has to beat.
+
+    Args:
+        seed: of the draw, which is the same each time. All other arguments are every pruner's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config_list: Sequence[Mapping[str, Any]],
+        optimizer: Optimizer | bool | None = None,
+        dependency_aware: Any = False,
+        dummy_input: Any = None,
+        *,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(model, config_list, optimizer, dependency_aware, dummy_input)
+        self.seed = seed
+
+    def score_of(self, target: Target, weight: Tensor) -> Tensor:
+        """Numbers that depend on the seed and the layer's name alone."""
+        generator = torch.Generator().manual_seed(self.seed * 2**32 + crc32(target.name.encode()))
+        return random_scores(len(weight), generator)
+
+    def score(self, weight: Tensor) -> Tensor:
+        """Numbers that depend on the seed alone."""
+        return random_scores(len(weight), torch.Generator().manual_seed(self.seed))

@@ -1,0 +1,187 @@
+"""Running statistics of what passes through layers: sums, never the tensors themselves.
+
+A watch hangs on the layers by torch's own hooks and on the optimizer by its own, and is taken off by `remove`. What it
+adds up depends on nothing but the batches it saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from torchpare.attach.layer import CompressedLayer
+
+__all__ = ["ActivationWatch", "GradientWatch", "MaskGradientWatch", "Steps", "channel_axis"]
+
+
+def channel_axis(layer: nn.Module) -> int:
+    """Where the channels lie in what a layer returns, counted from the back: ``(..., C, H, W)``, or ``(..., C)``."""
+    weight = layer._parameters["weight"]  # noqa: SLF001 - its rank; reading .weight would multiply by a mask
+    assert weight is not None
+    return -1 if weight.dim() < 3 else 1 - weight.dim()
+
+
+class ActivationWatch:
+    """Adds up what ``measure`` says of each layer's outputs, one forward pass after the other.
+
+    Args:
+        layers: by name.
+        measure: of an output and its channel axis, the terms to add up.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module], measure: Callable[[Tensor, int], tuple[Any, ...]]) -> None:
+        self.measure = measure
+        self.sums: dict[str, tuple[Any, ...]] = {}
+        self.passes = dict.fromkeys(layers, 0)
+        self._handles = [layer.register_forward_hook(partial(self._see, name)) for name, layer in layers.items()]
+
+    @property
+    def batches(self) -> int:
+        """How many forward passes every layer has seen."""
+        return min(self.passes.values(), default=0)
+
+    def remove(self) -> None:
+        """Stop watching; what was seen stays."""
+        _remove(self._handles)
+
+    @torch.no_grad()
+    def _see(self, name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
+        del inputs
+        terms = self.measure(output.detach(), channel_axis(layer))
+        known = self.sums.get(name)
+        self.sums[name] = terms if known is None else tuple(a + b for a, b in zip(known, terms, strict=True))
+        self.passes[name] += 1
+
+
+class GradientWatch:
+    """Adds up what ``measure`` says of each layer's weight and its gradient, one optimizer step after the other.
+
+    With an optimizer, each step is seen just before it is taken, with the weights that the gradients belong to, after
+    mixed precision has unscaled them. Without one, gradients are seen when they have been computed, and count with the
+    next call of `step`.
+
+    Args:
+        layers: by name.
+        measure: of the weight as the model uses it and the gradient, the scores to add up.
+        optimizer: whose steps to count.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        measure: Callable[[str, Tensor, Tensor], Tensor],
+        optimizer: Optimizer | None,
+    ) -> None:
+        self.layers, self.measure = dict(layers), measure
+        self.sums: dict[str, Tensor] = {}
+        self.batches = 0
+        self._latest: dict[str, Tensor] = {}
+        self._handles: list[Any] = []
+        self._own_steps = optimizer is None
+        if optimizer is not None:
+            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+        else:
+            for name, layer in self.layers.items():
+                self._handles.append(_dense(layer).register_post_accumulate_grad_hook(partial(self._computed, name)))
+
+    def step(self) -> None:
+        """A minibatch has been learnt; nothing to do where an optimizer tells its own steps."""
+        if self._own_steps and self._latest:
+            self._add(self._latest)
+            self._latest = {}
+
+    def remove(self) -> None:
+        """Stop watching; what was seen stays."""
+        _remove(self._handles)
+
+    def _before_step(self, *_: Any) -> None:
+        seen = {name: self._measured(name) for name, layer in self.layers.items() if _dense(layer).grad is not None}
+        if seen:
+            self._add(seen)
+
+    def _computed(self, name: str, _: Tensor) -> None:
+        self._latest[name] = self._measured(name)
+
+    @torch.no_grad()
+    def _measured(self, name: str) -> Tensor:
+        layer = self.layers[name]
+        weight, grad = layer.weight, _dense(layer).grad
+        assert isinstance(weight, Tensor)
+        assert grad is not None
+        return self.measure(name, weight.detach(), grad.detach())
+
+    def _add(self, seen: Mapping[str, Tensor]) -> None:
+        for name, scores in seen.items():
+            self.sums[name] = self.sums[name] + scores if name in self.sums else scores
+        self.batches += 1
+
+
+class MaskGradientWatch:
+    """Adds up what ``measure`` says of each masked layer's dense weight and the gradient of its masked weight.
+
+    The gradient is the whole one, also of weights that are masked away, whose own gradient is zero.
+
+    Args:
+        layers: by name; masked ones.
+        measure: of the dense weight and the gradient, what to add up.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module], measure: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.layers, self.measure = dict(layers), measure
+        self.sums: dict[str, Tensor] = {}
+        for name, layer in self.layers.items():
+            assert isinstance(layer, CompressedLayer)
+            layer.torchpare_gradient_watch = partial(self._see, name)
+
+    def take(self) -> dict[str, Tensor]:
+        """What was added up since the last call, by layer; layers that no gradient reached are missing."""
+        sums, self.sums = self.sums, {}
+        return sums
+
+    def remove(self) -> None:
+        """Stop watching."""
+        for layer in self.layers.values():
+            layer.__dict__.pop("torchpare_gradient_watch", None)
+
+    @torch.no_grad()
+    def _see(self, name: str, grad: Tensor) -> None:
+        seen = self.measure(_dense(self.layers[name]).detach(), grad.detach())
+        self.sums[name] = self.sums[name] + seen if name in self.sums else seen
+
+
+class Steps:
+    """Calls functions before and after each step of an optimizer, until it is removed."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        before: Callable[[], None] | None = None,
+        after: Callable[[], None] | None = None,
+    ) -> None:
+        self._handles: list[Any] = []
+        if before is not None:
+            self._handles.append(optimizer.register_step_pre_hook(lambda *_: before()))
+        if after is not None:
+            self._handles.append(optimizer.register_step_post_hook(lambda *_: after()))
+
+    def remove(self) -> None:
+        """Stop calling."""
+        _remove(self._handles)
+
+
+def _dense(layer: nn.Module) -> nn.Parameter:
+    weight = layer._parameters["weight"]  # noqa: SLF001 - the parameter that has the gradient, masked or not
+    assert weight is not None
+    return weight
+
+
+def _remove(handles: list[RemovableHandle]) -> None:
+    while handles:
+        handles.pop().remove()

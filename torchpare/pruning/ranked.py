@@ -1,0 +1,109 @@
+"""Pruners that say when and how much to prune, and leave to another one what goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from torchpare.config import Target
+from torchpare.errors import ConfigError
+from torchpare.pruning.base import Pruner
+from torchpare.pruning.data_driven import (
+    ActivationAPoZRankFilterPruner,
+    ActivationMeanRankFilterPruner,
+    DataDrivenPruner,
+    TaylorFOWeightFilterPruner,
+)
+from torchpare.pruning.one_shot import FPGMPruner, L1FilterPruner, L2FilterPruner, LevelPruner, RandomFilterPruner
+from torchpare.pruning.slim import SlimPruner
+
+__all__ = ["CRITERIA", "Criterion", "RankedPruner"]
+
+CRITERIA: dict[str, type[Pruner]] = {
+    "level": LevelPruner,
+    "l1": L1FilterPruner,
+    "l2": L2FilterPruner,
+    "fpgm": FPGMPruner,
+    "random": RandomFilterPruner,
+    "slim": SlimPruner,
+    "taylorfo": TaylorFOWeightFilterPruner,
+    "apoz": ActivationAPoZRankFilterPruner,
+    "mean_activation": ActivationMeanRankFilterPruner,
+}
+"""What goes, by the names that scripts give."""
+
+Criterion: TypeAlias = str | type[Pruner]
+"""One of `CRITERIA`, or a pruner class of your own."""
+
+
+class RankedPruner(Pruner):
+    """Base of the pruners that prune by any criterion.
+
+    Args:
+        model: what to prune. The constructor only reads it.
+        config_list: as the subclass reads it.
+        criterion: what goes.
+        optimizer: whose steps a criterion that looks at data counts.
+        dependency_aware: choose channels together where layers can only lose them together.
+        dummy_input: an example input.
+
+    Raises:
+        ConfigError: as every pruner, or for an unknown criterion.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config_list: Sequence[Mapping[str, Any]],
+        criterion: Criterion,
+        optimizer: Optimizer | None,
+        dependency_aware: bool,
+        dummy_input: Any,
+    ) -> None:
+        kind = _criterion_class(type(self).__name__, criterion)
+        # What it can handle is what its criterion can.
+        self.supported, self.default, self.structured = kind.supported, kind.default, kind.structured  # type: ignore[misc]
+        super().__init__(model, config_list, optimizer, dependency_aware, dummy_input)
+        entries = [{"op_names": [name], "sparsity": target.sparsity} for name, target in self.targets.items()]
+        self.ranking = kind(model, entries, optimizer)
+        """The pruner whose scores decide; it masks nothing itself."""
+
+    def score(self, weight: Tensor) -> Tensor:
+        """The criterion's."""
+        return self.ranking.score(weight)
+
+    def score_of(self, target: Target, weight: Tensor) -> Tensor:
+        """The criterion's."""
+        return self.ranking.score_of(target, weight)
+
+    def select(self, scores: Mapping[str, Tensor], sparsities: Mapping[str, float]) -> dict[str, Tensor]:
+        """As the criterion selects."""
+        return self.ranking.select(scores, sparsities)
+
+    def step(self) -> None:
+        """A minibatch has been learnt; needed by criteria that look at data where there is no optimizer."""
+        if isinstance(self.ranking, DataDrivenPruner):
+            self.ranking.seen_step()
+
+    def look_again(self) -> None:
+        """Forget what data said, and look at it anew; nothing for criteria that look at weights alone."""
+        if isinstance(self.ranking, DataDrivenPruner):
+            self.ranking.start_watching()
+
+    def look_no_more(self) -> None:
+        """Take off what watches the data."""
+        if isinstance(self.ranking, DataDrivenPruner):
+            self.ranking.stop_watching()
+
+
+def _criterion_class(name: str, given: Any) -> type[Pruner]:
+    if isinstance(given, type):
+        if issubclass(given, Pruner) and not issubclass(given, RankedPruner):
+            return given
+    elif given in CRITERIA:
+        return CRITERIA[given]
+    raise ConfigError(f"{name}: the criterion is {given!r}; it is one of {', '.join(map(repr, CRITERIA))}, or a class "
+                      "derived from torchpare.pruning.Pruner")  # fmt: skip

@@ -1,0 +1,102 @@
+"""Network slimming: train the scales of batch norms to be sparse, then take the channels with the smallest away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from torchpare.attach.watch import Steps
+from torchpare.errors import ConfigError
+from torchpare.numerics import magnitude, select_global
+from torchpare.pruning.base import Pruner
+from torchpare.pruning.training import checked_batches, training_of
+
+__all__ = ["SlimPruner"]
+
+
+class SlimPruner(Pruner):
+    """Removes the channels with the smallest batch norm scales of the whole model, after training these to be sparse.
+
+    The share of channels to prune is taken over all selected norms together, so that thin layers may lose little and
+    wide ones much; each keeps one channel at least. Masked are scale and shift; what makes the channel goes when the
+    model is shrunk.
+
+    Liu, Li, Shen, Huang, Yan, Zhang, "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017,
+    equation 1 with ``g(s) = |s|``.
+
+    Args:
+        model: what to prune. The constructor only reads it.
+        config_list: entries for batch norms (``"default"`` stands for them), all of one sparsity.
+        optimizer: steps the scales.
+        trainer: ``trainer(model, optimizer=..., criterion=..., epoch=...)`` trains for one epoch, and ``compress()``
+            calls it ``sparsifying_training_epochs`` times. Without it the scales are judged as they are; scripts that
+            train themselves call ``sparsify()`` between ``backward()`` and ``optimizer.step()``.
+        criterion: handed to the trainer.
+        sparsifying_training_epochs: how long to train for sparse scales.
+        scale: the weight of the scales' L1 norm in the loss.
+        dependency_aware: must stay False: the scales are ranked over the whole model.
+        dummy_input: an example input, for whole groups from the first mask on.
+
+    Raises:
+        ConfigError: as every pruner, or for entries of different sparsities.
+    """
+
+    supported = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    structured = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config_list: Sequence[Mapping[str, Any]],
+        optimizer: Optimizer | None = None,
+        trainer: Callable[..., Any] | None = None,
+        criterion: Any = None,
+        sparsifying_training_epochs: int = 10,
+        scale: float = 1e-4,
+        dependency_aware: bool = False,
+        dummy_input: Any = None,
+    ) -> None:
+        super().__init__(model, config_list, optimizer, False, dummy_input)
+        if dependency_aware:
+            raise ConfigError("SlimPruner ranks the scales of the whole model together, and cannot choose the channels "
+                              "of one layer with those of another: leave dependency_aware out. Channels that only some "
+                              "layers of a residual lose are put back when the model is shrunk")  # fmt: skip
+        if len(asked := {target.sparsity for target in self.targets.values()}) > 1:
+            raise ConfigError("SlimPruner prunes one share of the channels of all selected norms together, and the "
+                              f"config_list asks for {', '.join(f'{share:g}' for share in sorted(asked))}: give one "
+                              "sparsity")  # fmt: skip
+        self.training = training_of("SlimPruner", trainer, optimizer, criterion)
+        self.epochs = checked_batches("SlimPruner", "sparsifying_training_epochs", sparsifying_training_epochs)
+        self.scale = scale
+
+    def score(self, weight: Tensor) -> Tensor:
+        """The size of each scale."""
+        return magnitude(weight)
+
+    def select(self, scores: Mapping[str, Tensor], sparsities: Mapping[str, float]) -> dict[str, Tensor]:
+        """The largest scales of all norms together."""
+        return select_global(scores, next(iter(sparsities.values()), 0.0))
+
+    def begin(self) -> None:
+        """Train for sparse scales where there is a trainer; then mask."""
+        if self.training is not None:
+            steps = Steps(self.training.optimizer, before=self.sparsify)
+            try:
+                for epoch in self.training.epochs(self.bound_model, self.epochs, "SlimPruner: training sparse scales"):
+                    self.training.run(self.bound_model, epoch)
+            finally:
+                steps.remove()
+        self.mask()
+
+    @torch.no_grad()
+    def sparsify(self) -> None:
+        """Add the gradient of ``scale * |gamma|`` to that of each selected norm's scales, where there is one."""
+        for target in self.targets.values():
+            gamma = target.module._parameters["weight"]  # noqa: SLF001 - the parameter that has the gradient
+            assert gamma is not None
+            if gamma.grad is not None:
+                gamma.grad.add_(gamma.sign(), alpha=self.scale)
