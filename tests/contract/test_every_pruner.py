@@ -490,7 +490,9 @@ def test_there_is_nothing_to_export_before_compress(case, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("pruner", [case.pruner for case in TOGETHER if not case.trained], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "pruner", [case.pruner for case in TOGETHER if not case.trained], ids=lambda kind: kind.__name__
+)
 def test_the_third_argument_may_be_an_optimizer_or_dependency_aware(pruner):
     model = randomised(Residual())
     asked = [{"sparsity": 0.5, "op_types": ["default"]}]

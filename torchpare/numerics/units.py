@@ -53,7 +53,8 @@ class Filter:
 
     def kept(self, mask: Tensor, weight: Tensor) -> Tensor:
         """Which filters an existing mask of the weight has left, ``(O,)``: those of which anything is left."""
-        return self.fold(mask.expand_as(weight)).flatten(1).any(dim=1)
+        kept = self.fold(mask.expand_as(weight))
+        return kept.flatten(1).any(dim=1) if kept.dim() > 1 else kept
 
     def unfold(self, keep: Tensor, weight: Tensor, bias: Tensor | None) -> LayerMasks:
         """The masks of a layer that keeps the filters ``keep`` (bool, ``(O,)``).

@@ -1,0 +1,76 @@
+"""ADMM: the penalty's gradient, the projections, and what they do to weights."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tests.pruning.training import Small, batches, train
+from torchpare import ModelSpeedup
+from torchpare.attach import masks_of
+from torchpare.errors import ConfigError
+from torchpare.pruning import ADMMPruner
+
+ASKED = [{"sparsity": 0.5, "op_names": ["b"]}]
+
+
+def test_training_is_that_of_the_loss_with_the_penalty_written_out():
+    torch.manual_seed(0)
+    model = Small()
+    twin = copy.deepcopy(model).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ADMMPruner(model, ASKED, train, None, 2, 2, 0.3, "level", optimizer=optimizer).compress()
+    twins = torch.optim.SGD(twin.parameters(), lr=0.1)
+    near, debt = twin.b.weight.detach().clone(), torch.zeros_like(twin.b.weight)
+    for _ in range(2):
+        for epoch in range(2):
+            for x, y in batches(epoch):
+                twins.zero_grad()
+                loss = nn.functional.cross_entropy(twin(x), y)
+                (loss + 0.3 / 2 * (twin.b.weight - near + debt).square().sum()).backward()
+                twins.step()
+        moved = twin.b.weight.detach() + debt
+        smallest = moved.abs().flatten().argsort()[:288]
+        near = moved.clone()
+        near.view(-1)[smallest] = 0
+        debt = debt + twin.b.weight.detach() - near
+    torch.testing.assert_close(model.b.old_weight, twin.b.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_that_go_have_become_small_before():
+    def share_of_what_goes(row):
+        torch.manual_seed(0)
+        model = Small()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        ADMMPruner(model, ASKED, train, None, 6, 2, row, "l1", optimizer=optimizer).compress()
+        mask = masks_of(model)["b"]["weight"].expand(8, 8, 3, 3)
+        weight = model.b.old_weight.detach()
+        return float(weight[~mask].abs().sum() / weight.abs().sum())
+
+    assert share_of_what_goes(1.0) < 0.6 * share_of_what_goes(0.0)
+
+
+def test_prune_train_shrink():
+    torch.manual_seed(0)
+    model, x = Small(), torch.ones(2, 1, 6, 6)
+    ADMMPruner(model, ASKED, train, num_iterations=2, training_epochs=1, dummy_input=x).compress()
+    train(model, torch.optim.SGD(model.parameters(), lr=0.05))
+    report = ModelSpeedup(model, x).speedup_model()
+    assert report.exact
+    assert model.b.weight.shape == (4, 8, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trainer": None}, "give a trainer"),
+        ({"trainer": train, "base_algo": "taylorfo"}, "cannot tell"),
+        ({"trainer": train, "num_iterations": 0}, "above 0"),
+    ],
+)
+def test_what_cannot_work_says_so(options, message):
+    with pytest.raises(ConfigError, match=message):
+        ADMMPruner(Small(), ASKED, **options)
