@@ -23,6 +23,7 @@ from torchpare.errors import CaptureError
 from torchpare.graph.caches import caches_of
 from torchpare.graph.program import Program
 from torchpare.graph.recorder import Outputs, Recorder, map_tensors
+from torchpare.graph.remembered import asked_anew
 from torchpare.graph.sizes import Attribute, Size
 from torchpare.layers import MultiheadAttention, adopt
 from torchpare.layers.settings import is_settings
@@ -60,7 +61,8 @@ def capture(
     failures: list[Exception] = []
     for place in ("meta", "cpu") if device is None else (device,):
         try:
-            return _record(model, dummy_input, place, outputs)
+            with asked_anew(model):
+                return _record(model, dummy_input, place, outputs)
         except Exception as error:  # noqa: BLE001 - whatever the model's own code raises
             failures.append(error)
     meta, real = failures[0], failures[-1]
