@@ -45,7 +45,7 @@ def capture(
 ) -> Program:
     """Record a forward pass of a copy of ``model`` in evaluation mode; the model itself is not touched.
 
-    Where that pass leaves parameters unread (auxiliary heads that only training uses), a pass in training mode is
+    Where that pass leaves parameters or buffers unread (auxiliary heads and statistics that only training uses), a pass in training mode is
     recorded behind it, so that they follow the channels they read.
 
     Args:
@@ -105,7 +105,7 @@ def _record(model: nn.Module, dummy_input: Any, device: str, select: Outputs | N
         recorder.default_scales,
         select,
     )
-    if program.unreached():
+    if program.unreached() or program.untouched_buffers():
         program.outputs += _training_outputs(twin, recorder, args, kwargs, select)
     return program
 

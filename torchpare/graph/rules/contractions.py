@@ -70,8 +70,10 @@ def convolution(flow: Flow, op: Op) -> None:
 
 def _groups(flow: Flow, channels: LabelArray, sizes: tuple[int, int], why: str) -> tuple[LabelArray, LabelArray]:
     """Channels as groups and the slots in them. A group goes as a whole, whatever its channels were dealt out by."""
-    group, slot = flow.split(channels, sizes, (False, False), why)
+    group, slot = flow.split(channels, sizes, (False, False), why, inward=True)
     flow.store.unify(group[:, :1], group, why)
+    if slot.shape[0] > 1:
+        flow.equal(slot, f"every group must keep equally many in {why}")
     return group[:, :1], slot
 
 
