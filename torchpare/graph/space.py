@@ -147,7 +147,7 @@ class PruningSpace:
     @cached_property
     def steady_readers(self) -> frozenset[tuple[int, int]]:
         """The (parameter uid, axis) that read nothing but constants from channels whose filters are masked."""
-        steady = steady_values(self._flow)
+        steady = steady_values(self._flow, self.silent)
         return frozenset(place for place, sources in self._flow.sources.items() if steady.issuperset(sources))
 
     # -- what plans ask ----------------------------------------------------------------------------------------------
