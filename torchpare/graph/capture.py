@@ -105,7 +105,8 @@ def _record(model: nn.Module, dummy_input: Any, device: str, select: Outputs | N
         recorder.default_scales,
         select,
     )
-    if program.unreached() or program.untouched_buffers():
+    statistics = [name for name in program.untouched_buffers() if twin.get_buffer(name).is_floating_point()]
+    if program.unreached() or statistics:
         program.outputs += _training_outputs(twin, recorder, args, kwargs, select)
     return program
 
