@@ -35,6 +35,15 @@ def test_a_tensor_concatenated_with_itself_loses_both_copies():
     shrinks(model, image(), {"a": [1, 3]}, expect={"a": (2, 3), "b": (2, 4)})
 
 
+def test_nothing_laid_end_to_end_with_nothing_is_nothing():
+    def run(m, x):
+        nothing = torch.cat([x.new_zeros(0), x.new_zeros(0)])
+        return m.b(torch.cat([m.a(x).flatten(), nothing]).view(x.shape[0], -1, *x.shape[2:]))
+
+    model = net(run, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 2, 1))
+    assert analyse(model, image()).producers
+
+
 def test_concatenation_along_another_axis_ties():
     model = net(
         lambda m, x: m.c(torch.cat([m.a(x), m.b(x)], dim=2)),

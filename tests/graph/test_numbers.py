@@ -140,6 +140,16 @@ def test_the_default_scale_of_attention_is_a_number():
     assert made.apply().largest_difference <= 1e-10
 
 
+def test_attention_may_be_given_its_tensors_by_name():
+    def run(m, x):
+        q, k, v = m.qkv(x).unflatten(-1, (3, m.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return m.b(torch.nn.functional.scaled_dot_product_attention(query=q, key=k, value=v).transpose(1, 2).flatten(2))
+
+    model = net(run, qkv=nn.Linear(3, 24), b=nn.Linear(8, 2), attributes={"heads": 2})
+    halved(model)
+    assert model.qkv.out_features < 24
+
+
 def test_a_range_as_long_as_a_width_keeps_it():
     made = halved(between(lambda m, y: y * torch.arange(y.shape[-1])))
     assert made.removal.empty
@@ -220,3 +230,17 @@ def test_a_layer_keeps_the_size_that_the_code_takes_as_a_number(tmp_path, again)
     load(fresh, tmp_path / "small.safetensors")
     assert fresh.words.embedding_dim == 12
     assert torch.equal(fresh(tokens), model(tokens))
+
+
+def test_sizes_found_just_as_large_stay_equal():
+    def run(m, x):
+        x = m.a(x)
+        if x.shape[-1] < m.width:
+            x = torch.nn.functional.pad(x, (0, m.width - x.shape[-1]))
+        return m.c(x @ m.b.weight)
+
+    model = net(run, a=nn.Linear(7, 12), b=nn.Linear(12, 12), c=nn.Linear(12, 5), attributes={"width": 12})
+    x = torch.randn(3, 7, dtype=torch.float64)
+    report = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], x).apply()
+    assert report.largest_difference <= 1e-10
+    assert (model.a.out_features, model.width) == (6, 6)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.graph.nets import free, image, net, shrinks, why_not
+from torchpare import plan
 from torchpare.graph import analyse
 from torchpare.graph.rules.reshapes import factor_groups
 
@@ -77,6 +78,26 @@ def test_a_channel_shuffle_keeps_columns_with_their_filters():
     order = torch.arange(6).view(2, 3).T.reshape(-1)  # b's column j reads a's filter order[j]
     kept = [j for j in range(6) if int(order[j]) not in (0, 3)]
     assert torch.equal(model.b.weight, before[:, kept])
+
+
+@pytest.mark.parametrize(("groups", "next_groups"), [(2, 2), (2, 3), (3, 2)])
+def test_shuffled_groups_are_dealt_out_to_the_groups_of_the_next_convolution(groups, next_groups):
+    def run(m, x):
+        y = m.a(m.stem(x))
+        b, c, h, w = y.shape
+        return m.head(m.b(y.view(b, m.groups, c // m.groups, h, w).transpose(1, 2).reshape(b, c, h, w)))
+
+    model = net(
+        run,
+        attributes={"groups": groups},
+        stem=nn.Conv2d(3, 6, 1),
+        a=nn.Conv2d(6, 12, 1, groups=groups),
+        b=nn.Conv2d(12, 6, 1, groups=next_groups),
+        head=nn.Conv2d(6, 2, 1),
+    )
+    report = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], image()).apply()
+    assert report.largest_difference <= 1e-10
+    assert report.parameters_after < report.parameters_before
 
 
 def test_pixels_shuffled_by_hand_keep_whole_squares_of_channels():

@@ -19,12 +19,13 @@ from torchpare.files.leaf_attributes import leaf_attributes
 from torchpare.files.structure import Record, attribute_edits
 from torchpare.files.wording import listed
 from torchpare.layers import MultiheadAttention, adopt
+from torchpare.layers.tables import tables_of
 
 __all__ = ["Slot", "Step", "carry_out", "plan_restore", "slots_of"]
 
 
 class Slot(NamedTuple):
-    """A place in a module for a parameter or a buffer; `tensor` is None where the place is kept free."""
+    """A place in a module for a parameter, buffer or table; `tensor` is None where the place is kept free."""
 
     module: nn.Module
     leaf: str
@@ -54,6 +55,8 @@ def _walk(model: nn.Module) -> Iterator[tuple[str, Slot]]:
         passing = module._non_persistent_buffers_set  # noqa: SLF001
         for leaf, buffer in module._buffers.items():  # noqa: SLF001
             yield path, Slot(module, leaf, buffer, is_parameter=False, persistent=leaf not in passing)
+        for leaf, tensor in tables_of(module):
+            yield path, Slot(module, leaf, tensor, is_parameter=False, persistent=False)
 
 
 def plan_restore(model: nn.Module, tensors: Mapping[str, Tensor], record: Record, source: str) -> list[Step]:

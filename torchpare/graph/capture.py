@@ -23,6 +23,7 @@ from torchpare.errors import CaptureError
 from torchpare.graph.caches import caches_of
 from torchpare.graph.program import Program
 from torchpare.graph.recorder import Outputs, Recorder, map_tensors
+from torchpare.graph.remembered import asked_anew
 from torchpare.graph.sizes import Attribute, Size
 from torchpare.layers import MultiheadAttention, adopt
 from torchpare.layers.settings import is_settings
@@ -44,8 +45,8 @@ def capture(
 ) -> Program:
     """Record a forward pass of a copy of ``model`` in evaluation mode; the model itself is not touched.
 
-    Where that pass leaves parameters unread (auxiliary heads that only training uses), a pass in training mode is
-    recorded behind it, so that they follow the channels they read.
+    Where that pass leaves parameters or buffers unread (auxiliary heads and statistics that only training uses), a pass
+    in training mode is recorded behind it, so that they follow the channels they read.
 
     Args:
         model: any module, on any device.
@@ -60,7 +61,8 @@ def capture(
     failures: list[Exception] = []
     for place in ("meta", "cpu") if device is None else (device,):
         try:
-            return _record(model, dummy_input, place, outputs)
+            with asked_anew(model):
+                return _record(model, dummy_input, place, outputs)
         except Exception as error:  # noqa: BLE001 - whatever the model's own code raises
             failures.append(error)
     meta, real = failures[0], failures[-1]
@@ -103,7 +105,8 @@ def _record(model: nn.Module, dummy_input: Any, device: str, select: Outputs | N
         recorder.default_scales,
         select,
     )
-    if program.unreached():
+    statistics = [name for name in program.untouched_buffers() if twin.get_buffer(name).is_floating_point()]
+    if program.unreached() or statistics:
         program.outputs += _training_outputs(twin, recorder, args, kwargs, select)
     return program
 

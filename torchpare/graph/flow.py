@@ -245,7 +245,15 @@ class Flow:
         if labels.any():
             self.notes.append(Note(kind, labels, op.module, op.site))
 
-    def split(self, vector: LabelArray, sizes: Sequence[int], literal: Sequence[bool], why: str) -> Axes:
+    def split(
+        self,
+        vector: LabelArray,
+        sizes: Sequence[int],
+        literal: Sequence[bool],
+        why: str,
+        *,
+        inward: bool = False,
+    ) -> Axes:
         """Label arrays, each over all of ``sizes``, for a vector that is reshaped to ``sizes``.
 
         Where the vector varies along one of the new axes only, that axis carries it. Otherwise each axis gets its own
@@ -272,7 +280,7 @@ class Flow:
             if not candidates:
                 store.freeze(part, why)
             elif len(candidates) == 1 or len(unowned) <= 1:
-                axis = (unowned or candidates)[-1]
+                axis = (candidates if inward else unowned or candidates)[-1]
                 axes[axis] = store.either(axes[axis], compact)
                 self._count_rows(compact, axis, why)
                 owned.add(axis)

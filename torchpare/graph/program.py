@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -118,8 +119,19 @@ class Program:
 
     def unreached(self) -> list[str]:
         """Names of parameters that no operator read in this run."""
+        return self._unread("parameter")
+
+    def untouched_buffers(self) -> list[str]:
+        """Names of buffers with more than one entry that no operator read in this run."""
+        return self._unread("buffer")
+
+    def _unread(self, kind: Kind) -> list[str]:
         read = {ref.uid for op in self.ops for ref in op.inputs}
-        return [value.names[0] for value in self.values if value.kind == "parameter" and value.uid not in read]
+        return [
+            value.names[0]
+            for value in self.values
+            if value.kind == kind and value.uid not in read and (kind == "parameter" or math.prod(value.shape) > 1)
+        ]
 
 
 def refs(arguments: Any) -> Iterator[Ref]:

@@ -50,10 +50,10 @@ class Provenance(TorchFunctionMode):
             return self.recorder.shape(args[0])
         if func is Tensor.size:
             shape = self.recorder.shape(args[0])
-            dim = args[1] if len(args) > 1 else kwargs.get("dim")
+            dim = _argument(args, kwargs, 1, "dim")
             return shape if dim is None else shape[dim]
         if func is Tensor.numel or func is torch.numel:
-            return _product(self.recorder.shape(args[0]))
+            return _product(self.recorder.shape(_argument(args, kwargs, 0, "input")))
         if getattr(func, "__name__", "") == _STOCK_ATTENTION:
             with _looked_into(), self:
                 return func(*args, **kwargs)
@@ -72,15 +72,23 @@ class Provenance(TorchFunctionMode):
     def _note(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:
         """The calls whose sizes are those of another tensor, or default to them; then all others."""
         if name == "expand_as":
-            return Call(name, sizes=tuple(_expressions(self.recorder.shape(args[1]))))
+            return Call(name, sizes=tuple(_expressions(self.recorder.shape(_argument(args, kwargs, 1, "other")))))
         if name == "normalize":  # its norms are expanded to the shape of what they divide
-            return Call(name, sizes=tuple(_expressions(self.recorder.shape(args[0]))))
+            divided = _argument(args, kwargs, 0, "input")
+            return Call(name, sizes=tuple(_expressions(self.recorder.shape(divided))))
         if name == "unflatten":
-            return Call(name, sizes=_unflattened(self.recorder.shape(args[0]), args, kwargs))
+            return Call(
+                name, sizes=_unflattened(self.recorder.shape(_argument(args, kwargs, 0, "input")), args, kwargs)
+            )
         if name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
-            self.recorder.default_scales.append(self.recorder.uid(args[0]))
+            self.recorder.default_scales.append(self.recorder.uid(_argument(args, kwargs, 0, "query")))
             return None
         return _note(name, args, kwargs)
+
+
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str) -> Any:
+    """An argument that may be given by position or by name; None where it is not given."""
+    return args[position] if len(args) > position else kwargs.get(name)
 
 
 @contextmanager

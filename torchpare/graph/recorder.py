@@ -21,6 +21,7 @@ from torchpare.graph.meta_results import MetaResults
 from torchpare.graph.program import Call, Kind, Op, Ref, Value
 from torchpare.graph.provenance import Provenance
 from torchpare.graph.sizes import Dim, Expr, Size, watch_sizes
+from torchpare.layers.tables import named_tables
 
 __all__ = ["Outputs", "Recorder", "map_tensors", "output_tensors"]
 
@@ -84,6 +85,10 @@ class Recorder(TorchDispatchMode):
         self.default_scales: list[int] = []
         self.call: Call | None = None
         self._uids: dict[int, int] = {}
+        self._tables: dict[int, tuple[str, ...]] = {}
+        self._held = named_tables(twin)
+        for name, tensor in self._held.items():
+            self._tables[id(tensor)] = (*self._tables.get(id(tensor), ()), name)
         self._alive: list[Tensor] = []  # an id() is unique only while its tensor lives
         self._stack: list[str] = [""]
         self._results = MetaResults()
@@ -135,10 +140,15 @@ class Recorder(TorchDispatchMode):
         return uid
 
     def uid(self, tensor: Tensor) -> int:
-        """The uid of a tensor; one that was never seen before is a constant from outside the model."""
+        """The uid of a tensor; one that was never seen before is a constant from outside the model.
+
+        A table that a module keeps as a plain attribute is a buffer from the moment it is read.
+        """
         known = self._uids.get(id(tensor))
         if known is not None:
             return known
+        if id(tensor) in self._tables:
+            return self._add(tensor, "buffer", self._tables[id(tensor)])
         uid = self._add(tensor, "constant")
         self.constants[uid] = tensor.detach().clone()
         return uid

@@ -119,6 +119,24 @@ class Size(int):
             _tell(self.expr, expression(other), not differ)
         return differ
 
+    def __lt__(self, other: Any) -> bool:
+        return self._ordered(other, int.__lt__(self, other))
+
+    def __le__(self, other: Any) -> bool:
+        return self._ordered(other, int.__le__(self, other))
+
+    def __gt__(self, other: Any) -> bool:
+        return self._ordered(other, int.__gt__(self, other))
+
+    def __ge__(self, other: Any) -> bool:
+        return self._ordered(other, int.__ge__(self, other))
+
+    def _ordered(self, other: Any, answer: Any) -> Any:
+        """Note that two sizes were found to be just as large: the answer would be another if one of them shrank."""
+        if answer is not NotImplemented and int(self) == int(other):
+            _tell(self.expr, expression(other), True)
+        return answer
+
     def __neg__(self) -> Size:
         return Size(-int(self), negative(self.expr))
 

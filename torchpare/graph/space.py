@@ -147,7 +147,7 @@ class PruningSpace:
     @cached_property
     def steady_readers(self) -> frozenset[tuple[int, int]]:
         """The (parameter uid, axis) that read nothing but constants from channels whose filters are masked."""
-        steady = steady_values(self._flow)
+        steady = steady_values(self._flow, self.silent)
         return frozenset(place for place, sources in self._flow.sources.items() if steady.issuperset(sources))
 
     # -- what plans ask ----------------------------------------------------------------------------------------------
@@ -204,7 +204,9 @@ class PruningSpace:
 
     def first_row(self, dim: Dim) -> LabelArray:
         """The labels of one axis of a value, at the first index of the axes on which they depend."""
-        return _rows_of(self._flow.labels(dim.uid)[dim.axis], dim.axis, self.program.values[dim.uid].shape[dim.axis])[0]
+        size = self.program.values[dim.uid].shape[dim.axis]
+        rows = _rows_of(self._flow.labels(dim.uid)[dim.axis], dim.axis, size)
+        return rows[0] if len(rows) else np.zeros(size, dtype=np.int64)  # a value without entries has no first index
 
     def all_rows(self) -> Iterator[LabelArray]:
         """Every row whose length a removal may change, as arrays of shape (rows, n)."""
@@ -276,5 +278,6 @@ def analyse(
 
 def _rows_of(labels: LabelArray, axis: int, size: int) -> LabelArray:
     """The label array of one axis as rows along it."""
-    rows = np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])
-    return np.broadcast_to(rows, (len(rows), size))
+    rows = np.moveaxis(labels, axis, -1)
+    count = int(np.prod(rows.shape[:-1]))
+    return np.broadcast_to(rows.reshape(count, rows.shape[-1]), (count, size))

@@ -132,6 +132,7 @@ _SHIFTED = frozenset({"aten.hardtanh", "aten.clamp", "aten.clamp_min", "aten.cla
 
 
 Judge = Callable[[Flow, Op, set[int]], bool]
+Among = tuple[set[int], set[int]]
 
 
 def silent_values(flow: Flow) -> set[int]:
@@ -141,31 +142,40 @@ def silent_values(flow: Flow) -> set[int]:
     return _settle(flow, known, _is_quiet)
 
 
-def steady_values(flow: Flow) -> set[int]:
-    """Uids of values that are constants, whatever the input, in every channel whose filters are masked."""
+def steady_values(flow: Flow, silent: set[int]) -> set[int]:
+    """Uids of values that are constants, whatever the input, in every channel whose filters are masked.
+
+    ``silent`` is what `silent_values` says.
+    """
     known = {value.uid for value in flow.program.values if value.kind in ("parameter", "buffer", "constant")}
-    return _settle(flow, known, _is_steady)
+    return _settle(flow, known, _is_steady, silent)
 
 
-def _settle(flow: Flow, known: set[int], judge: Judge) -> set[int]:
-    """Walk through the program until no write into a view spoils what was read through another one."""
+def _settle(flow: Flow, known: set[int], judge: Judge, silent: set[int] | None = None) -> set[int]:
+    """Walk through the program until no write into a view spoils what was read through another one.
+
+    ``silent`` are the values that are zero in channels that go, where those are not what is asked for.
+    """
     base = _bases(flow.program)
     loud: set[int] = set()
     while True:
-        values, found = _walk(flow, base, loud, known, judge)
+        values, found = _walk(flow, base, loud, known, judge, silent)
         if found <= loud:
             return values
         loud |= found
 
 
-def _walk(flow: Flow, base: dict[int, int], loud: set[int], known: set[int], judge: Judge) -> tuple[set[int], set[int]]:
+def _walk(
+    flow: Flow, base: dict[int, int], loud: set[int], known: set[int], judge: Judge, silent: set[int] | None
+) -> tuple[set[int], set[int]]:
     """One walk: the values that pass, and the memory that is written with something that does not."""
     parameters = _parameters(flow.program)
     passing, found = set(known), set(loud)
     for op in flow.program.ops:
         if op.name in _VIEWS and op.inputs and op.inputs[0].uid in parameters:
             parameters.update(op.outputs)
-        passes = _is_made_here(flow, op, parameters) or judge(flow, op, passing)
+        made = _is_made_here(flow, op, (parameters, passing if silent is None else silent), (parameters, passing))
+        passes = made or judge(flow, op, passing)
         for uid in op.outputs:
             written_in_place = any(ref.uid == uid for ref in op.inputs)
             if not passes and written_in_place:
@@ -198,22 +208,35 @@ def _labelled(flow: Flow, uid: int) -> set[int]:
     return {axis for axis, labels in enumerate(flow.labels(uid)) if flow.store.find(labels).any()}
 
 
-def _is_made_here(flow: Flow, op: Op, parameters: set[int]) -> bool:
-    """Whether an operator makes the channels of its output, from rows and a bias that are masked."""
+def _is_made_here(flow: Flow, op: Op, weights: Among, biases: Among) -> bool:
+    """Whether an operator makes the channels of its output, from rows and a bias that are masked.
+
+    A weight or a bias that was worked out from a parameter need not be zero where that parameter is: each must be
+    among the given values.
+    """
     out = _labelled(flow, op.outputs[0]) if op.outputs else set()
-    if not out:
+    if not out or not all(_is_among(ref, biases) for ref in _added(op)):
         return False
     last = len(flow.shape(op.outputs[0])) - 1 if op.outputs else 0
-    if op.name == "aten.convolution":
-        return out <= {1}
-    if op.name in ("aten.linear", "aten.embedding"):
-        return out <= {last}
-    if op.name in _GROUPED:
-        return op.inputs[1].uid in parameters and out <= {last}
+    if op.name == "aten.embedding":
+        return _is_among(op.inputs[0], weights) and out <= {last}
+    if op.name in ("aten.convolution", "aten.linear", *_GROUPED):
+        return _is_among(op.inputs[1], weights) and out <= {1 if op.name == "aten.convolution" else last}
     if op.name in _PRODUCTS:
         left, right = op.inputs[-2:]
-        return (right.uid in parameters and out <= {last}) or (left.uid in parameters and out <= {last - 1})
+        return (_is_among(right, weights) and out <= {last}) or (_is_among(left, weights) and out <= {last - 1})
     return False
+
+
+def _is_among(ref: Ref, groups: Among) -> bool:
+    return any(ref.uid in group for group in groups)
+
+
+def _added(op: Op) -> tuple[Ref, ...]:
+    """What a layer's product is added to: its bias."""
+    if op.name in ("aten.convolution", "aten.linear"):
+        return tuple(op.inputs[2:3])
+    return tuple(op.inputs[:1]) if op.name in ("aten.addmm", "aten.baddbmm", "aten.addmv") else ()
 
 
 def _is_steady(_flow: Flow, op: Op, steady: set[int]) -> bool:

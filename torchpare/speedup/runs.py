@@ -8,7 +8,7 @@ written: `torch.func.functional_call` lends it the copies for one call, and what
 
 from __future__ import annotations
 
-import copy
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -129,7 +129,7 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     containers: dict[int, Any] = {}
     for _, namespace in namespaces:
         containers.update((id(value), value) for value in namespace.values() if isinstance(value, (dict, list)))
-    contents = [(value, copy.copy(value)) for value in containers.values()]
+    contents = [(value, _entries(value)) for value in containers.values()]
     for cache in caches_of(model):
         cache.clear()  # what was computed from parameters in another type, or from all of them
     try:
@@ -139,11 +139,21 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
             module.__dict__.clear()
             module.__dict__.update(namespace)
         for container, content in contents:
+            now = _entries(container)
+            if len(now) == len(content) and all(map(operator.is_, now, content)):
+                continue  # some containers refuse every change
             if isinstance(container, dict):
                 container.clear()
-                container.update(content)
+                container.update(zip(content[::2], content[1::2], strict=True))
             else:
                 container[:] = content
+
+
+def _entries(container: dict[Any, Any] | list[Any]) -> list[Any]:
+    """What a list holds; the keys and values of a dict in turn."""
+    if isinstance(container, dict):
+        return [part for item in container.items() for part in item]
+    return list(container)
 
 
 @contextmanager

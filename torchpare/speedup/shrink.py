@@ -16,6 +16,7 @@ from torchpare.graph.sizes import Attribute, Const
 from torchpare.layers import MultiheadAttention, is_stock
 from torchpare.layers.parameters import renewed
 from torchpare.layers.settings_edits import owner_and_key, settings_copies
+from torchpare.layers.tables import table
 from torchpare.speedup.shrink_plan import Cut, ShrinkPlan
 from torchpare.speedup.transaction import Transaction
 
@@ -52,12 +53,15 @@ def shrink(
         old = module._parameters.get(key)
         if old is None:
             old = module._buffers.get(key)
+        if old is None:
+            old = table(module, key)
         if old is None or (id(module), key) in done:  # a module that is registered twice is cut once
             continue
         done.add((id(module), key))
         if id(old) not in made:
             made[id(old)] = _smaller(old, cuts.get(name), masks_by_id.get(id(old)))
-        change.set_tensor(module, key, made[id(old)])
+        registered = key in module._parameters or key in module._buffers
+        (change.set_tensor if registered else change.set_attribute)(module, key, made[id(old)])
     _edit_attributes(change, plan, modules)
     for (path, key), number in (numbers or {}).items():
         change.set_attribute(modules[path], key, number)

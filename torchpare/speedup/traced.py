@@ -20,6 +20,7 @@ from torchpare.graph import Removal
 from torchpare.graph.capture import call_arguments
 from torchpare.graph.program import Op, Ref, Value
 from torchpare.graph.recorder import output_tensors
+from torchpare.layers.tables import named_tables
 from torchpare.speedup.given import flatten_masks
 from torchpare.speedup.patches import find_patches
 from torchpare.speedup.proof import largest_difference
@@ -76,6 +77,7 @@ def build_graph(model: nn.Module, plan: ShrinkPlan) -> fx.GraphModule:
     tensors = {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
+        **named_tables(model),
     }
     reached = {ref.uid for op in program.ops for ref in op.inputs} | set(program.outputs)
     for value in program.values:

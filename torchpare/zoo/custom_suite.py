@@ -18,6 +18,7 @@ from torchpare.zoo.custom_case import Builder
 from torchpare.zoo.custom_channels import CHANNELS
 from torchpare.zoo.custom_convolutions import CONVOLUTIONS
 from torchpare.zoo.custom_features import FEATURES
+from torchpare.zoo.custom_libraries import LIBRARIES
 from torchpare.zoo.custom_recurrent import RECURRENT
 from torchpare.zoo.custom_sequences import SEQUENCES
 from torchpare.zoo.custom_source import SOURCE
@@ -40,6 +41,7 @@ _BUILDERS: dict[str, Builder] = {
     **SEQUENCES,
     **SOURCE,
     **BUFFERS,
+    **LIBRARIES,
 }
 
 NAMES: tuple[str, ...] = tuple(_BUILDERS)

@@ -29,7 +29,7 @@ def convolution(flow: Flow, op: Op) -> None:
     inputs = flow.vector(x, 1, why)
     channels_in = len(inputs)
     slots = channels_in // groups
-    group_in, slot_in = flow.split(inputs, (groups, slots), (False, False), why)
+    group_in, slot_in = _groups(flow, inputs, (groups, slots), why)
     if transposed:  # weight is (I, O/G, ...): its rows read, its columns make
         flow.store.unify(flow.vector(weight, 0, why), inputs, why)
         columns = np.broadcast_to(_two(flow, weight, 1, why), (channels_in, shape[1]))
@@ -42,7 +42,7 @@ def convolution(flow: Flow, op: Op) -> None:
     else:
         rows = flow.vector(weight, 0, why)
         per_group = shape[0] // groups
-        group_out, _slot_out = flow.split(rows, (groups, per_group), (False, False), why)
+        group_out, _slot_out = _groups(flow, rows, (groups, per_group), why)
         flow.store.unify(group_in, group_out, why)
         wanted = slot_in if groups == 1 else np.repeat(np.broadcast_to(slot_in, (groups, slots)), per_group, axis=0)
         flow.store.unify(_two(flow, weight, 1, why), wanted, why)
@@ -66,6 +66,15 @@ def convolution(flow: Flow, op: Op) -> None:
         result,
         [batch.reshape((-1,) + (1,) * (rank - 1)), along(out, 1, rank), *flow.fixed(flow.shape(result))[2:]],
     )
+
+
+def _groups(flow: Flow, channels: LabelArray, sizes: tuple[int, int], why: str) -> tuple[LabelArray, LabelArray]:
+    """Channels as groups and the slots in them. A group goes as a whole, whatever its channels were dealt out by."""
+    group, slot = flow.split(channels, sizes, (False, False), why, inward=True)
+    flow.store.unify(group[:, :1], group, why)
+    if slot.shape[0] > 1:
+        flow.equal(slot, f"every group must keep equally many in {why}")
+    return group[:, :1], slot
 
 
 def _two(flow: Flow, weight: Ref, axis: int, why: str) -> LabelArray:

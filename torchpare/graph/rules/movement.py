@@ -202,6 +202,9 @@ def concat(flow: Flow, op: Op) -> None:
     tensors = [ref for ref in op.args[0] if flow.shape(ref) != (0,)]
     result = op.outputs[0]
     rank = len(flow.shape(result))
+    if not tensors:  # nothing but empty vectors
+        flow.define(result, flow.fixed(flow.shape(result)))
+        return
     given = op.args[1] if len(op.args) > 1 else op.kwargs.get("dim", 0)
     axis = given % rank
     why = f"the concatenation in {op.where}"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from torchpare.graph import PruningSpace
+from torchpare.layers.tables import named_tables
 from torchpare.speedup.proof import Outputs, largest_difference
 from torchpare.speedup.verify.runs import operators_of
 from torchpare.speedup.verify.sequence import canonical_name
@@ -92,6 +93,8 @@ class Lockstep:
         """Compare parameters and buffers, and let the dense model start from the small one's."""
         for kind in ("parameter", "buffer"):
             for name, tensor in named_tensors(dense, kind).items():
+                if name not in self.space.values:
+                    continue  # a table that nothing read
                 if name in small:
                     self._meet(kind, f"'{name}'", tensor, self.space.values[name].uid, small[name])
                 else:
@@ -158,9 +161,10 @@ class Lockstep:
 
 
 def named_tensors(model: nn.Module, kind: Literal["parameter", "buffer"]) -> dict[str, Tensor]:
-    """Parameters or buffers by qualified name, every alias of a tied one included."""
-    named = model.named_parameters if kind == "parameter" else model.named_buffers
-    return dict(named(remove_duplicate=False))
+    """Parameters or buffers by qualified name, every alias of a tied one included; tables are buffers."""
+    if kind == "parameter":
+        return dict(model.named_parameters(remove_duplicate=False))
+    return dict(model.named_buffers(remove_duplicate=False)) | named_tables(model)
 
 
 def _scattered(small: Tensor, box: NDArray[np.bool_]) -> Tensor:
