@@ -87,13 +87,9 @@ def test_a_buffer_follows_the_channels_it_shifts():
     assert model.table.tolist() == [2, 3, 4]
 
 
-def test_a_tensor_that_is_no_buffer_cannot_follow_and_freezes():
-    model = net(
-        lambda m, x: m.b(m.a(x) + m.loose),
-        a=nn.Conv2d(3, 5, 1),
-        b=nn.Conv2d(5, 2, 1),
-        attributes={"loose": torch.ones(1, 5, 1, 1).double()},
-    )
+def test_a_tensor_that_no_module_holds_cannot_follow_and_freezes():
+    loose = torch.ones(1, 5, 1, 1).double()
+    model = net(lambda m, x: m.b(m.a(x) + loose), a=nn.Conv2d(3, 5, 1), b=nn.Conv2d(5, 2, 1))
     assert free(model, image(), "a") == 0
     assert "fixed" in why_not(model, image(), "a")
 
