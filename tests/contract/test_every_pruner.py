@@ -505,8 +505,10 @@ def test_the_third_argument_may_be_an_optimizer_or_dependency_aware(pruner):
     assert (plain.optimizer, plain.dependency_aware, plain.dummy_input) == (None, False, None)
     named = pruner(model, asked, dependency_aware=True, dummy_input=X)
     assert (named.dependency_aware, named.dummy_input) == (True, X)
+    with_mode = pruner(model, asked, "dependency_aware", X)
+    assert (with_mode.mode, with_mode.dependency_aware, with_mode.dummy_input) == ("dependency_aware", True, X)
     with pytest.raises(ConfigError, match="third argument is a str"):
-        pruner(model, asked, "normal")
+        pruner(model, asked, "sgd")
     with pytest.raises(ConfigError, match="dependency_aware is a Tensor"):
         pruner(model, asked, optimizer, X)
     with pytest.raises(ConfigError, match="needs dummy_input"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -15,6 +16,8 @@ from pydantic_core import PydanticCustomError
 from torchpare.errors import ConfigError
 
 __all__ = ["Entry", "problem", "read_entries"]
+
+_PATTERN = re.compile(r"(\d+):(\d+)")
 
 
 class Entry(BaseModel):
@@ -41,6 +44,11 @@ class Entry(BaseModel):
     :data:`torchpare.graph.structures.STRUCTURES`. With it, ``op_names`` may name containers, and an entry without
     ``op_names`` and ``op_types`` reaches the whole model."""
 
+    granularity: str | tuple[int, ...] | None = None
+    """What goes as a whole, for pruners of single weights: ``"element"``, the usual; ``"2:4"``, which keeps 2 of every
+    4 weights along the input axis (the sparsity follows from it); or the sizes of blocks along the first axes of the
+    weight, such as ``[4, 4]``, all other axes whole."""
+
     round_to: int | None = None
     """For :func:`torchpare.plan`: keep multiples of this number (8, 16, 32, 64), where the group is that large."""
 
@@ -65,6 +73,31 @@ class Entry(BaseModel):
         if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or value < 1:
             raise problem(f"is {value!r}, not a whole number above 0; give the multiple to keep, such as 8")
         return int(value)
+
+    @field_validator("granularity", mode="before")
+    @classmethod
+    def _granularity_is_known(cls, value: Any) -> str | tuple[int, ...]:
+        if isinstance(value, str):
+            pattern = _PATTERN.fullmatch(value)
+            known = value == "element" or (pattern is not None and 0 < int(pattern[1]) < int(pattern[2]))
+        else:
+            known = isinstance(value, list | tuple) and bool(value) and all(map(_is_size, value))
+        if not known:
+            raise problem(f"is {value!r}; give 'element', a pattern such as '2:4', or the sizes of a block: [4, 4]")
+        return value if isinstance(value, str) else tuple(map(int, value))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_pattern_says_how_much(cls, given: dict[str, Any]) -> dict[str, Any]:
+        pattern = _PATTERN.fullmatch(str(given.get("granularity", "")))
+        if pattern is None or not 0 < int(pattern[1]) < int(pattern[2]):
+            return {"sparsity": 0.0, **given} if pattern else given  # what is wrong with the pattern is told of it
+        share = 1 - int(pattern[1]) / int(pattern[2])
+        asked = given.get("sparsity", share)
+        if isinstance(asked, Real) and abs(float(asked) - share) > 1e-6:
+            raise problem(f"asks for a sparsity of {float(asked):g}, and the pattern {pattern[0]!r} is one of "
+                          f"{share:g}; leave the sparsity out")  # fmt: skip
+        return {**given, "sparsity": asked}
 
     @field_validator("op_types", "op_names", "structures", mode="before")
     @classmethod
@@ -141,6 +174,10 @@ def _read_entry(at: int, entry: Any, kind: type[Entry]) -> Entry:
         index = first.get("ctx", {}).get("at")
         path = "".join(f"[{key!r}]" for key in first["loc"]) + ("" if index is None else f"[{index}]")
         raise ConfigError(f"{where}{path} {first['msg']}") from None
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) > 0
 
 
 def problem(message: str, at: int | None = None) -> PydanticCustomError:

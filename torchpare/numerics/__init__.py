@@ -5,13 +5,17 @@ from __future__ import annotations
 from torchpare.numerics.evidence import activation_sums, first_order, first_order_of_activations, second_order
 from torchpare.numerics.schedules import SCHEDULES, Schedule, at_epoch, compound, cubic, linear, with_warm_up
 from torchpare.numerics.scores import filter_norm, geometric_median_distance, magnitude, random_scores
-from torchpare.numerics.selection import drop_count, keep_highest, select_common, select_global
-from torchpare.numerics.units import Element, Filter, Unit
+from torchpare.numerics.selection import Reduction, drop_count, keep_highest, select_common, select_global
+from torchpare.numerics.units import Bank, Block, Element, Filter, Pattern, Unit
 
 __all__ = [
     "SCHEDULES",
+    "Bank",
+    "Block",
     "Element",
     "Filter",
+    "Pattern",
+    "Reduction",
     "Schedule",
     "Unit",
     "activation_sums",

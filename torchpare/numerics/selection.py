@@ -7,13 +7,26 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["drop_count", "keep_highest", "select_common", "select_global"]
+__all__ = [
+    "block_sums",
+    "drop_count",
+    "keep_highest",
+    "keep_of_blocks",
+    "keep_of_runs",
+    "select_common",
+    "select_global",
+]
+
+
+Reduction = Literal["sum", "mean", "max"]
 
 
 def drop_count(units: int, sparsity: float) -> int:
@@ -73,6 +86,57 @@ def select_global(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Te
     }
 
 
+def keep_of_runs(scores: Tensor, left: int, of: int, *, axis: int) -> Tensor:
+    """Keep the ``left`` highest of every ``of`` neighbours along an axis, the higher index among equals.
+
+    Args:
+        scores: any shape, without NaN; larger stays.
+        left: how many stay of each run.
+        of: the length of a run; the last may be shorter, and keeps as many if it has them.
+        axis: along which runs lie.
+
+    Returns:
+        bool of the scores' shape: True stays.
+    """
+    rows = scores.detach().movedim(axis, -1)
+    length = rows.shape[-1]
+    runs = torch.nn.functional.pad(rows.double(), (0, -length % of), value=-math.inf)
+    runs = runs.reshape(*rows.shape[:-1], -1, of)
+    keep = torch.ones_like(runs, dtype=torch.bool)
+    keep.scatter_(-1, runs.argsort(dim=-1, stable=True)[..., : of - left], value=False)
+    return keep.flatten(-2)[..., :length].movedim(-1, axis)
+
+
+def keep_of_blocks(scores: Tensor, sizes: Sequence[int], sparsity: float) -> Tensor:
+    """Drop the same share of every block, the lowest scores of each.
+
+    Args:
+        scores: any shape, without NaN; larger stays.
+        sizes: of a block along each axis; the last block along an axis may be smaller.
+        sparsity: the share of each block to drop, in [0, 1); each keeps one entry.
+
+    Returns:
+        bool of the scores' shape: True stays.
+    """
+    keep = torch.ones_like(scores, dtype=torch.bool)
+    starts = [range(0, length, size) for length, size in zip(scores.shape, sizes, strict=True)]
+    for corner in product(*starts):
+        place = tuple(slice(start, start + size) for start, size in zip(corner, sizes, strict=True))
+        block = scores[place]
+        keep[place] = keep_highest(block, drop_count(block.numel(), sparsity))
+    return keep
+
+
+def block_sums(values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The sum of every block, ``(A, B, ...) -> (A / sizes[0], B / sizes[1], ...)``, rounded up."""
+    for axis, size in enumerate(sizes):
+        places = torch.arange(values.shape[axis], device=values.device) // size
+        shape = list(values.shape)
+        shape[axis] = math.ceil(shape[axis] / size)
+        values = values.new_zeros(shape).index_add_(axis, places, values)
+    return values
+
+
 def _kth_lowest(flat: Tensor, k: int) -> Tensor:
     if flat.device.type != "cpu":
         return flat.kthvalue(k).values
@@ -86,19 +150,21 @@ def select_common(
     sparsities: Mapping[str, float],
     classes: Mapping[str, np.ndarray],
     cells: Mapping[str, np.ndarray],
+    reduction: Reduction = "sum",
 ) -> dict[str, Tensor]:
     """Choose channels together where layers can only lose them together (dependency-aware selection).
 
-    In each cell whose members are all selected, the classes with the lowest score, summed over the members, go: as
-    many as the smallest of the members' sparsities asks for. Class 0 never goes here. After that each layer drops more
-    of its channels, by its own scores, until it has dropped what its own sparsity asks for; what it lost in common
-    counts.
+    In each cell whose members are all selected, the classes with the lowest score, summed over the members, go (or
+    those of the lowest mean, or whose best member is the lowest): as many as the smallest of the members' sparsities
+    asks for. Class 0 never goes here. After that each layer drops more of its channels, by its own scores, until it has
+    dropped what its own sparsity asks for; what it lost in common counts.
 
     Args:
         scores: ``(O,)`` of each selected layer; larger stays.
         sparsities: of each selected layer, in [0, 1).
         classes: ``(O,)`` class ids of every producer, selected or not: equal ids live and die together, 0 is frozen.
         cells: ``(O,)`` cell ids of every producer: a cell holds the classes among which to choose.
+        reduction: what a class is worth that several channels make.
 
     Returns:
         ``(O,)`` bool of each selected layer: True stays.
@@ -111,7 +177,7 @@ def select_common(
     for cell, layers in members.items():
         if layers <= scores.keys():
             common = min(sparsities[layer] for layer in layers)
-            dropped |= _lowest_of_cell(cell, sorted(layers), scores, classes, cells, common)
+            dropped |= _lowest_of_cell(cell, sorted(layers), scores, classes, cells, common, reduction)
     keep = {}
     for layer, own in scores.items():
         gone = np.isin(classes[layer], sorted(dropped)) if layer in classes else np.zeros(own.numel(), dtype=bool)
@@ -129,12 +195,18 @@ def _lowest_of_cell(
     classes: Mapping[str, np.ndarray],
     cells: Mapping[str, np.ndarray],
     sparsity: float,
+    reduction: Reduction,
 ) -> set[int]:
     ids = np.concatenate([classes[layer] for layer in layers])
     values = np.concatenate([scores[layer].detach().double().cpu().numpy() for layer in layers])
     inside = np.concatenate([cells[layer] for layer in layers]) == cell
     inside &= ids != 0
     found, position = np.unique(ids[inside], return_inverse=True)
-    total = np.bincount(position, weights=values[inside], minlength=len(found))
-    order = np.argsort(total, kind="stable")
+    if reduction == "max":
+        worth = np.full(len(found), -np.inf)
+        np.maximum.at(worth, position, values[inside])
+    else:
+        worth = np.bincount(position, weights=values[inside], minlength=len(found))
+        worth = worth / np.bincount(position, minlength=len(found)) if reduction == "mean" else worth
+    order = np.argsort(worth, kind="stable")
     return {int(found[at]) for at in order[: drop_count(len(found), sparsity)]}

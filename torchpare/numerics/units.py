@@ -1,4 +1,4 @@
-"""What stays or goes as a whole: a single weight, or a filter. A unit folds a weight and unfolds what is kept.
+"""What stays or goes as a whole: a weight, a block, a filter. A unit folds a weight and unfolds what is kept.
 
 Letters: ``O`` outputs, ``I`` inputs, ``G`` groups, ``K`` kernel elements.
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
+from torchpare.numerics.selection import block_sums, drop_count, keep_highest, keep_of_blocks, keep_of_runs
 from torchpare.types import LayerMasks
 
-__all__ = ["Element", "Filter", "Unit"]
+__all__ = ["Bank", "Block", "Element", "Filter", "Pattern", "Unit"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,87 @@ class Element:
         """Which units an existing mask has left, of the weight's shape."""
         return mask.expand_as(weight)
 
+    def gather(self, scores: Tensor) -> Tensor:
+        """The scores of the units, from those of the weights: the same."""
+        return scores
+
+    def keep(self, scores: Tensor, sparsity: float) -> Tensor:
+        """The highest scores of the layer."""
+        return keep_highest(scores, drop_count(scores.numel(), sparsity))
+
     def unfold(self, keep: Tensor, weight: Tensor, bias: Tensor | None) -> LayerMasks:  # noqa: ARG002 - as Filter's
         """The masks of a layer: of the weight alone, at full size; a bias has no elements of a weight to follow."""
         return {"weight": keep.reshape(weight.shape)}
+
+
+@dataclass(frozen=True)
+class Pattern(Element):
+    """Each weight on its own, but ``kept`` of every ``of`` neighbours along the input axis, which hardware can use.
+
+    Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021, section 3 (2:4). A row whose length is no multiple
+    ends with a shorter run, which keeps as many, if it has them.
+    """
+
+    left: int = 2
+    of: int = 4
+
+    def keep(self, scores: Tensor, sparsity: float) -> Tensor:  # noqa: ARG002 - the pattern says how many
+        """The highest scores of each run."""
+        return keep_of_runs(scores, self.left, self.of, axis=min(1, scores.dim() - 1))
+
+
+@dataclass(frozen=True)
+class Bank(Element):
+    """Each weight on its own, but equally many in every block of the weight; ``sizes`` lie along its last axes.
+
+    Cao et al., "Efficient and Effective Sparse LSTM on FPGA with Bank-Balanced Sparsity", FPGA 2019, section 3.
+    """
+
+    sizes: tuple[int, ...] = ()
+
+    def keep(self, scores: Tensor, sparsity: float) -> Tensor:
+        """The highest scores of each block."""
+        sizes = (*scores.shape[: max(0, scores.dim() - len(self.sizes))], *self.sizes)[-scores.dim() :]
+        return keep_of_blocks(scores, sizes, sparsity)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Blocks of weights; ``sizes`` lie along the weight's first axes, all other axes are whole.
+
+    Narang, Undersander, Diamos, "Block-Sparse Recurrent Neural Networks", 2017, section 2.
+    """
+
+    sizes: tuple[int, ...]
+
+    def fold(self, weight: Tensor) -> Tensor:
+        """The weight itself: scores are those of single weights, until they are gathered."""
+        return weight
+
+    def gather(self, scores: Tensor) -> Tensor:
+        """The mean score of each block: ``(O / sizes[0], I / sizes[1], ..., 1)``, rounded up."""
+        sizes = self._sizes(scores)
+        total = block_sums(scores.double(), sizes)
+        count = block_sums(torch.ones_like(scores, dtype=torch.float64), sizes)
+        return total / count
+
+    def kept(self, mask: Tensor, weight: Tensor) -> Tensor:
+        """The blocks of which an existing mask leaves anything."""
+        return block_sums(mask.expand_as(weight).double(), self._sizes(weight)) > 0
+
+    def keep(self, scores: Tensor, sparsity: float) -> Tensor:
+        """The highest scores of the layer."""
+        return keep_highest(scores, drop_count(scores.numel(), sparsity))
+
+    def unfold(self, keep: Tensor, weight: Tensor, bias: Tensor | None) -> LayerMasks:  # noqa: ARG002 - as Filter's
+        """The mask of the weight, at full size."""
+        mask = keep
+        for axis, size in enumerate(self._sizes(weight)):
+            mask = mask.repeat_interleave(size, dim=axis).narrow(axis, 0, weight.shape[axis])
+        return {"weight": mask}
+
+    def _sizes(self, weight: Tensor) -> tuple[int, ...]:
+        return (*self.sizes[: weight.dim()], *weight.shape[len(self.sizes) :])
 
 
 @dataclass(frozen=True)
@@ -42,6 +122,8 @@ class Filter:
 
     axis: int = 0
     groups: int = 1
+    balanced: int = 1
+    """Into how many equal runs of filters the layer falls of which each loses as many."""
 
     def fold(self, weight: Tensor) -> Tensor:
         """The weight with its outputs along axis 0: ``(O, ...)``, each row one filter."""
@@ -55,6 +137,15 @@ class Filter:
         """Which filters an existing mask of the weight has left, ``(O,)``: those of which anything is left."""
         kept = self.fold(mask.expand_as(weight))
         return kept.flatten(1).any(dim=1) if kept.dim() > 1 else kept
+
+    def gather(self, scores: Tensor) -> Tensor:
+        """The scores of the units: the same."""
+        return scores
+
+    def keep(self, scores: Tensor, sparsity: float) -> Tensor:
+        """The highest scores of the layer; of each of its groups, if these are to be balanced."""
+        share = (len(scores) // self.balanced,) if self.balanced > 1 else tuple(scores.shape)
+        return keep_of_blocks(scores, share, sparsity)
 
     def unfold(self, keep: Tensor, weight: Tensor, bias: Tensor | None) -> LayerMasks:
         """The masks of a layer that keeps the filters ``keep`` (bool, ``(O,)``).
@@ -74,4 +165,4 @@ class Filter:
         return {"weight": mask} if bias is None else {"weight": mask, "bias": keep.clone()}
 
 
-Unit: TypeAlias = Element | Filter
+Unit: TypeAlias = Element | Block | Filter

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchpare.attach import attach_masks, detach, is_attached, masks_of
-from torchpare.config import Entry, Target, output_layout, select
+from torchpare.config import Entry, Target, select
 from torchpare.errors import ConfigError, MaskError
 from torchpare.graph import PruningSpace, analyse
-from torchpare.numerics import Element, Filter, Unit, drop_count, keep_highest, select_common
+from torchpare.numerics import Reduction, Unit, select_common, select_global
 from torchpare.pruning.export import export, load_state
+from torchpare.pruning.granularity import MODES, check_mode, unit_of
 from torchpare.pruning.groups import complete_masks, complete_on_first_forward, forget_first_forward
 from torchpare.types import Masks
 
@@ -40,6 +41,14 @@ class Pruner(ABC):
             ``dependency_aware`` and ``dummy_input`` in third and fourth place, they are told apart by their types.
         dependency_aware: choose channels together where layers can only lose them together, such as across a residual.
             Needs ``dummy_input``, and a pruner of filters.
+        mode: how layers share what goes. ``"normal"``: each loses its own share. ``"global"``: the lowest scores of
+            all layers go, whichever these are, and each keeps one; then all entries ask for one sparsity.
+            ``"dependency_aware"``: as the argument. ``"balanced"``: each group of a grouped convolution loses as many
+            filters; of single weights, each block of ``balance_gran`` as many. Scripts of a later version pass it in
+            third place.
+        balance_gran: the sizes of those blocks, along the last axes of the weight.
+        group_score: with ``dependency_aware``, what a channel is worth that several layers share: the ``"sum"`` of its
+            scores, their ``"mean"`` or their ``"max"``.
         dummy_input: an example input (a tensor, a tuple of positional arguments, or a dict of keyword arguments). With
             it, ``compress()`` masks whole groups of coupled channels at once; without it, the first forward pass does,
             which ``torch.compile(fullgraph=True)`` and strict ``torch.export`` can only follow from the second on.
@@ -64,11 +73,23 @@ class Pruner(ABC):
         self,
         model: nn.Module,
         config_list: Sequence[Mapping[str, Any]],
-        optimizer: Optimizer | bool | None = None,
+        optimizer: Optimizer | bool | str | None = None,
         dependency_aware: Any = False,
         dummy_input: Any = None,
+        *,
+        mode: str = "normal",
+        balance_gran: Sequence[int] | None = None,
+        group_score: Reduction = "sum",
     ) -> None:
         name = type(self).__name__
+        if isinstance(optimizer, str) and optimizer in MODES:  # (model, config_list, mode, dummy_input)
+            mode, optimizer = optimizer, None
+            if not isinstance(dependency_aware, bool):
+                dependency_aware, fourth = False, dependency_aware
+                if mode in ("balanced", "balance") and not self.structured:  # (..., mode, balance_gran)
+                    balance_gran = fourth
+                else:
+                    dummy_input = fourth
         if isinstance(optimizer, bool):  # (model, config_list, dependency_aware, dummy_input)
             if not isinstance(dependency_aware, bool):
                 dependency_aware, dummy_input = optimizer, dependency_aware
@@ -80,6 +101,7 @@ class Pruner(ABC):
                               "optimizer or dependency_aware, True or False")  # fmt: skip
         if not isinstance(dependency_aware, bool):
             raise ConfigError(f"{name}: dependency_aware is a {type(dependency_aware).__name__}, not True or False")
+        dependency_aware = dependency_aware or mode == "dependency_aware"
         self.targets = select(
             model, config_list, supported=self.supported, default=self.default, algorithm=name, kind=self.entry
         )
@@ -92,6 +114,10 @@ class Pruner(ABC):
         if dependency_aware and dummy_input is None:
             raise ConfigError(f"{name}: dependency_aware=True needs dummy_input, an example input of the model, to see "
                               "which layers share channels")  # fmt: skip
+        self.mode = mode = "balanced" if mode == "balance" else mode
+        self.balance_gran = tuple(balance_gran or ())
+        self.group_score: Reduction = group_score
+        check_mode(name, self.targets, self.structured, mode, self.balance_gran, group_score)
         self.bound_model = model
         self.config_list = config_list
         self.optimizer = optimizer
@@ -128,8 +154,10 @@ class Pruner(ABC):
         return {name: target.sparsity for name, target in self.targets.items()}
 
     def select(self, scores: Mapping[str, Tensor], sparsities: Mapping[str, float]) -> dict[str, Tensor]:
-        """Which units of each layer stay (bool, of the scores' shapes): the best of each, layer by layer."""
-        return {name: keep_highest(own, drop_count(own.numel(), sparsities[name])) for name, own in scores.items()}
+        """Which units of each layer stay (bool, of the scores' shapes): the best, by `mode`."""
+        if self.mode == "global" and scores:
+            return select_global(scores, next(iter(sparsities.values())))
+        return {name: self._unit(self.targets[name]).keep(own, sparsities[name]) for name, own in scores.items()}
 
     def begin(self) -> None:
         """What ``compress()`` does: mask at once, unless an algorithm has to learn something first."""
@@ -280,6 +308,7 @@ class Pruner(ABC):
                 sparsities,
                 {name: own.classes for name, own in channels.items()},
                 {name: own.cells for name, own in channels.items()},
+                self.group_score,
             )
         masks: Masks = {}
         for name, target in self.targets.items():
@@ -306,6 +335,7 @@ class Pruner(ABC):
             )
         if not _finite(scores):
             raise self._unrankable(target)
+        scores = unit.gather(scores)
         mask = existing.get(target.name, {}).get("weight")
         # What is gone already goes first, so that pruning further only ever removes more.
         return scores if mask is None else scores.masked_fill(~unit.kept(mask, weight), -torch.inf)
@@ -317,7 +347,7 @@ class Pruner(ABC):
         )
 
     def _unit(self, target: Target) -> Unit:
-        return Filter(*output_layout(target.module)) if self.structured else Element()
+        return unit_of(target, self.structured, self.mode, self.balance_gran)
 
 
 def _finite(tensor: Tensor) -> bool:

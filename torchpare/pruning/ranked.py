@@ -67,7 +67,7 @@ class RankedPruner(Pruner):
         # What it can handle is what its criterion can.
         self.supported, self.default, self.structured = kind.supported, kind.default, kind.structured  # type: ignore[misc]
         super().__init__(model, config_list, optimizer, dependency_aware, dummy_input)
-        entries = [{"op_names": [name], "sparsity": target.sparsity} for name, target in self.targets.items()]
+        entries = [_entry_of(target) for target in self.targets.values()]
         self.ranking = kind(model, entries, optimizer)
         """The pruner whose scores decide; it masks nothing itself."""
 
@@ -97,6 +97,11 @@ class RankedPruner(Pruner):
         """Take off what watches the data."""
         if isinstance(self.ranking, DataDrivenPruner):
             self.ranking.stop_watching()
+
+
+def _entry_of(target: Target) -> dict[str, Any]:
+    entry = {"op_names": [target.name], "sparsity": target.sparsity}
+    return entry if target.entry.granularity is None else {**entry, "granularity": target.entry.granularity}
 
 
 def _criterion_class(name: str, given: Any) -> type[Pruner]:

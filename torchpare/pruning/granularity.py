@@ -1,0 +1,69 @@
+"""What goes as a whole, and how layers share what goes: the options that every pruner has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import get_args
+
+from torchpare.config import Target, output_layout
+from torchpare.errors import ConfigError
+from torchpare.numerics import Bank, Block, Element, Filter, Pattern, Reduction, Unit
+
+__all__ = ["MODES", "check_mode", "unit_of"]
+
+MODES = ("normal", "global", "balanced", "balance", "dependency_aware")
+"""How layers share what goes; ``"balance"`` is another word for ``"balanced"``."""
+
+
+def unit_of(target: Target, structured: bool, mode: str, balance_gran: tuple[int, ...]) -> Unit:
+    """What goes of a layer as a whole.
+
+    Args:
+        target: the layer, with the entry that won.
+        structured: whether filters go, or weights.
+        mode: how layers share what goes.
+        balance_gran: the sizes of the blocks of single weights that each lose as many.
+    """
+    if structured:
+        groups = getattr(target.module, "groups", 1) if mode == "balanced" else 1
+        return Filter(*output_layout(target.module), balanced=groups)
+    granularity = target.entry.granularity
+    if isinstance(granularity, tuple):
+        return Block(granularity)
+    if granularity is not None and ":" in granularity:
+        return Pattern(*map(int, granularity.split(":")))
+    return Bank(balance_gran) if mode == "balanced" else Element()
+
+
+def check_mode(
+    name: str,
+    targets: Mapping[str, Target],
+    structured: bool,
+    mode: str,
+    balance_gran: tuple[int, ...],
+    group_score: str,
+) -> None:
+    """Check that the options go together.
+
+    Raises:
+        ConfigError: an option is unknown, or contradicts another one or an entry.
+    """
+    if mode not in MODES:
+        raise ConfigError(f"{name}: mode is {mode!r}; it is one of {', '.join(map(repr, MODES))}")
+    if group_score not in get_args(Reduction):
+        raise ConfigError(f"{name}: group_score is {group_score!r}; it is 'sum', 'mean' or 'max'")
+    if (mode == "balanced" and not structured) != bool(balance_gran):
+        raise ConfigError(f"{name}: mode='balanced' of single weights goes with balance_gran, the sizes of the "
+                          "blocks of which each loses as many; nothing else does")  # fmt: skip
+    for layer, target in targets.items():
+        granularity = target.entry.granularity
+        if structured and granularity is not None:
+            raise ConfigError(f"{name} prunes whole filters, and the entry of {layer} asks for a granularity of single "
+                              "weights: leave it out, or use LevelPruner")  # fmt: skip
+        if mode == "global" and ":" in str(granularity):
+            raise ConfigError(f"{name}: the entry of {layer} asks for {granularity!r}, which says how much goes in "
+                              "each layer: leave mode='global' out")  # fmt: skip
+    shares = sorted({target.sparsity for target in targets.values()})
+    if mode == "global" and len(shares) > 1:
+        raise ConfigError(f"{name}: mode='global' prunes one share of all layers together, and the config_list "
+                          f"asks for {', '.join(f'{share:g}' for share in shares)}: give one")  # fmt: skip
