@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from torchpare.attach.layer import CompressedLayer
 
-__all__ = ["ActivationWatch", "GradientWatch", "MaskGradientWatch", "Steps", "channel_axis"]
+__all__ = ["ActivationWatch", "GradientWatch", "Inputs", "MaskGradientWatch", "Steps", "channel_axis"]
 
 
 def channel_axis(layer: nn.Module) -> int:
@@ -57,6 +57,30 @@ class ActivationWatch:
         known = self.sums.get(name)
         self.sums[name] = terms if known is None else tuple(a + b for a, b in zip(known, terms, strict=True))
         self.passes[name] += 1
+
+
+class Inputs:
+    """Adds up what ``measure`` says of each layer's first input, one call after the other.
+
+    Args:
+        layers: by name.
+        measure: of an input, what to add up.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module], measure: Callable[[Tensor], Tensor]) -> None:
+        self.measure = measure
+        self.sums: dict[str, Tensor] = {}
+        self._handles = [layer.register_forward_pre_hook(partial(self._see, name)) for name, layer in layers.items()]
+
+    def remove(self) -> None:
+        """Stop watching; what was seen stays."""
+        _remove(self._handles)
+
+    @torch.no_grad()
+    def _see(self, name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        del layer
+        seen = self.measure(inputs[0].detach())
+        self.sums[name] = self.sums[name] + seen if name in self.sums else seen
 
 
 class GradientWatch:

@@ -11,6 +11,7 @@ from torchpare.pruning.data_driven import (
     TaylorFOWeightFilterPruner,
 )
 from torchpare.pruning.gradual import AGPPruner, GradualPruner, LinearPruner
+from torchpare.pruning.heads import TransformerHeadPruner
 from torchpare.pruning.lottery_ticket import LotteryTicketPruner
 from torchpare.pruning.movement import MovementPruner
 from torchpare.pruning.one_shot import (
@@ -54,4 +55,5 @@ __all__ = [
     "SlimPruner",
     "TaylorFOWeightFilterPruner",
     "TaylorFOWeightPruner",
+    "TransformerHeadPruner",
 ]

@@ -102,11 +102,7 @@ class Pruner(ABC):
         if not isinstance(dependency_aware, bool):
             raise ConfigError(f"{name}: dependency_aware is a {type(dependency_aware).__name__}, not True or False")
         dependency_aware = dependency_aware or mode == "dependency_aware"
-        self.targets = select(
-            model, config_list, supported=self.supported, default=self.default, algorithm=name, kind=self.entry
-        )
-        for target in self.targets.values():
-            _check_weight(target, name)
+        self.targets = self.find_targets(model, config_list)
         if dependency_aware and not self.structured:
             raise ConfigError(
                 f"{name} prunes single weights, which depend on no other layer: leave dependency_aware out"
@@ -127,6 +123,20 @@ class Pruner(ABC):
         self._space: PruningSpace | None = None
         self._unwrapped: Masks = {}
         self._was_incomplete = False
+
+    def find_targets(self, model: nn.Module, config_list: Any) -> dict[str, Target]:
+        """The layers that the ``config_list`` selects.
+
+        Raises:
+            ConfigError: it cannot be used.
+        """
+        name = type(self).__name__
+        targets = select(
+            model, config_list, supported=self.supported, default=self.default, algorithm=name, kind=self.entry
+        )
+        for target in targets.values():
+            _check_weight(target, name)
+        return targets
 
     @abstractmethod
     def score(self, weight: Tensor) -> Tensor:

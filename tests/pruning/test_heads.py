@@ -1,0 +1,209 @@
+"""Whole attention heads of any attention: which go, and that the model shrinks to what it was with them masked."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+import torch
+from torch import nn
+
+from tests.support.attention import tokens
+from tests.support.vision import torchvision_models
+from torchpare import ModelSpeedup
+from torchpare.attach import is_attached, masks_of
+from torchpare.errors import ConfigError, MaskError, MissingExtraError
+from torchpare.pruning import TransformerHeadPruner
+
+HEADS = [{"sparsity": 0.5, "structures": ["heads"]}]
+
+
+def gone(model, layer=0, heads=4, width=6):
+    """The heads that are masked in the queries of a fused projection."""
+    mask = masks_of(model)[f"layers.{layer}.qkv"]["weight"].flatten()
+    rows = mask.expand(model.layers[layer].qkv.out_features).view(3, heads, width)
+    assert (rows.all(2) | ~rows.any(2)).all()
+    return (~rows[0].any(1)).nonzero().flatten().tolist()
+
+
+def train(model, optimizer, criterion, epoch):
+    """Two steps towards whatever; without a learning rate, nothing but gradients."""
+    del criterion
+    for seed in range(2):
+        ids = torch.randint(0, 11, (2, 5), generator=torch.Generator().manual_seed(10 * epoch + seed))
+        optimizer.zero_grad()
+        model(ids).square().mean().backward()
+        optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_the_heads_whose_projections_are_smallest_go(p):
+    model, x = tokens()
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.qkv.weight.view(3, 4, 6, 20)[:, [1, 3]] *= 0.1
+            layer.qkv.bias.view(3, 4, 6)[:, [1, 3]] *= 0.1
+            layer.out.weight.view(20, 4, 6)[:, [0, 2]] *= 0.01  # what reads them does not count
+    TransformerHeadPruner(model, HEADS, dummy_input=x, ranking_criterion=f"l{p}_weight").compress()
+    assert [gone(model, layer) for layer in range(3)] == [[1, 3]] * 3
+    report = ModelSpeedup(model, x).speedup_model()
+    assert report.exact
+    assert report.output_change > 1e-3
+    assert model.layers[0].heads == 2
+    assert model.layers[0].qkv.weight.shape == (36, 20)
+
+
+def test_the_heads_that_pass_least_on_go():
+    model, x = tokens()
+    with torch.no_grad():
+        model.layers[1].qkv.weight.view(3, 4, 6, 20)[2, 2] *= 1e-4  # values
+        model.layers[1].qkv.bias.view(3, 4, 6)[2, 2] *= 1e-4
+        model.layers[1].qkv.weight.view(3, 4, 6, 20)[:2, 2] *= 50  # large queries and keys do not save it
+    runs = []
+
+    def run(model):
+        runs.append(model(x))
+
+    asked = [{"sparsity": 0.25, "op_names": ["layers.1"]}]
+    for criterion in ("l1_activation", "l2_activation"):
+        model, _ = tokens()
+        with torch.no_grad():
+            model.layers[1].qkv.weight.view(3, 4, 6, 20)[2, 2] *= 1e-4
+            model.layers[1].qkv.bias.view(3, 4, 6)[2, 2] *= 1e-4
+            model.layers[1].qkv.weight.view(3, 4, 6, 20)[:2, 2] *= 50
+        TransformerHeadPruner(model, asked, dummy_input=x, ranking_criterion=criterion, forward_runner=run).compress()
+        assert gone(model, 1) == [2]
+        assert "layers.0.qkv" not in masks_of(model)
+        assert not any(module._forward_pre_hooks for module in model.modules())
+    assert len(runs) == 2
+
+
+def test_the_heads_that_the_loss_would_not_miss_go():
+    model, x = tokens()
+    with torch.no_grad():
+        model.layers[0].out.weight.view(20, 4, 6)[:, 1] = 0  # nobody hears this head, whatever its size
+        model.layers[0].qkv.weight.view(3, 4, 6, 20)[:, 1] *= 10
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    asked = [{"sparsity": 0.25, "op_names": ["layers.0"]}]
+    TransformerHeadPruner(model, asked, dummy_input=x, ranking_criterion="taylorfo", optimizer=optimizer,
+                          trainer=train).compress()  # fmt: skip
+    assert gone(model, 0) == [1]
+
+
+def test_the_lowest_heads_of_all_attentions_go_and_each_keeps_one():
+    model, x = tokens()
+    with torch.no_grad():
+        for at in range(4):
+            model.layers[2].qkv.weight.view(3, 4, 6, 20)[:, at] *= 1e-3 * (at + 1)
+            model.layers[2].qkv.bias.view(3, 4, 6)[:, at] *= 1e-3 * (at + 1)
+    TransformerHeadPruner(
+        model, [{"sparsity": 0.25, "structures": ["heads"]}], dummy_input=x, global_sort=True
+    ).compress()
+    # each layer's scores are in proportion to its own mean, so that no layer is small as a whole
+    total = sum(len(gone(model, layer)) if f"layers.{layer}.qkv" in masks_of(model) else 0 for layer in range(3))
+    assert total == 3
+    both = [{"sparsity": 0.5, "op_names": ["layers.0"]}, {"sparsity": 0.25, "op_names": ["layers.1"]}]
+    pruner = TransformerHeadPruner(tokens()[0], both, dummy_input=x, global_sort=True)
+    with pytest.raises(ConfigError, match="give one sparsity"):
+        pruner.compress()
+
+
+def test_heads_go_by_turns_with_training():
+    model, x = tokens()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    seen = []
+
+    def trainer(model, optimizer, criterion, epoch):
+        seen.append((epoch, len(gone(model)) if is_attached(model) else 0))
+        train(model, optimizer, criterion, epoch)
+
+    TransformerHeadPruner(model, [{"sparsity": 0.75, "structures": ["heads"]}], dummy_input=x, num_iterations=3,
+                          epochs_per_iteration=2, optimizer=optimizer, trainer=trainer).compress()  # fmt: skip
+    assert seen == [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2)]
+    assert len(gone(model)) == 3
+    ModelSpeedup(model, x).speedup_model()
+    assert model.layers[0].heads == 1
+
+
+def test_entries_reach_attentions_by_name_later_ones_win_and_exclude_excludes():
+    model, x = tokens()
+    asked = [
+        {"sparsity": 0.5, "op_types": ["Linear"]},
+        {"sparsity": 0.25, "op_names": ["layers.1.qkv"]},
+        {"exclude": True, "op_names": ["layers.2"]},
+    ]
+    pruner = TransformerHeadPruner(model, asked, 6, dummy_input=x)
+    pruner.compress()
+    assert [len(gone(model, layer)) for layer in (0, 1)] == [2, 1]
+    assert "layers.2.qkv" not in masks_of(model)
+    assert pruner.attentions == (("layers.0.qkv",), ("layers.1.qkv",))
+
+
+def test_older_scripts_name_the_layers_of_each_attention():
+    model, x = tokens()
+    names = [["layers.0.qkv", "layers.0.out"]]
+    TransformerHeadPruner(model, HEADS, 6, names, x).compress()
+    assert masks_of(model).keys() & {"layers.0.qkv", "layers.1.qkv"} == {"layers.0.qkv"}
+
+
+def test_torchs_own_attention(tmp_path):
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2).double().eval()
+    x = torch.randn(2, 5, 16).double()
+    pruner = TransformerHeadPruner(model, HEADS, dummy_input=x)
+    pruner.compress()
+    pruner.export_model(tmp_path / "model.pth", tmp_path / "mask.pth")
+    report = ModelSpeedup(model, x).speedup_model()
+    assert report.exact
+    assert model.layers[0].self_attn.num_heads == 2
+    other = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 1).eval()
+    pruner = TransformerHeadPruner(other, HEADS, dummy_input=x.float(), ranking_criterion="l1_activation",
+                                   forward_runner=lambda model: model(x.float()))  # fmt: skip
+    with pytest.raises(MaskError, match=r"no data passed through layers\.0\.self_attn"):
+        pruner.compress()
+
+
+def test_grouped_queries_of_a_llama_that_still_generates():
+    with suppress(MissingExtraError):  # transformers imports torchvision where that is installed
+        torchvision_models()
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=8,
+                                      num_key_value_heads=4, vocab_size=50)  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).eval()
+    ids = {"input_ids": torch.ones(1, 5, dtype=torch.long)}
+    TransformerHeadPruner(model, HEADS, dummy_input=ids).compress()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for _ in range(2):
+        model(**ids, labels=ids["input_ids"]).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    report = ModelSpeedup(model, ids).speedup_model()
+    assert report.exact
+    assert model.model.layers[0].self_attn.q_proj.weight.shape == (16, 32)
+    assert model.model.layers[0].self_attn.k_proj.weight.shape == (8, 32)
+    assert model.generate(**ids, max_new_tokens=4, do_sample=False, pad_token_id=0).shape == (1, 9)
+
+
+@pytest.mark.parametrize(
+    ("config_list", "options", "message"),
+    [
+        (HEADS, {"dummy_input": None}, "give dummy_input"),
+        (HEADS, {"ranking_criterion": "l3"}, "it is one of 'l1_weight'"),
+        (HEADS, {"ranking_criterion": "taylorfo"}, "give a trainer and its optimizer"),
+        (HEADS, {"ranking_criterion": "l2_activation"}, "a trainer or a forward_runner"),
+        ([{"sparsity": 0.5, "op_names": ["layers.9"]}], {}, "did you mean 'layers"),
+        ([{"sparsity": 0.5, "structures": ["mlp"]}], {}, r"use torchpare\.plan"),
+    ],
+)
+def test_what_cannot_work_says_so(config_list, options, message):
+    model, x = tokens()
+    with pytest.raises(ConfigError, match=message):
+        TransformerHeadPruner(model, config_list, **{"dummy_input": x, **options})
+
+
+def test_a_config_list_that_reaches_no_attention_lists_those_there_are():
+    model, x = tokens()
+    with pytest.raises(ConfigError, match=r"There are: layers\.0\.qkv; layers\.1\.qkv"):
+        TransformerHeadPruner(model, [{"sparsity": 0.5, "op_names": ["head"]}], dummy_input=x).compress()
+    assert not is_attached(model)
