@@ -9,7 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import torchpare
 from tests.graph.nets import free, image, net, shrinks, why_not
+from tests.networks.rule_nets import steps
+from torchpare import plan
 from torchpare.graph import analyse
 from torchpare.speedup import ModelSpeedup
 
@@ -127,3 +130,29 @@ def test_a_normalised_shape_typed_as_a_number_freezes():
     x = torch.randn(3, 4, dtype=torch.float64)
     assert free(model, x, "a") == 0
     assert "normalised shape" in why_not(model, x, "a")
+
+
+@pytest.mark.parametrize(
+    ("norm", "x", "attribute"),
+    [
+        (lambda: nn.RMSNorm(8, elementwise_affine=False, eps=1e-3), steps, "normalized_shape"),
+        (lambda: nn.LayerNorm(8, elementwise_affine=False), steps, "normalized_shape"),
+        (lambda: nn.GroupNorm(4, 8, affine=False), image, "num_channels"),
+        (lambda: nn.InstanceNorm2d(8), image, "num_features"),
+        (lambda: nn.BatchNorm2d(8, affine=False), image, "num_features"),
+    ],
+    ids=["rms", "layer", "group", "instance", "batch"],
+)
+def test_a_norm_without_parameters_remembers_its_channels_rightly(norm, x, attribute, tmp_path):
+    def build():
+        maker, reader = (nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)) if x is image else (nn.Linear(3, 8), nn.Linear(8, 2))
+        return nn.Sequential(maker, norm(), reader).double().eval()
+
+    model = build()
+    plan(model, [{"sparsity": 0.5, "structures": ["all"]}], x()).apply()
+    assert getattr(model[1], attribute) in (4, (4,))
+    torchpare.save(model, tmp_path / "small.safetensors")
+    fresh = build()
+    torchpare.load(fresh, tmp_path / "small.safetensors")
+    assert getattr(fresh[1], attribute) in (4, (4,))
+    assert torch.equal(fresh(x()), model(x()))

@@ -13,7 +13,7 @@ import torchpare
 from tests.networks.oracles import fingerprint
 from tests.support.attention import tokens
 from torchpare import plan
-from torchpare.errors import CheckpointError, ProofError
+from torchpare.errors import CheckpointError, ProofError, ShrinkError
 from torchpare.files.dropped import with_dropped
 from torchpare.layers.blocks import drop_blocks
 from torchpare.speedup.depth import bypassed, find_stacks, influence
@@ -145,3 +145,35 @@ def test_a_file_that_drops_what_is_not_there_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="drops blocks"):
         torchpare.load(other, tmp_path / "small.safetensors")
     assert fingerprint(other) == before
+
+
+class Counting(nn.Module):
+    """Asks for its blocks by number."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Adding() for _ in range(4))
+
+    def forward(self, x):
+        for at in range(4):
+            x = self.blocks[at](x)
+        return x
+
+
+class Adding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return x + self.layer(x)
+
+
+def test_code_that_asks_for_blocks_by_number_is_named():
+    model = Counting().eval()
+    before = fingerprint(model)
+    with pytest.raises(
+        ShrinkError, match=r"of 'blocks'.*IndexError.*test_depth\.py:\d+: x = self\.blocks\[at\].*by name"
+    ):
+        plan(model, DEPTH, torch.randn(2, 4))
+    assert fingerprint(model) == before

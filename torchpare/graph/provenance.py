@@ -36,6 +36,10 @@ class Watcher(Protocol):
         """The shape of a tensor, every size knowing its axis."""
         ...
 
+    def compare(self, left: Expr, right: Expr, equal: bool) -> None:
+        """The model's code relies on two sizes being equal, or not."""
+        ...
+
 
 class Provenance(TorchFunctionMode):
     """Answers size questions with `Size`, and notes the expressions of the numbers passed to shape operators."""
@@ -80,6 +84,12 @@ class Provenance(TorchFunctionMode):
             return Call(
                 name, sizes=_unflattened(self.recorder.shape(_argument(args, kwargs, 0, "input")), args, kwargs)
             )
+        if name == "rms_norm":  # its operators know nothing of the shape, which must be its input's
+            asked = _argument(args, kwargs, 1, "normalized_shape")
+            shape = self.recorder.shape(_argument(args, kwargs, 0, "input"))
+            for size, wanted in zip(shape[-len(asked) :], asked, strict=True):
+                self.recorder.compare(expression(size), expression(wanted), True)
+            return Call(name, sizes=tuple(_expressions(asked)))
         if name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
             self.recorder.default_scales.append(self.recorder.uid(_argument(args, kwargs, 0, "query")))
             return None

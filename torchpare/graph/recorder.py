@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import sys
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ __all__ = ["Outputs", "Recorder", "map_tensors", "output_tensors"]
 
 _TORCH = str(Path(torch.__file__).parent)
 _HOUSE = Path(__file__).parent.parent
-_HERE = tuple(str(_HOUSE / room) for room in ("graph", "speedup", "pruning"))
+_HERE = (*(str(_HOUSE / room) for room in ("graph", "speedup", "pruning")), contextlib.__file__)
 
 
 def output_tensors(tree: Any) -> Iterator[Tensor]:

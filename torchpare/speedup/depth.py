@@ -8,22 +8,25 @@ al., "ShortGPT: Layers in Large Language Models are More Redundant Than You Expe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchpare.errors import CaptureError, ProofError
+from torchpare.errors import CaptureError, ProofError, ShrinkError
 from torchpare.files.dropped import STRUCTURE, with_dropped
 from torchpare.graph.recorder import output_tensors
 from torchpare.layers.blocks import drop_blocks
 from torchpare.speedup.proof import largest_difference
 from torchpare.speedup.runs import run_exact
 
-__all__ = ["Stack", "bypassed", "choose_blocks", "find_stacks", "influence", "without_blocks"]
+__all__ = ["Stack", "bypassed", "choose_blocks", "find_stacks", "influence", "told_of_blocks", "without_blocks"]
 
 
 @dataclass(frozen=True)
@@ -198,3 +201,27 @@ def _check(difference: float, tolerance: float, dropped: dict[str, list[int]]) -
 
 def _listed(dropped: dict[str, list[int]]) -> str:
     return ", ".join(f"{path}.{at}" for path, indices in dropped.items() for at in indices)
+
+
+@contextmanager
+def told_of_blocks(dropped: Mapping[str, Collection[int]], model: nn.Module) -> Iterator[None]:
+    """Where a model cannot run without the blocks that would go, say so, and where its code asks for them."""
+    try:
+        yield
+    except CaptureError as error:
+        if not any(dropped.values()):
+            raise
+        cause: BaseException = error.__cause__ or error
+        own = [frame for frame in extract_tb(cause.__traceback__) if not frame.filename.startswith(_elsewhere())]
+        line = f" in {Path(own[-1].filename).name}:{own[-1].lineno}: {own[-1].line}" if own else ""
+        going = "; ".join(f"{list(blocks)} of {path!r}" for path, blocks in dropped.items() if blocks)
+        raise ShrinkError(
+            f"{type(model).__name__} cannot run without the blocks that would go ({going}): {type(cause).__name__}: "
+            f"{cause}{line}. It is as it was. Where the code asks for blocks by number, as many have to stay: "
+            "leave the structure 'layers' out for them, or exclude them by name"
+        ) from cause
+
+
+def _elsewhere() -> tuple[str, ...]:
+    """Where code lies that is not the user's."""
+    return str(Path(torch.__file__).parent), str(Path(__file__).parent.parent)

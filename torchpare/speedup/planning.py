@@ -26,7 +26,7 @@ from torchpare.graph.structures import EXPERTS, LAYERS, groups_of
 from torchpare.layers.blocks import drop_blocks
 from torchpare.layers.experts import Dropping, drop_experts
 from torchpare.speedup.allocation import allocate, allocate_depth, allocate_experts
-from torchpare.speedup.depth import Stack, choose_blocks, find_stacks, without_blocks
+from torchpare.speedup.depth import Stack, choose_blocks, find_stacks, told_of_blocks, without_blocks
 from torchpare.speedup.experts import Routed, can_run_without, choose_experts, find_routed, without_experts
 from torchpare.speedup.groups import GroupPlan, describe
 from torchpare.speedup.model_speedup import ModelSpeedup
@@ -308,7 +308,7 @@ def plan(
         less = drop_experts(model, [item.mixture for item in routed], experts)
         trace = literals == "trace"
         device = "cpu" if trace else None
-        with can_run_without(experts):
+        with can_run_without(experts), told_of_blocks(dropped, model):
             space = analyse(model, example_inputs, outputs=outputs, device=device, free_literals=trace)
         groups = groups_of(space)
         asked = allocate(entries, groups, model, routed)

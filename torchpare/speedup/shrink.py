@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from torchpare.files.dropped import EMPTY, STRUCTURE
 from torchpare.files.leaf_attributes import leaf_attributes
@@ -63,10 +64,10 @@ def shrink(
         registered = key in module._parameters or key in module._buffers
         (change.set_tensor if registered else change.set_attribute)(module, key, made[id(old)])
     _edit_attributes(change, plan, modules)
-    for (path, key), number in (numbers or {}).items():
+    numbers = {**(numbers or {}), **_of_bare_norms(plan, modules)}
+    for (path, key), number in numbers.items():
         change.set_attribute(modules[path], key, number)
     held = _held_as_numbers(plan, modules)
-    numbers = dict(numbers or {})
     for path in dict.fromkeys((*(name.rpartition(".")[0] for name in plan.cuts), *adopted)):
         for key, value in leaf_attributes(modules[path]).items():
             if (id(modules[path]), key) in held:
@@ -78,6 +79,19 @@ def shrink(
             change.set_attribute(module, "_flat_weights", [getattr(module, key) for key in module._flat_weights_names])
     kept_class = [path for path, module in adopted.items() if not _released(change, module)]
     change.set_attribute(change.model, STRUCTURE, _record(change.model, plan, added, kept_class, numbers))
+
+
+def _of_bare_norms(plan: ShrinkPlan, modules: Mapping[str, nn.Module]) -> dict[tuple[str, str], int]:
+    """The channels that norms without parameters remember: nothing of theirs is cut that could tell them."""
+    found = {}
+    values = plan.removal.space.program.values
+    for path, uid in plan.removal.space.program.module_outputs:
+        module = modules.get(path)
+        key = "num_channels" if isinstance(module, nn.GroupNorm) else "num_features"
+        bare = isinstance(module, (nn.GroupNorm, _NormBase)) and not leaf_attributes(module)
+        if bare and len(values[uid].shape) > 1 and values[uid].shape[1] == getattr(module, key):
+            found[path, key] = plan.removal.shape(uid)[1]
+    return {place: number for place, number in found.items() if number != getattr(modules[place[0]], place[1])}
 
 
 def _held_as_numbers(plan: ShrinkPlan, modules: Mapping[str, nn.Module]) -> dict[tuple[int, str], int]:
