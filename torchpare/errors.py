@@ -10,6 +10,7 @@
     ├── FileError              a file is not what it should be           (also a ValueError)
     │   ├── MaskFileError
     │   └── CheckpointError
+    ├── SearchError            a search cannot go on; what it has found so far is in its journal
     ├── ExportError            an exported program is missing, or disagrees with PyTorch
     └── MissingExtraError      an optional library is not installed      (also an ImportError)
 
@@ -29,6 +30,7 @@ __all__ = [
     "MaskFileError",
     "MissingExtraError",
     "ProofError",
+    "SearchError",
     "ShrinkError",
     "TorchpareError",
 ]
@@ -72,6 +74,10 @@ class MaskFileError(FileError):
 
 class CheckpointError(FileError):
     """A small checkpoint cannot be used."""
+
+
+class SearchError(TorchpareError):
+    """A search cannot go on; what it has found so far is in its journal, and the model is as it was before."""
 
 
 class ExportError(TorchpareError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +24,7 @@ from torchpare.errors import ExportError, MissingExtraError
 from torchpare.files.atomic import atomic_write
 from torchpare.graph.capture import call_arguments
 
-__all__ = ["OnnxExport", "check_onnx", "export_onnx"]
+__all__ = ["OnnxExport", "check_onnx", "export_onnx", "runner"]
 
 _ONE_FILE = 2**31 - 2**24  # protobuf's limit is 2 GiB; the graph itself needs some of it
 
@@ -82,18 +82,13 @@ def check_onnx(model: nn.Module, path: str | os.PathLike[str], dummy_input: Any,
         ExportError: the file is missing or does not load or run, has other outputs, or differs by more than the
             tolerance.
     """
-    runtime = _require("onnxruntime")
-    if not Path(path).is_file():
-        raise ExportError(f"there is no ONNX file {path}; write it with export_onnx")
     args, kwargs = call_arguments(dummy_input)
+    run = runner(path, dummy_input)
     with _quiet_evaluation(model):
         leaves = pytree.tree_leaves(_run(model, args, kwargs))
     expected = [leaf.cpu() for leaf in leaves if isinstance(leaf, Tensor)]
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
     try:
-        session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-        got = [torch.from_numpy(output) for output in session.run(None, _feed(session, args, kwargs))]
+        got = [torch.from_numpy(output) for output in run()]
     except Exception as error:  # ONNX Runtime has a family of its own for every stage
         raise ExportError(f"ONNX Runtime cannot run {path} on this input: {_first_line(error)}") from error
     shapes = [tuple(tensor.shape) for tensor in expected], [tuple(tensor.shape) for tensor in got]
@@ -111,6 +106,33 @@ def check_onnx(model: nn.Module, path: str | os.PathLike[str], dummy_input: Any,
             )
         largest = max(largest, difference)
     return largest
+
+
+def runner(path: str | os.PathLike[str], dummy_input: Any, *, threads: int | None = None) -> Callable[[], list[Any]]:
+    """What runs an ONNX file once in ONNX Runtime on the CPU, on one input; returns the outputs as numpy arrays.
+
+    Args:
+        path: the file.
+        dummy_input: as for :func:`export_onnx`.
+        threads: within one operator; ONNX Runtime's own choice if None.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        ExportError: the file is missing, does not load, or has other inputs.
+    """
+    runtime = _require("onnxruntime")
+    if not Path(path).is_file():
+        raise ExportError(f"there is no ONNX file {path}; write it with export_onnx")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        feed = _feed(session, *call_arguments(dummy_input))
+    except Exception as error:
+        raise ExportError(f"ONNX Runtime cannot run {path} on this input: {_first_line(error)}") from error
+    return lambda: session.run(None, feed)
 
 
 def _require(library: str) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from torchpare.pruning.admm import ADMMPruner
 from torchpare.pruning.base import Pruner
 from torchpare.pruning.data_driven import (
@@ -24,6 +27,16 @@ from torchpare.pruning.one_shot import (
 )
 from torchpare.pruning.slim import SlimPruner
 
+if TYPE_CHECKING:
+    from torchpare.search import (
+        AMCPruner,
+        AutoCompressPruner,
+        BudgetSearchPruner,
+        NetAdaptPruner,
+        SensitivityPruner,
+        SimulatedAnnealingPruner,
+    )
+
 # Names of later versions of the older toolkit.
 L1NormPruner = L1FilterPruner
 L2NormPruner = L2FilterPruner
@@ -34,10 +47,13 @@ TaylorFOWeightPruner = TaylorFOWeightFilterPruner
 __all__ = [
     "ADMMPruner",
     "AGPPruner",
+    "AMCPruner",
     "ActivationAPoZRankFilterPruner",
     "ActivationAPoZRankPruner",
     "ActivationMeanRankFilterPruner",
     "ActivationMeanRankPruner",
+    "AutoCompressPruner",
+    "BudgetSearchPruner",
     "DataDrivenPruner",
     "FPGMPruner",
     "FilterPruner",
@@ -50,10 +66,29 @@ __all__ = [
     "LinearPruner",
     "LotteryTicketPruner",
     "MovementPruner",
+    "NetAdaptPruner",
     "Pruner",
     "RandomFilterPruner",
+    "SensitivityPruner",
+    "SimulatedAnnealingPruner",
     "SlimPruner",
     "TaylorFOWeightFilterPruner",
     "TaylorFOWeightPruner",
     "TransformerHeadPruner",
 ]
+
+_SEARCHES = {
+    "AMCPruner",
+    "AutoCompressPruner",
+    "BudgetSearchPruner",
+    "NetAdaptPruner",
+    "SensitivityPruner",
+    "SimulatedAnnealingPruner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Pruners that search shrink their candidates, so they live above this floor; they are handed on from there."""
+    if name not in _SEARCHES:
+        raise AttributeError(f"module 'torchpare.pruning' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module("torchpare.search"), name)

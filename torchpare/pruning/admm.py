@@ -38,6 +38,7 @@ class ADMMPruner(RankedPruner):
         row: the weight of the penalty.
         base_algo: what "sparse" means: ``"level"``, ``"l1"``, ``"l2"``, ``"fpgm"``, or a pruner class of your own.
         optimizer: handed to the trainer; Adam with a learning rate of 1e-3 and a weight decay of 5e-5, if not given.
+        dependency_aware: choose channels together where layers can only lose them together.
         dummy_input: an example input, for whole groups from the first mask on.
 
     Raises:
@@ -57,11 +58,12 @@ class ADMMPruner(RankedPruner):
         *,
         training_epochs: int | None = None,
         optimizer: Optimizer | None = None,
+        dependency_aware: bool = False,
         dummy_input: Any = None,
     ) -> None:
         if trainer is None:
             raise ConfigError("ADMMPruner trains while it prunes: give a trainer")
-        super().__init__(model, config_list, base_algo, optimizer, False, dummy_input)
+        super().__init__(model, config_list, base_algo, optimizer, dependency_aware, dummy_input)
         used = Adam(model.parameters(), lr=1e-3, weight_decay=5e-5) if optimizer is None else optimizer
         if isinstance(self.ranking, DataDrivenPruner):
             raise ConfigError("ADMMPruner looks for the nearest sparse weights, which criteria that look at data "
@@ -107,7 +109,7 @@ class ADMMPruner(RankedPruner):
         scores = {
             name: self.score_of(target, self._unit(target).fold(moved[name])) for name, target in self.targets.items()
         }
-        for name, keep in self.select(scores, self.sparsities()).items():
+        for name, keep in self._choose(scores, self._space if self.dependency_aware else None).items():
             mask = self._unit(self.targets[name]).unfold(keep, moved[name], None)["weight"]
             self._near[name] = moved[name] * mask.to(moved[name].device)
             self._debt[name] += _weight(self.targets[name]) - self._near[name]

@@ -308,18 +308,7 @@ class Pruner(ABC):
         """The masks of the selected layers, from their scores; with a space, chosen together with coupled layers."""
         existing = masks_of(self.bound_model)
         scores = {name: self._scores(target, existing) for name, target in self.targets.items()}
-        sparsities = self.sparsities()
-        if space is None:
-            keep = self.select(scores, sparsities)
-        else:
-            channels = {name: space.channels(name) for name in space.producers}
-            keep = select_common(
-                scores,
-                sparsities,
-                {name: own.classes for name, own in channels.items()},
-                {name: own.cells for name, own in channels.items()},
-                self.group_score,
-            )
+        keep = self._choose(scores, space)
         masks: Masks = {}
         for name, target in self.targets.items():
             parameters = target.module._parameters  # noqa: SLF001 - the dense ones: only their shapes are read
@@ -327,6 +316,15 @@ class Pruner(ABC):
             assert weight is not None
             masks[name] = self._unit(target).unfold(keep[name], weight, parameters.get("bias"))
         return _merged(existing, masks)
+
+    def _choose(self, scores: Mapping[str, Tensor], space: PruningSpace | None) -> dict[str, Tensor]:
+        """Which units of each layer stay; with a space, chosen together with coupled layers."""
+        if space is None:
+            return self.select(scores, self.sparsities())
+        channels = {name: space.channels(name) for name in space.producers}
+        classes = {name: own.classes for name, own in channels.items()}
+        cells = {name: own.cells for name, own in channels.items()}
+        return select_common(scores, self.sparsities(), classes, cells, self.group_score)
 
     @torch.no_grad()
     def _scores(self, target: Target, existing: Masks) -> Tensor:

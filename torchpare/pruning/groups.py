@@ -23,7 +23,14 @@ from torchpare.errors import CaptureError
 from torchpare.graph import PruningSpace, analyse, group_masks
 from torchpare.types import Masks
 
-__all__ = ["complete_masks", "complete_on_first_forward", "forget_first_forward", "is_incomplete", "try_to_complete"]
+__all__ = [
+    "complete_masks",
+    "complete_on_first_forward",
+    "forget_first_forward",
+    "is_incomplete",
+    "named_arguments",
+    "try_to_complete",
+]
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +80,7 @@ def try_to_complete(
     # Called from a user's forward pass, whose modes must not leak into masks that training will read.
     with torch.inference_mode(False), torch.no_grad():
         try:
-            example = _named(model, dummy_input, keywords) if keywords else dummy_input
+            example = named_arguments(model, dummy_input, keywords) if keywords else dummy_input
             attach_masks(model, complete_masks(analyse(model, example), masks_of(model), model))
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the user's own forward pass must go on
             message = (
@@ -132,7 +139,7 @@ def _is_abstract(inputs: Any) -> bool:
     return any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in pytree.tree_leaves(inputs))
 
 
-def _named(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def named_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """All arguments of a call by name: ``analyse`` takes either positional ones or a dict of keywords."""
     parameters = inspect.signature(model.forward).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]

@@ -1,0 +1,273 @@
+"""What every search does around its strategy: looks at the dense model, counts, keeps a journal, masks the model.
+
+A search is a pruner: ``compress()`` masks the model to the sparsities that the search found, and all that can be done
+with a masked model can be done with this one. A strategy is one method, `SearchPruner.search`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from torchpare.attach import attach_masks, detach, masks_of
+from torchpare.config import Target
+from torchpare.errors import ConfigError
+from torchpare.files.atomic import atomic_write
+from torchpare.graph import analyse
+from torchpare.pruning.data_driven import DataDrivenPruner
+from torchpare.pruning.groups import named_arguments
+from torchpare.pruning.ranked import Criterion, RankedPruner
+from torchpare.search.costs import Costs
+from torchpare.search.executors import Executors, executor_of
+from torchpare.search.fingerprint import of_code, of_model
+from torchpare.search.journal import Journal, digest
+from torchpare.search.objective import Metric, Objective, objective_of
+from torchpare.search.run import SearchRun, Trial, progress_bar
+from torchpare.search.trial import Bench, seeded
+from torchpare.search.variables import Layer, variables_of
+from torchpare.types import Masks
+
+__all__ = ["SearchPruner"]
+
+
+class SearchPruner(RankedPruner):
+    """Base of the pruners that search how much each layer can lose.
+
+    The ``sparsity`` of the first entry of the ``config_list`` is the overall share that has to go; the entries say from
+    which layers. Layers that share channels get one sparsity together.
+
+    Args:
+        model: what to prune. The constructor only reads it.
+        config_list: a list of dicts; see :class:`torchpare.config.Entry`.
+        evaluator: ``evaluator(model) -> float``: how good a candidate is. It is given shrunk copies of the model.
+        optimize_mode: ``"maximize"`` or ``"minimize"`` what the evaluator says.
+        base_algo: what goes within a layer: ``"level"``, ``"l1"``, ``"l2"``, ``"fpgm"``, ``"random"``, or a pruner
+            class of your own that looks at weights.
+        experiment_data_dir: where the journal and ``search_result.json`` are written.
+        fine_tuner: ``fine_tuner(model)`` trains a masked candidate a little before it is evaluated.
+        objective: what the result may cost: ``"sparsity"``, ``"params"``, ``"macs"``, ``"latency"``, or an
+            :class:`Objective`.
+        dummy_input: an example input: what candidates are shrunk with and timed on. Without it the first batch that the
+            evaluator gives the model serves.
+        executor: who runs the trials: ``"serial"``, ``"processes"``, ``"ray"``, or an :class:`Executor`.
+        seed: of every random number, also those that the evaluator and the fine-tuner draw.
+        max_sparsity: what no layer goes beyond, in (0, 1); each keeps one unit in any case.
+        resume: False begins anew where a journal of the same search is found.
+
+    Raises:
+        ConfigError: as every pruner, or an argument cannot be used.
+    """
+
+    def __init__(  # noqa: PLR0913 - one for each thing that a search may be told
+        self,
+        model: nn.Module,
+        config_list: Sequence[Mapping[str, Any]],
+        evaluator: Callable[..., Any],
+        *,
+        optimize_mode: str = "maximize",
+        base_algo: Criterion = "l1",
+        experiment_data_dir: str | os.PathLike[str] = "./",
+        fine_tuner: Callable[[nn.Module], Any] | None = None,
+        objective: Objective | Metric | None = None,
+        dummy_input: Any = None,
+        executor: Executors = "serial",
+        seed: int = 0,
+        max_sparsity: float = 0.99,
+        resume: bool = True,
+    ) -> None:
+        name = type(self).__name__
+        super().__init__(model, config_list, base_algo, None, False, dummy_input)
+        if isinstance(self.ranking, DataDrivenPruner):
+            raise ConfigError(f"{name} tries many candidates, for which criteria that look at data in training are too "
+                              "slow: base_algo is 'level', 'l1', 'l2', 'fpgm' or 'random'")  # fmt: skip
+        if optimize_mode not in ("maximize", "minimize"):
+            raise ConfigError(f"{name}: optimize_mode is {optimize_mode!r}; it is 'maximize' or 'minimize'")
+        for key, function in (("evaluator", evaluator), ("fine_tuner", fine_tuner)):
+            if not callable(function) and not (function is None and key == "fine_tuner"):
+                raise ConfigError(f"{name}: {key} is a {type(function).__name__}; it is a function of the model")
+        if not 0 < max_sparsity < 1:
+            raise ConfigError(f"{name}: max_sparsity is {max_sparsity!r}; it lies between 0 and 1")
+        self.objective = objective_of(objective)
+        if not self.structured and self.objective.metric != "sparsity":
+            raise ConfigError(f"{name}: without single weights a model has as many parameters and operations as "
+                              "before, so with base_algo='level' the objective is 'sparsity'")  # fmt: skip
+        if not Path(experiment_data_dir).is_dir():
+            raise ConfigError(f"{name}: there is no folder {os.fspath(experiment_data_dir)!r} for "
+                              "experiment_data_dir; make it first")  # fmt: skip
+        self.evaluator, self.fine_tuner, self.optimize_mode = evaluator, fine_tuner, optimize_mode
+        self.base_algo, self.max_sparsity, self.seed, self.resume = base_algo, max_sparsity, seed, resume
+        self.executor = executor_of(executor)
+        self.folder = Path(experiment_data_dir)
+        self.sparsity = next(iter(self.targets.values())).sparsity if self.targets else 0.0
+        self._found: dict[str, float] = {}
+        self._kept_scores: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def search(self, run: SearchRun) -> Trial:
+        """Find the sparsities, and return the trial that is to be the result."""
+
+    def settings(self) -> dict[str, Any]:
+        """What this strategy was told, JSON-able: searches that differ here do not share a journal."""
+        return {}
+
+    def sparsities(self) -> dict[str, float]:
+        """What was found, or what is being tried."""
+        return dict(self._found)
+
+    def get_config_list(self) -> list[dict[str, Any]]:
+        """What was found, as a ``config_list`` for the pruner that ``base_algo`` names."""
+        return self.config_of(self._found)
+
+    def config_of(self, sparsities: Mapping[str, float]) -> list[dict[str, Any]]:
+        """Sparsities of layers as a ``config_list``."""
+        return [
+            {"sparsity": sparsity, "op_types": [self.targets[name].type], "op_names": [name]}
+            for name, sparsity in sparsities.items()
+            if sparsity > 1e-6
+        ]
+
+    # ---------------------------------------------------------------------------------------------------- at work
+
+    def begin(self) -> None:
+        """Search, and mask the model to what was found. On any error the model is as it was."""
+        masks, state = masks_of(self.bound_model), _copied(self.bound_model)
+        try:
+            with self._at_work() as run:
+                best = self.search(run)
+                self._found = run.sparsities(best.vector)
+                self._kept_scores.clear()
+                self.mask()
+                self.finish(run, best)
+        except BaseException:
+            self._found = {}
+            detach(self.bound_model, bake=False)
+            attach_masks(self.bound_model, masks)
+            self.bound_model.load_state_dict(state)
+            raise
+
+    def finish(self, run: SearchRun, best: Trial) -> None:
+        """Write down what was found."""
+        run.journal.drop_states()
+        result = {"performance": _plain(best.score), "cost": best.cost, "config_list": self.get_config_list()}
+        with atomic_write(self.folder / "search_result.json") as lent:
+            lent.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+    @contextmanager
+    def _at_work(self) -> Iterator[SearchRun]:
+        name = type(self).__name__
+        journal = self._journal()
+        score = self._look_at_dense(journal)
+        example = self.dummy_input
+        if self.structured and example is not None and self._space is None:
+            self._space = analyse(self.bound_model, example)
+        self.dependency_aware = self._space is not None
+        if self.objective.metric != "sparsity" and self._space is None:
+            raise ConfigError(f"{name}: the objective {self.objective.metric!r} needs an example: give dummy_input")
+        layers = {name: self._layer(target) for name, target in self.targets.items()}
+        variables = variables_of(layers, self._space)
+        if not variables:
+            raise ConfigError(f"{name}: of the layers in the config_list none can lose anything; see torchpare.plan")
+        bench = Bench(self.bound_model, self.evaluator, self.fine_tuner, example, self.structured,
+                      self.fine_tuner is not None)  # fmt: skip
+        costs = Costs(self.objective, layers, self._masks_for, bench, self._space, journal)
+        maximize = self.optimize_mode == "maximize"
+        most = np.array([min(variable.most, self.max_sparsity) for variable in variables])
+        cost = costs.of(dict.fromkeys(layers, 0.0))
+        dense = Trial(np.zeros(len(variables)), score, score if maximize else -score, cost, "dense")
+        limit = self.objective.limit_for(cost, self.sparsity)
+        try:
+            with progress_bar(name) as progress:
+                yield SearchRun(
+                    bench, variables, tuple(layers), costs, limit, dense, maximize, self.seed, most, journal,
+                    self.executor, progress,
+                )  # fmt: skip
+        finally:
+            self.executor.close()
+
+    def _journal(self) -> Journal:
+        search = {
+            "search": type(self).__name__,
+            "settings": self.settings(),
+            "objective": self.objective.described(),
+            "config_list": [{"layer": n, **t.entry.model_dump(mode="json")} for n, t in self.targets.items()],
+            "base_algo": self.base_algo if isinstance(self.base_algo, str) else self.base_algo.__qualname__,
+            "optimize_mode": self.optimize_mode,
+            "max_sparsity": self.max_sparsity,
+            "seed": self.seed,
+            "evaluator": of_code(self.evaluator),
+            "fine_tuner": of_code(self.fine_tuner),
+            "model": of_model(self.bound_model),
+        }
+        folder = self.folder / f"{type(self).__name__}-{digest(search)[:12]}"
+        return Journal(folder, search, resume=self.resume)
+
+    def _look_at_dense(self, journal: Journal) -> float:
+        """The score before the search; and, where there is no example input, the first batch of the evaluator."""
+        line = journal.get("dense")
+        if line is not None and (self.dummy_input is not None or not self.structured):
+            return math.nan if line["score"] is None else float(line["score"])
+        with seeded(self.seed), _first_batch(self.bound_model) as seen:
+            score = float(self.evaluator(self.bound_model))
+        if self.dummy_input is None and seen and self.structured:
+            self.dummy_input = seen[0]
+        if line is None:
+            journal.write("dense", score=score)
+        return score
+
+    def _layer(self, target: Target) -> Layer:
+        weight = target.module._parameters["weight"]  # noqa: SLF001 - its shape
+        assert weight is not None
+        units = len(self._unit(target).fold(weight)) if self.structured else weight.numel()
+        return Layer(units, weight.numel())
+
+    def _masks_for(self, sparsities: Mapping[str, float]) -> Masks:
+        found, self._found = self._found, dict(sparsities)
+        try:
+            return self._own_masks(self._space)
+        finally:
+            self._found = found
+
+    def _scores(self, target: Target, existing: Masks) -> Tensor:
+        """As every pruner, worked out once for as long as the weights stay as they are."""
+        weight = target.module._parameters["weight"]  # noqa: SLF001 - whether it was written to
+        assert weight is not None
+        mask = existing.get(target.name, {}).get("weight")
+        key = f"{target.name} {weight._version} {-1 if mask is None else int(mask.sum())}"  # noqa: SLF001 - as above
+        if key not in self._kept_scores:
+            self._kept_scores[key] = super()._scores(target, existing)
+        return self._kept_scores[key]
+
+
+@contextmanager
+def _first_batch(model: nn.Module) -> Iterator[list[Any]]:
+    """Collects what the model is first called with, as an example input."""
+    seen: list[Any] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not seen:
+            example = named_arguments(module, args, kwargs) if kwargs else args
+            seen.append(pytree.tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, example))
+
+    handle = model.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _copied(model: nn.Module) -> dict[str, Any]:
+    return {key: v.detach().clone() if isinstance(v, Tensor) else v for key, v in model.state_dict().items()}
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value

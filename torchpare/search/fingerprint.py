@@ -1,0 +1,47 @@
+"""Which search a journal is of: equal for the same search started again, other for any other one."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import types
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["of_code", "of_model"]
+
+
+def of_model(model: nn.Module) -> str:
+    """A name for a model's parameters and buffers: their names, types, shapes and values."""
+    found = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor):
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def of_code(function: Any) -> str:
+    """A name for what a function does, as far as it can be told: its code and constants, not what it closes over."""
+    if function is None:
+        return ""
+    if isinstance(function, functools.partial):
+        return f"partial {of_code(function.func)}"
+    function = inspect.unwrap(function)
+    code = getattr(function, "__code__", None)
+    if code is None:
+        code = getattr(vars(type(function)).get("__call__"), "__code__", None)
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{name} {hashlib.sha256(_bytes(code)).hexdigest()[:16]}" if code is not None else name
+
+
+def _bytes(code: types.CodeType) -> bytes:
+    constants = b"".join(
+        _bytes(value) if isinstance(value, types.CodeType) else repr(value).encode()
+        for value in code.co_consts
+        if not isinstance(value, frozenset)  # printed in an order of its own each time
+    )
+    return code.co_code + constants + repr(code.co_names).encode()
