@@ -209,10 +209,11 @@ def test_amc_takes_the_arguments_of_both_older_versions(tmp_path: Path) -> None:
 
     model = trained(Chain)
     AMCPruner(model, [{"op_types": ["Conv2d"]}], with_loader, loader, flops_ratio=0.6, train_episode=2, warmup=1,
-              model_type="mobilenet", dataset="cifar", output_dir=tmp_path, dummy_input=example()).compress()  # fmt: skip
+              model_type="mobilenet", suffix="a", output_dir=tmp_path, dummy_input=example()).compress()  # fmt: skip
     model = trained(Chain)
+    small_agent = {"hidden1": 8, "hidden2": 8, "bsize": 4, "warmup": 1}
     AMCPruner(3, model, CONVOLUTIONS, example(), likelihood, pruning_algorithm="l2", log_dir=tmp_path,
-              target="params", ddpg_params={"hidden1": 8, "hidden2": 8, "bsize": 4, "warmup": 1}).compress()  # fmt: skip
+              target="params", ddpg_params=small_agent).compress()  # fmt: skip
     assert any((layer.weight == 0).any() for layer in (model.wide, model.stem, model.inner))
     with pytest.raises(ConfigError, match="'hiden1'"):
         AMCPruner(3, model, CONVOLUTIONS, example(), likelihood, ddpg_params={"hiden1": 8}, log_dir=tmp_path)

@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -16,9 +16,7 @@ from torchpare.errors import ConfigError
 from torchpare.pruning.admm import ADMMPruner
 from torchpare.pruning.ranked import Criterion
 from torchpare.pruning.training import checked_batches
-from torchpare.search.base import SearchPruner
-from torchpare.search.executors import Executors
-from torchpare.search.objective import Metric, Objective
+from torchpare.search.base import SearchOptions, SearchPruner
 from torchpare.search.run import SearchRun, Trial
 from torchpare.search.simulated_annealing import Annealing, anneal
 from torchpare.speedup import ModelSpeedup
@@ -50,7 +48,7 @@ class AutoCompressPruner(SearchPruner):
         admm_epochs_per_iteration: epochs of training between; ``admm_training_epochs`` is the same.
         row: the weight of ADMM's penalty.
         experiment_data_dir: where the journal and ``search_result.json`` are written.
-        objective, executor, seed, max_sparsity, resume: as :class:`SearchPruner`.
+        options: ``objective``, ``executor``, ``seed``, ``max_sparsity``, ``resume``: as :class:`SearchPruner`.
 
     Raises:
         ConfigError: as :class:`SearchPruner`.
@@ -78,16 +76,11 @@ class AutoCompressPruner(SearchPruner):
         experiment_data_dir: str | os.PathLike[str] = "./",
         *,
         admm_training_epochs: int | None = None,
-        objective: Objective | Metric | None = None,
-        executor: Executors = "serial",
-        seed: int = 0,
-        max_sparsity: float = 0.99,
-        resume: bool = True,
+        **options: Unpack[SearchOptions],
     ) -> None:
         super().__init__(
             model, config_list, evaluator, optimize_mode=optimize_mode, base_algo=base_algo,
-            experiment_data_dir=experiment_data_dir, objective=objective, dummy_input=dummy_input, executor=executor,
-            seed=seed, max_sparsity=max_sparsity, resume=resume,
+            experiment_data_dir=experiment_data_dir, dummy_input=dummy_input, **options,
         )  # fmt: skip
         if not callable(trainer):
             raise ConfigError(f"AutoCompressPruner: trainer is a {type(trainer).__name__}; it is a function that "

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from torch import Tensor, nn
@@ -37,7 +37,17 @@ from torchpare.search.trial import Bench, seeded
 from torchpare.search.variables import Layer, variables_of
 from torchpare.types import Masks
 
-__all__ = ["SearchPruner"]
+__all__ = ["SearchOptions", "SearchPruner"]
+
+
+class SearchOptions(TypedDict, total=False):
+    """What every search may be told; see :class:`SearchPruner`."""
+
+    objective: Objective | Metric | None
+    executor: Executors
+    seed: int
+    max_sparsity: float
+    resume: bool
 
 
 class SearchPruner(RankedPruner):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -14,9 +14,7 @@ from torchpare.errors import MissingExtraError
 from torchpare.numerics.allocation import Vector
 from torchpare.pruning.ranked import Criterion
 from torchpare.pruning.training import checked_batches
-from torchpare.search.base import SearchPruner
-from torchpare.search.executors import Executors
-from torchpare.search.objective import Metric, Objective
+from torchpare.search.base import SearchOptions, SearchPruner
 from torchpare.search.run import SearchRun, Trial
 from torchpare.search.simulated_annealing import brought_down
 
@@ -43,7 +41,9 @@ class BudgetSearchPruner(SearchPruner):
         experiment_data_dir: where the journal and ``search_result.json`` are written.
         round_size: how many proposals are made at a time.
         sampler: makes an Optuna sampler from a seed; a tree of Parzen estimators if not given.
-        fine_tuner, objective, dummy_input, executor, seed, max_sparsity, resume: as :class:`SearchPruner`.
+        fine_tuner: trains a candidate a little before it is evaluated.
+        dummy_input: an example input.
+        options: ``objective``, ``executor``, ``seed``, ``max_sparsity``, ``resume``: as :class:`SearchPruner`.
 
     Raises:
         ConfigError: as :class:`SearchPruner`.
@@ -64,17 +64,13 @@ class BudgetSearchPruner(SearchPruner):
         round_size: int = 4,
         sampler: Callable[[int], Any] | None = None,
         fine_tuner: Callable[[nn.Module], Any] | None = None,
-        objective: Objective | Metric | None = None,
         dummy_input: Any = None,
-        executor: Executors = "serial",
-        seed: int = 0,
-        max_sparsity: float = 0.99,
-        resume: bool = True,
+        **options: Unpack[SearchOptions],
     ) -> None:
         super().__init__(
             model, config_list, evaluator, optimize_mode=optimize_mode, base_algo=base_algo,
-            experiment_data_dir=experiment_data_dir, fine_tuner=fine_tuner, objective=objective,
-            dummy_input=dummy_input, executor=executor, seed=seed, max_sparsity=max_sparsity, resume=resume,
+            experiment_data_dir=experiment_data_dir, fine_tuner=fine_tuner,
+            dummy_input=dummy_input, **options,
         )  # fmt: skip
         try:
             import optuna

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -14,9 +14,7 @@ from torch import nn
 from torchpare.errors import ConfigError
 from torchpare.numerics.allocation import Vector
 from torchpare.pruning.ranked import Criterion
-from torchpare.search.base import SearchPruner
-from torchpare.search.executors import Executors
-from torchpare.search.objective import Metric, Objective
+from torchpare.search.base import SearchOptions, SearchPruner
 from torchpare.search.run import SearchRun, Trial
 
 __all__ = ["NetAdaptPruner"]
@@ -40,14 +38,15 @@ class NetAdaptPruner(SearchPruner):
         base_algo: what goes within a layer.
         sparsity_per_iteration: the share of the dense model's cost that goes in an iteration.
         experiment_data_dir: where the journal and ``search_result.json`` are written.
-        objective, dummy_input, executor, seed, max_sparsity, resume: as :class:`SearchPruner`.
+        dummy_input: an example input.
+        options: ``objective``, ``executor``, ``seed``, ``max_sparsity``, ``resume``: as :class:`SearchPruner`.
 
     Raises:
         ConfigError: as :class:`SearchPruner`.
         SearchError: from ``compress()``, if the objective cannot be met or a trial fails.
     """
 
-    def __init__(  # noqa: PLR0913 - the arguments of the older toolkit, and every search's
+    def __init__(
         self,
         model: nn.Module,
         config_list: Sequence[Mapping[str, Any]],
@@ -58,17 +57,13 @@ class NetAdaptPruner(SearchPruner):
         sparsity_per_iteration: float = 0.05,
         experiment_data_dir: str | os.PathLike[str] = "./",
         *,
-        objective: Objective | Metric | None = None,
         dummy_input: Any = None,
-        executor: Executors = "serial",
-        seed: int = 0,
-        max_sparsity: float = 0.99,
-        resume: bool = True,
+        **options: Unpack[SearchOptions],
     ) -> None:
         super().__init__(
             model, config_list, evaluator, optimize_mode=optimize_mode, base_algo=base_algo,
-            experiment_data_dir=experiment_data_dir, fine_tuner=short_term_fine_tuner, objective=objective,
-            dummy_input=dummy_input, executor=executor, seed=seed, max_sparsity=max_sparsity, resume=resume,
+            experiment_data_dir=experiment_data_dir, fine_tuner=short_term_fine_tuner,
+            dummy_input=dummy_input, **options,
         )  # fmt: skip
         if not 0 < sparsity_per_iteration < 1:
             raise ConfigError(f"NetAdaptPruner: sparsity_per_iteration is {sparsity_per_iteration!r}; it lies between "

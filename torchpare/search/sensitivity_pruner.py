@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -16,9 +16,7 @@ from torchpare.errors import ConfigError, SearchError
 from torchpare.numerics.allocation import Vector, least_factor, tolerated_ratio, toward_one
 from torchpare.pruning.ranked import Criterion
 from torchpare.search.arguments import WithModel
-from torchpare.search.base import SearchPruner
-from torchpare.search.executors import Executors
-from torchpare.search.objective import Metric, Objective
+from torchpare.search.base import SearchOptions, SearchPruner
 from torchpare.search.run import SearchRun, Trial
 from torchpare.search.sensitivity import RATIOS, read_sensitivity, write_sensitivity
 
@@ -45,8 +43,11 @@ class SensitivityPruner(SearchPruner):
         sparsity_per_iter: the share of the dense model's cost that goes in an iteration.
         acc_drop_threshold: what a layer alone may cost the evaluator's value.
         checkpoint_dir: where the sensitivities of each iteration are written as CSV files.
-        optimize_mode, experiment_data_dir, objective, dummy_input, executor, seed, max_sparsity, resume: as
-            :class:`SearchPruner`; ``experiment_data_dir`` is ``checkpoint_dir``, where that is given.
+        optimize_mode: ``"maximize"`` or ``"minimize"``.
+        experiment_data_dir: where the journal and ``search_result.json`` are written; ``checkpoint_dir``, where that is
+            given.
+        dummy_input: an example input.
+        options: ``objective``, ``executor``, ``seed``, ``max_sparsity``, ``resume``: as :class:`SearchPruner`.
 
     Raises:
         ConfigError: as :class:`SearchPruner`.
@@ -67,17 +68,14 @@ class SensitivityPruner(SearchPruner):
         *,
         optimize_mode: str = "maximize",
         experiment_data_dir: str | os.PathLike[str] = "./",
-        objective: Objective | Metric | None = None,
         dummy_input: Any = None,
-        executor: Executors = "serial",
-        seed: int = 0,
-        max_sparsity: float = 0.95,
-        resume: bool = True,
+        **options: Unpack[SearchOptions],
     ) -> None:
+        options.setdefault("max_sparsity", 0.95)
         super().__init__(
             model, config_list, evaluator, optimize_mode=optimize_mode, base_algo=base_algo,
-            experiment_data_dir=experiment_data_dir if checkpoint_dir is None else checkpoint_dir, objective=objective,
-            dummy_input=dummy_input, executor=executor, seed=seed, max_sparsity=max_sparsity, resume=resume,
+            experiment_data_dir=experiment_data_dir if checkpoint_dir is None else checkpoint_dir,
+            dummy_input=dummy_input, **options,
         )  # fmt: skip
         if not 0 < sparsity_per_iter < 1:
             raise ConfigError(f"SensitivityPruner: sparsity_per_iter is {sparsity_per_iter!r}; it lies between 0 and 1")

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from torch import nn
@@ -18,9 +18,7 @@ from torchpare.errors import ConfigError, SearchError
 from torchpare.files.atomic import atomic_write
 from torchpare.numerics.allocation import Vector, acceptance, least_factor, perturbed, scaled, sorted_start
 from torchpare.pruning.ranked import Criterion
-from torchpare.search.base import SearchPruner
-from torchpare.search.executors import Executors
-from torchpare.search.objective import Metric, Objective
+from torchpare.search.base import SearchOptions, SearchPruner
 from torchpare.search.run import SearchRun, Trial
 
 __all__ = ["Annealing", "SimulatedAnnealingPruner", "anneal", "brought_down"]
@@ -160,7 +158,9 @@ class SimulatedAnnealingPruner(SearchPruner):
         cool_down_rate: by what the temperature is multiplied behind each accepted step, and behind ten rejected ones.
         perturbation_magnitude: how far a sparsity moves at most, at the start; less as it cools.
         experiment_data_dir: where the journal, ``search_result.json`` and ``search_history.csv`` are written.
-        fine_tuner, objective, dummy_input, executor, seed, max_sparsity, resume: as :class:`SearchPruner`.
+        fine_tuner: trains a candidate a little before it is evaluated.
+        dummy_input: an example input.
+        options: ``objective``, ``executor``, ``seed``, ``max_sparsity``, ``resume``: as :class:`SearchPruner`.
 
     Raises:
         ConfigError: as :class:`SearchPruner`.
@@ -181,17 +181,13 @@ class SimulatedAnnealingPruner(SearchPruner):
         experiment_data_dir: str | os.PathLike[str] = "./",
         *,
         fine_tuner: Callable[[nn.Module], Any] | None = None,
-        objective: Objective | Metric | None = None,
         dummy_input: Any = None,
-        executor: Executors = "serial",
-        seed: int = 0,
-        max_sparsity: float = 0.99,
-        resume: bool = True,
+        **options: Unpack[SearchOptions],
     ) -> None:
         super().__init__(
             model, config_list, evaluator, optimize_mode=optimize_mode, base_algo=base_algo,
-            experiment_data_dir=experiment_data_dir, fine_tuner=fine_tuner, objective=objective,
-            dummy_input=dummy_input, executor=executor, seed=seed, max_sparsity=max_sparsity, resume=resume,
+            experiment_data_dir=experiment_data_dir, fine_tuner=fine_tuner,
+            dummy_input=dummy_input, **options,
         )  # fmt: skip
         self.cooling = Annealing(start_temperature, stop_temperature, cool_down_rate, perturbation_magnitude)
         self._history: list[Trial] = []

@@ -1,0 +1,75 @@
+"""One layer at a time, further and further."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from tests.search.nets import Chain, likelihood, trained
+from torchpare.errors import ConfigError, FileError
+from torchpare.pruning import L1FilterPruner, SensitivityPruner
+from torchpare.utils import SensitivityAnalysis
+
+
+def _masked(model, name: str, sparsity: float) -> float:
+    small = copy.deepcopy(model)
+    L1FilterPruner(small, [{"sparsity": sparsity, "op_names": [name]}]).compress()
+    return likelihood(small)
+
+
+def test_each_value_is_that_of_the_model_with_one_layer_pruned() -> None:
+    model = trained(Chain)
+    before = copy.deepcopy(model.state_dict())
+    found = SensitivityAnalysis(model, likelihood, [0.5, 0.25]).analysis()
+    assert list(found) == ["wide", "stem", "inner"]
+    for name, row in found.items():
+        assert row == {0.25: _masked(model, name, 0.25), 0.5: _masked(model, name, 0.5)}
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_what_is_pruned_already_is_not_counted_twice() -> None:
+    model = trained(Chain)
+    analysis = SensitivityAnalysis(model, likelihood, [0.5])
+    analysis.update_already_pruned("wide", 0.5)
+    assert analysis.analysis(specified_layers=["wide"])["wide"][0.5] == _masked(model, "wide", 0.75)
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "tried"),
+    [("minimize", 0.7, [0.1, 0.2, 0.3]), ("dropped", 0.25, [0.1, 0.2, 0.3]), ("maximize", 0.95, [0.1, 0.2, 0.3, 0.4]),
+     ("raised", 0.03, [0.1, 0.2, 0.3, 0.4]), (None, None, [0.1, 0.2, 0.3, 0.4])],
+)  # fmt: skip
+def test_a_row_ends_where_it_is_to_stop(mode, value, tried: list[float]) -> None:
+    values = iter([*([0.9] if mode in ("dropped", "raised") else []), 0.9, 0.8, 0.6, 0.96])
+    analysis = SensitivityAnalysis(trained(Chain), lambda model: next(values), [0.1, 0.2, 0.3, 0.4],
+                                   early_stop_mode=mode, early_stop_value=value)  # fmt: skip
+    assert list(analysis.analysis(specified_layers=["stem"])["stem"]) == tried
+
+
+def test_the_table_is_written_and_read_back(tmp_path) -> None:
+    analysis = SensitivityAnalysis(trained(Chain), likelihood, [0.3, 0.6])
+    found = analysis.analysis(specified_layers=["wide", "inner"])
+    analysis.export(tmp_path / "s.csv")
+    assert (tmp_path / "s.csv").read_text().startswith("layername,0.3,0.6\nwide,")
+    assert SensitivityPruner.load_sensitivity(tmp_path / "s.csv") == found
+    (tmp_path / "bad.csv").write_text("layername,a\n")
+    with pytest.raises(FileError, match="no table of sensitivities"):
+        SensitivityPruner.load_sensitivity(tmp_path / "bad.csv")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prune_type": "fine-grained"}, "'level', 'l1'"),
+        ({"early_stop_mode": "minimize"}, "belong together"),
+        ({"early_stop_mode": "less", "early_stop_value": 1.0}, "'minimize', 'maximize'"),
+        ({"sparsities": [0.5, 1.0]}, "between 0 and 1"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SensitivityAnalysis(trained(Chain), likelihood, **arguments)
+    with pytest.raises(ConfigError, match="no layer that 'l1' can prune"):
+        SensitivityAnalysis(trained(Chain), likelihood).analysis(specified_layers=["head"])
