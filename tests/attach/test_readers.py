@@ -146,6 +146,8 @@ def _train_in_parallel(rank, folder):
     torch.save(
         [layer.weight.detach() for layer in model] + [layer.weight_mask for layer in model], f"{folder}/{rank}.pt"
     )
+    dist.barrier()  # neither ends while the other still talks: torch's threads abort a process then, now and again
+    del parallel
     dist.destroy_process_group()
 
 

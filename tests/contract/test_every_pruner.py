@@ -24,6 +24,7 @@ from torchpare.pruning import (
     ADMMPruner,
     AGPPruner,
     FPGMPruner,
+    HessianFilterPruner,
     L1FilterPruner,
     L1NormPruner,
     L2FilterPruner,
@@ -32,6 +33,7 @@ from torchpare.pruning import (
     LinearPruner,
     Pruner,
     RandomFilterPruner,
+    TaylorFOActivationFilterPruner,
     TaylorFOWeightFilterPruner,
 )
 
@@ -62,15 +64,20 @@ class Case:
         return self.pruner(model, asked, **more, **self.options)
 
 
+def energy(output):
+    """A loss that every layer has a part in."""
+    return output.square().sum()
+
+
 def motions(model, optimizer, criterion, epoch):
     """An epoch of training that changes nothing: no learning rate, no running statistics."""
-    del criterion
+    loss = energy if criterion is None else criterion
     model.eval()
     for seed in range(2):
         optimizer.zero_grad()
         x = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(10 * epoch + seed))
         x = x.to(next(model.parameters()).dtype)
-        model(x).square().sum().backward()
+        loss(model(x)).backward()
         for parameter in model.parameters():  # zero times infinity would be a change
             if parameter.grad is not None:
                 parameter.grad.nan_to_num_(0, 0, 0)
@@ -88,14 +95,28 @@ EVERY_PRUNER = [
     Case(RandomFilterPruner),
     *(
         Case(pruner, options, trained=True)
-        for pruner in (TaylorFOWeightFilterPruner, ActivationAPoZRankFilterPruner, ActivationMeanRankFilterPruner)
+        for pruner in (
+            TaylorFOWeightFilterPruner,
+            TaylorFOActivationFilterPruner,
+            ActivationAPoZRankFilterPruner,
+            ActivationMeanRankFilterPruner,
+        )
+        for options in ({}, {"dependency_aware": True, "dummy_input": X})
+    ),
+    *(
+        Case(HessianFilterPruner, {"criterion": energy, **options}, trained=True)
         for options in ({}, {"dependency_aware": True, "dummy_input": X})
     ),
     Case(AGPPruner, {"num_iterations": 3}, trained=True, fine=True),
     Case(AGPPruner, {"num_iterations": 3, "pruning_algorithm": "l1", "dummy_input": X}, trained=True),
     Case(LinearPruner, {"num_iterations": 2, "pruning_algorithm": "taylorfo"}, trained=True),
-    Case(ADMMPruner, {"num_iterations": 2, "epochs_per_iteration": 1}, trained=True),
-    Case(ADMMPruner, {"num_iterations": 2, "epochs_per_iteration": 1, "base_algo": "level"}, trained=True, fine=True),
+    Case(ADMMPruner, {"num_iterations": 2, "epochs_per_iteration": 1, "criterion": energy}, trained=True),
+    Case(
+        ADMMPruner,
+        {"num_iterations": 2, "epochs_per_iteration": 1, "base_algo": "level", "criterion": energy},
+        trained=True,
+        fine=True,
+    ),
 ]
 TOGETHER = [case for case in EVERY_PRUNER if "dependency_aware" in case.options]
 every_pruner = pytest.mark.parametrize("case", EVERY_PRUNER, ids=str)

@@ -13,7 +13,14 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "docs/tutorial.md", "docs/coming-from-nni.md", "docs/structures.md", "docs/pruners.md")
+PAGES = (
+    "README.md",
+    "docs/tutorial.md",
+    "docs/coming-from-nni.md",
+    "docs/structures.md",
+    "docs/pruners.md",
+    "docs/search.md",
+)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]+\]\(([^)#\s]+)(?:#[^)]*)?\)")
 

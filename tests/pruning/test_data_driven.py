@@ -15,11 +15,17 @@ from torchpare.errors import ConfigError, MaskError
 from torchpare.pruning import (
     ActivationAPoZRankFilterPruner,
     ActivationMeanRankFilterPruner,
+    TaylorFOActivationFilterPruner,
     TaylorFOWeightFilterPruner,
 )
 
 HALF = [{"sparsity": 0.5, "op_types": ["Conv2d"]}]
-WATCHERS = [TaylorFOWeightFilterPruner, ActivationAPoZRankFilterPruner, ActivationMeanRankFilterPruner]
+WATCHERS = [
+    TaylorFOWeightFilterPruner,
+    TaylorFOActivationFilterPruner,
+    ActivationAPoZRankFilterPruner,
+    ActivationMeanRankFilterPruner,
+]
 every_watcher = pytest.mark.parametrize("kind", WATCHERS, ids=lambda kind: kind.__name__)
 
 
@@ -71,6 +77,30 @@ def test_taylor_adds_up_squared_products_of_the_weights_and_gradients_before_eac
         expected += (twin.b.weight.double() * twin.b.weight.grad.double()).square().sum((1, 2, 3)).detach()
         twins.step()
     TaylorFOWeightFilterPruner(model, HALF, optimizer, train, None, 4).compress()
+    assert gone(model, "b") == lowest(expected)
+
+
+def test_taylor_of_activations_is_the_mean_over_examples_of_the_absolute_mean_over_positions():
+    model, optimizer = model_and_optimizer(lr=0.3)
+    expected, examples = torch.zeros(8, dtype=torch.float64), 0
+    twin = copy.deepcopy(model).train()
+    twins = torch.optim.SGD(twin.parameters(), lr=0.3)
+    seen = []
+    twin.b.register_forward_hook(lambda m, i, o: (o.retain_grad(), seen.append(o))[0])
+    for x, y in batches():
+        twins.zero_grad()
+        nn.functional.cross_entropy(twin(x), y).backward()
+        output = seen.pop()
+        expected += (output.double() * output.grad.double()).mean((2, 3)).abs().sum(0).detach()
+        examples += len(x)
+        twins.step()
+    pruner = TaylorFOActivationFilterPruner(model, HALF, optimizer, train, None, 4)
+    scores = []
+    judged = pruner.judged
+    pruner.judged = lambda sums: scores.append(judged(sums)) or scores[-1]
+    pruner.compress()
+    mean = expected / examples
+    torch.testing.assert_close(scores[-1], mean / mean.norm(), rtol=1e-5, atol=1e-9)
     assert gone(model, "b") == lowest(expected)
 
 
@@ -171,6 +201,7 @@ def test_export_says_what_it_waits_for(kind, tmp_path):
     ("kind", "arguments"),
     [
         (TaylorFOWeightFilterPruner, (2, True, torch.ones(1, 1, 6, 6))),
+        (TaylorFOActivationFilterPruner, (2, True, torch.ones(1, 1, 6, 6))),
         (ActivationAPoZRankFilterPruner, ("relu6", 2, True, torch.ones(1, 1, 6, 6))),
         (ActivationMeanRankFilterPruner, ("relu", 2, True, torch.ones(1, 1, 6, 6))),
     ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,37 @@ from torch.utils.hooks import RemovableHandle
 
 from torchpare.attach.layer import CompressedLayer
 
-__all__ = ["ActivationWatch", "GradientWatch", "Inputs", "MaskGradientWatch", "Steps", "channel_axis"]
+__all__ = [
+    "ActivationGradientWatch",
+    "ActivationWatch",
+    "GradientWatch",
+    "Inputs",
+    "MaskGradientWatch",
+    "Steps",
+    "Watch",
+    "channel_axis",
+    "dense_weight",
+]
+
+
+class Watch(Protocol):
+    """What pruners that look at data ask of one."""
+
+    @property
+    def sums(self) -> Mapping[str, Any]:
+        """By layer, what was added up."""
+        ...
+
+    @property
+    def batches(self) -> int:
+        """How many minibatches it has seen."""
+        ...
+
+    def step(self) -> None:
+        """A minibatch has been learnt."""
+
+    def remove(self) -> None:
+        """Stop watching; what was seen stays."""
 
 
 def channel_axis(layer: nn.Module) -> int:
@@ -46,6 +76,9 @@ class ActivationWatch:
         """How many forward passes every layer has seen."""
         return min(self.passes.values(), default=0)
 
+    def step(self) -> None:
+        """A minibatch has been learnt: passes are counted when they are seen."""
+
     def remove(self) -> None:
         """Stop watching; what was seen stays."""
         _remove(self._handles)
@@ -53,10 +86,36 @@ class ActivationWatch:
     @torch.no_grad()
     def _see(self, name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
         del inputs
-        terms = self.measure(output.detach(), channel_axis(layer))
+        self._add(name, self.measure(output.detach(), channel_axis(layer)))
+
+    def _add(self, name: str, terms: tuple[Any, ...]) -> None:
         known = self.sums.get(name)
         self.sums[name] = terms if known is None else tuple(a + b for a, b in zip(known, terms, strict=True))
         self.passes[name] += 1
+
+
+class ActivationGradientWatch(ActivationWatch):
+    """Adds up what ``measure`` says of each layer's outputs and the gradients that come back to them.
+
+    Args:
+        layers: by name.
+        measure: of an output, its gradient and its channel axis, the terms to add up.
+    """
+
+    def __init__(
+        self, layers: Mapping[str, nn.Module], measure: Callable[[Tensor, Tensor, int], tuple[Any, ...]]
+    ) -> None:
+        super().__init__(layers, lambda *_: ())
+        self._measure_both = measure
+
+    def _see(self, name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
+        del inputs
+        if isinstance(output, Tensor) and output.requires_grad:
+            output.register_hook(partial(self._come_back, name, channel_axis(layer), output.detach()))
+
+    @torch.no_grad()
+    def _come_back(self, name: str, axis: int, output: Tensor, grad: Tensor) -> None:
+        self._add(name, self._measure_both(output, grad.detach(), axis))
 
 
 class Inputs:
@@ -112,7 +171,9 @@ class GradientWatch:
             self._handles.append(optimizer.register_step_pre_hook(self._before_step))
         else:
             for name, layer in self.layers.items():
-                self._handles.append(_dense(layer).register_post_accumulate_grad_hook(partial(self._computed, name)))
+                self._handles.append(
+                    dense_weight(layer).register_post_accumulate_grad_hook(partial(self._computed, name))
+                )
 
     def step(self) -> None:
         """A minibatch has been learnt; nothing to do where an optimizer tells its own steps."""
@@ -125,7 +186,9 @@ class GradientWatch:
         _remove(self._handles)
 
     def _before_step(self, *_: Any) -> None:
-        seen = {name: self._measured(name) for name, layer in self.layers.items() if _dense(layer).grad is not None}
+        seen = {
+            name: self._measured(name) for name, layer in self.layers.items() if dense_weight(layer).grad is not None
+        }
         if seen:
             self._add(seen)
 
@@ -135,7 +198,7 @@ class GradientWatch:
     @torch.no_grad()
     def _measured(self, name: str) -> Tensor:
         layer = self.layers[name]
-        weight, grad = layer.weight, _dense(layer).grad
+        weight, grad = layer.weight, dense_weight(layer).grad
         assert isinstance(weight, Tensor)
         assert grad is not None
         return self.measure(name, weight.detach(), grad.detach())
@@ -175,7 +238,7 @@ class MaskGradientWatch:
 
     @torch.no_grad()
     def _see(self, name: str, grad: Tensor) -> None:
-        seen = self.measure(_dense(self.layers[name]).detach(), grad.detach())
+        seen = self.measure(dense_weight(self.layers[name]).detach(), grad.detach())
         self.sums[name] = self.sums[name] + seen if name in self.sums else seen
 
 
@@ -200,8 +263,9 @@ class Steps:
         _remove(self._handles)
 
 
-def _dense(layer: nn.Module) -> nn.Parameter:
-    weight = layer._parameters["weight"]  # noqa: SLF001 - the parameter that has the gradient, masked or not
+def dense_weight(layer: nn.Module) -> nn.Parameter:
+    """The parameter of a layer that has the gradient, masked or not."""
+    weight = layer._parameters["weight"]  # noqa: SLF001 - reading .weight would multiply by a mask
     assert weight is not None
     return weight
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from torchpare.pruning.activations import ActivationAPoZRankFilterPruner, ActivationMeanRankFilterPruner
 from torchpare.pruning.admm import ADMMPruner
 from torchpare.pruning.base import Pruner
-from torchpare.pruning.data_driven import (
-    ActivationAPoZRankFilterPruner,
-    ActivationMeanRankFilterPruner,
-    DataDrivenPruner,
-    TaylorFOWeightFilterPruner,
-)
+from torchpare.pruning.data_driven import DataDrivenPruner
 from torchpare.pruning.gradual import AGPPruner, GradualPruner, LinearPruner
 from torchpare.pruning.heads import TransformerHeadPruner
 from torchpare.pruning.lottery_ticket import LotteryTicketPruner
@@ -25,7 +21,9 @@ from torchpare.pruning.one_shot import (
     LevelPruner,
     RandomFilterPruner,
 )
+from torchpare.pruning.second_order import HessianFilterPruner
 from torchpare.pruning.slim import SlimPruner
+from torchpare.pruning.taylor import TaylorFOActivationFilterPruner, TaylorFOWeightFilterPruner
 
 if TYPE_CHECKING:
     from torchpare.search import (
@@ -58,6 +56,7 @@ __all__ = [
     "FPGMPruner",
     "FilterPruner",
     "GradualPruner",
+    "HessianFilterPruner",
     "L1FilterPruner",
     "L1NormPruner",
     "L2FilterPruner",
@@ -72,6 +71,7 @@ __all__ = [
     "SensitivityPruner",
     "SimulatedAnnealingPruner",
     "SlimPruner",
+    "TaylorFOActivationFilterPruner",
     "TaylorFOWeightFilterPruner",
     "TaylorFOWeightPruner",
     "TransformerHeadPruner",

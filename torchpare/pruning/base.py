@@ -341,8 +341,8 @@ class Pruner(ABC):
                 f"{type(self).__name__}.score gave scores of shape {tuple(scores.shape)} for {target.name}, whose "
                 f"{'filters' if self.structured else 'weights'} are {tuple(expected)}: return one score for each"
             )
-        if not _finite(scores):
-            raise self._unrankable(target)
+        if not _finite(scores):  # which may come from another layer's weights, by what it passes on
+            raise self._unrankable(next((other for other in self.targets.values() if _is_spoilt(other)), target))
         scores = unit.gather(scores)
         mask = existing.get(target.name, {}).get("weight")
         # What is gone already goes first, so that pruning further only ever removes more.
@@ -360,6 +360,11 @@ class Pruner(ABC):
 
 def _finite(tensor: Tensor) -> bool:
     return not tensor.numel() or all(bool(bound.isfinite()) for bound in tensor.aminmax())  # NaN is both
+
+
+def _is_spoilt(target: Target) -> bool:
+    weight = target.module.weight
+    return isinstance(weight, Tensor) and not _finite(weight.detach())
 
 
 def _check_weight(target: Target, algorithm: str) -> None:

@@ -13,22 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Optimizer
 
-from torchpare.attach.watch import ActivationWatch, GradientWatch, Steps
-from torchpare.config import Target, output_layout
-from torchpare.errors import ConfigError, MaskError
-from torchpare.numerics import Filter, activation_sums, first_order
+from torchpare.attach.watch import Steps, Watch
+from torchpare.config import Target
+from torchpare.errors import MaskError
 from torchpare.pruning.one_shot import FilterPruner
 from torchpare.pruning.training import checked_batches, training_of
 
-__all__ = [
-    "ActivationAPoZRankFilterPruner",
-    "ActivationMeanRankFilterPruner",
-    "DataDrivenPruner",
-    "TaylorFOWeightFilterPruner",
-]
+__all__ = ["DataDrivenPruner", "two_places_earlier"]
 
 
 class DataDrivenPruner(FilterPruner):
@@ -65,13 +58,13 @@ class DataDrivenPruner(FilterPruner):
     ) -> None:
         super().__init__(model, config_list, optimizer, dependency_aware, dummy_input)
         name = type(self).__name__
-        self.training = training_of(name, trainer, optimizer, criterion)
+        self.training = training_of(name, trainer, optimizer, self.criterion_of(criterion))
         self.batches = checked_batches(name, "sparsifying_training_batches", sparsifying_training_batches)
-        self._watch: ActivationWatch | GradientWatch | None = None
+        self._watch: Watch | None = None
         self._steps: Steps | None = None
 
     @abstractmethod
-    def watched(self, layers: Mapping[str, nn.Module]) -> ActivationWatch | GradientWatch:
+    def watched(self, layers: Mapping[str, nn.Module]) -> Watch:
         """Begin to watch these layers."""
 
     @abstractmethod
@@ -104,6 +97,10 @@ class DataDrivenPruner(FilterPruner):
                             f"{weight.shape[0]} filters should lie: exclude the layer")  # fmt: skip
         return scores
 
+    def criterion_of(self, criterion: Any) -> Any:
+        """What a trainer is handed as its criterion: the user's own, unless the loss has to be watched."""
+        return criterion
+
     def begin(self) -> None:
         """Watch; with a trainer, train for an epoch and mask."""
         self.start_watching()
@@ -129,7 +126,7 @@ class DataDrivenPruner(FilterPruner):
 
     def seen_step(self) -> None:
         """A minibatch has been learnt: count it, and mask nothing yet."""
-        if isinstance(self._watch, GradientWatch):
+        if self._watch is not None:
             self._watch.step()
 
     @property
@@ -158,143 +155,6 @@ class DataDrivenPruner(FilterPruner):
             self.stop_watching()
 
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": functional.relu,
-    "relu6": functional.relu6,
-    "gelu": functional.gelu,
-}
-
-
-class _ActivationPruner(DataDrivenPruner):
-    """Watches what layers return, behind the activation function that follows them.
-
-    Args:
-        activation: ``"relu"``, ``"relu6"`` or ``"gelu"``. The other arguments are :class:`DataDrivenPruner`'s; where
-            ``trainer`` is a text, the arguments are those of scripts that train themselves: ``(model, config_list,
-            optimizer, activation, statistics_batch_num, dependency_aware, dummy_input)``.
-    """
-
-    def __init__(  # noqa: PLR0913 - the arguments of the older toolkit
-        self,
-        model: nn.Module,
-        config_list: Sequence[Mapping[str, Any]],
-        optimizer: Optimizer | None = None,
-        trainer: Callable[..., Any] | str | None = None,
-        criterion: Any = None,
-        activation: Any = "relu",
-        sparsifying_training_batches: Any = 1,
-        dependency_aware: bool = False,
-        dummy_input: Any = None,
-        *,
-        statistics_batch_num: int | None = None,
-    ) -> None:
-        if isinstance(trainer, str):
-            earlier = _two_places_earlier(criterion, activation, sparsifying_training_batches)
-            activation, trainer, criterion = trainer, None, None
-            sparsifying_training_batches = earlier[0]
-            dependency_aware, dummy_input = (
-                dependency_aware or earlier[1],
-                earlier[2] if dummy_input is None else dummy_input,
-            )
-        if activation not in _ACTIVATIONS:
-            raise ConfigError(f"{type(self).__name__}: activation is {activation!r}; it is one of "
-                              f"{', '.join(map(repr, _ACTIVATIONS))}")  # fmt: skip
-        self.activation = activation
-        super().__init__(
-            model, config_list, optimizer, trainer, criterion,
-            sparsifying_training_batches if statistics_batch_num is None else statistics_batch_num,
-            dependency_aware, dummy_input,
-        )  # fmt: skip
-
-    def watched(self, layers: Mapping[str, nn.Module]) -> ActivationWatch:
-        """Watch the layers' outputs."""
-        return ActivationWatch(
-            layers, lambda output, axis: activation_sums(_ACTIVATIONS[self.activation](output), axis)
-        )
-
-
-class ActivationAPoZRankFilterPruner(_ActivationPruner):
-    """Removes the filters whose activations are zero most often.
-
-    Hu, Peng, Tai, Tang, "Network Trimming: A Data-Driven Neuron Pruning Approach towards Efficient Deep Architectures",
-    2016, equation 1. With ``"gelu"``, which is zero nowhere else, it can tell nothing: use the mean rank.
-    """
-
-    def judged(self, seen: Any) -> Tensor:
-        """The share of entries that are not zero: one minus the average percentage of zeros."""
-        active, _, entries = seen
-        return active.double().cpu() / entries
-
-
-class ActivationMeanRankFilterPruner(_ActivationPruner):
-    """Removes the filters whose mean activation is smallest.
-
-    Molchanov, Tyree, Karras, Aila, Kautz, "Pruning Convolutional Neural Networks for Resource Efficient Inference",
-    ICLR 2017, section 2.2.
-    """
-
-    def judged(self, seen: Any) -> Tensor:
-        """The mean over all entries of a channel."""
-        _, total, entries = seen
-        return total.cpu() / entries
-
-
-class TaylorFOWeightFilterPruner(DataDrivenPruner):
-    """Removes the filters that the loss would miss least, to first order.
-
-    Molchanov, Mallya, Tyree, Frosio, Kautz, "Importance Estimation for Neural Network Pruning", CVPR 2019, section 3.1.
-    Weights and gradients are taken just before each step, when they belong together.
-
-    Args:
-        sparsifying_training_batches: how many minibatches to look at; ``statistics_batch_num`` is the same. Where
-            ``trainer`` is a number, the arguments are those of scripts that train themselves: ``(model, config_list,
-            optimizer, statistics_batch_num, dependency_aware, dummy_input)``. All others are
-            :class:`DataDrivenPruner`'s.
-    """
-
-    mid_epoch = False
-
-    def __init__(
-        self,
-        model: nn.Module,
-        config_list: Sequence[Mapping[str, Any]],
-        optimizer: Optimizer | None = None,
-        trainer: Callable[..., Any] | int | None = None,
-        criterion: Any = None,
-        sparsifying_training_batches: Any = 1,
-        dependency_aware: bool = False,
-        dummy_input: Any = None,
-        *,
-        statistics_batch_num: int | None = None,
-    ) -> None:
-        if isinstance(trainer, int):
-            earlier = _two_places_earlier(trainer, criterion, sparsifying_training_batches)
-            trainer, criterion = None, None
-            sparsifying_training_batches = earlier[0]
-            dependency_aware, dummy_input = (
-                dependency_aware or earlier[1],
-                earlier[2] if dummy_input is None else dummy_input,
-            )
-        super().__init__(
-            model, config_list, optimizer, trainer, criterion,
-            sparsifying_training_batches if statistics_batch_num is None else statistics_batch_num,
-            dependency_aware, dummy_input,
-        )  # fmt: skip
-
-    def watched(self, layers: Mapping[str, nn.Module]) -> GradientWatch:
-        """Watch weights and gradients at each step."""
-        units = {name: Filter(*output_layout(layer)) for name, layer in layers.items()}
-
-        def measure(name: str, weight: Tensor, grad: Tensor) -> Tensor:
-            return first_order(units[name].fold(weight), units[name].fold(grad))
-
-        return GradientWatch(layers, measure, self.optimizer)
-
-    def judged(self, seen: Any) -> Tensor:
-        """The sum of squared products of weights and gradients."""
-        return seen
-
-
-def _two_places_earlier(batches: Any, aware: Any, example: Any) -> tuple[Any, bool, Any]:
+def two_places_earlier(batches: Any, aware: Any, example: Any) -> tuple[Any, bool, Any]:
     """``(batches, dependency_aware, dummy_input)`` as scripts without a trainer give them."""
     return 1 if batches is None else batches, aware is True, None if isinstance(example, int) else example

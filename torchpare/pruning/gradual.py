@@ -69,7 +69,7 @@ class GradualPruner(RankedPruner):
         if isinstance(trainer, str):
             trainer, pruning_algorithm = None, trainer
         super().__init__(model, config_list, pruning_algorithm, optimizer, dependency_aware, dummy_input)
-        self.training = training_of(name, trainer, optimizer, criterion)
+        self.training = training_of(name, trainer, optimizer, self.criterion_of(criterion))
         self.num_iterations = checked_batches(name, "num_iterations", num_iterations)
         self.freq = checked_batches(name, "epochs_per_iteration", epochs_per_iteration)
         self.schedule = _schedule(name, self.usual if schedule is None else schedule)

@@ -10,15 +10,13 @@ from torch.optim import Optimizer
 
 from torchpare.config import Target
 from torchpare.errors import ConfigError
+from torchpare.pruning.activations import ActivationAPoZRankFilterPruner, ActivationMeanRankFilterPruner
 from torchpare.pruning.base import Pruner
-from torchpare.pruning.data_driven import (
-    ActivationAPoZRankFilterPruner,
-    ActivationMeanRankFilterPruner,
-    DataDrivenPruner,
-    TaylorFOWeightFilterPruner,
-)
+from torchpare.pruning.data_driven import DataDrivenPruner
 from torchpare.pruning.one_shot import FPGMPruner, L1FilterPruner, L2FilterPruner, LevelPruner, RandomFilterPruner
+from torchpare.pruning.second_order import HessianFilterPruner
 from torchpare.pruning.slim import SlimPruner
+from torchpare.pruning.taylor import TaylorFOActivationFilterPruner, TaylorFOWeightFilterPruner
 
 __all__ = ["CRITERIA", "Criterion", "RankedPruner"]
 
@@ -30,6 +28,8 @@ CRITERIA: dict[str, type[Pruner]] = {
     "random": RandomFilterPruner,
     "slim": SlimPruner,
     "taylorfo": TaylorFOWeightFilterPruner,
+    "taylorfo_activation": TaylorFOActivationFilterPruner,
+    "hessian": HessianFilterPruner,
     "apoz": ActivationAPoZRankFilterPruner,
     "mean_activation": ActivationMeanRankFilterPruner,
 }
@@ -87,6 +87,17 @@ class RankedPruner(Pruner):
         """A minibatch has been learnt; needed by criteria that look at data where there is no optimizer."""
         if isinstance(self.ranking, DataDrivenPruner):
             self.ranking.seen_step()
+
+    def criterion_of(self, criterion: Any) -> Any:
+        """What a trainer is handed: the user's loss function, watched where the criterion has to see the loss."""
+        if isinstance(self.ranking, HessianFilterPruner):
+            return self.ranking.criterion_of(nn.CrossEntropyLoss() if criterion is None else criterion)
+        return criterion
+
+    def observe(self, loss: Tensor) -> None:
+        """Look at a loss before it is taken back; nothing for criteria that need not."""
+        if isinstance(self.ranking, HessianFilterPruner):
+            self.ranking.observe(loss)
 
     def look_again(self) -> None:
         """Forget what data said, and look at it anew; nothing for criteria that look at weights alone."""

@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3 import DDPG
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise
 
 __all__ = ["Agent", "learn"]
@@ -102,10 +103,12 @@ def learn(
     """Let an agent act and learn for some episodes, on the CPU. Equal seeds and rewards give equal actions."""
     world = _Layers(features, progress, allowed, reward)
     layers = len(features)
-    DDPG(
+    model = DDPG(
         "MlpPolicy", world, learning_rate=agent.learning_rate, buffer_size=max(agent.memory, 2) * layers,
         learning_starts=agent.warmup * layers, batch_size=agent.batch_size, tau=agent.tau, gamma=agent.discount,
         train_freq=(1, "step"), gradient_steps=1,
         action_noise=_FadingNoise(agent.noise, agent.noise_decay, agent.warmup, seed),
         policy_kwargs={"net_arch": list(agent.hidden)}, seed=seed, device="cpu", verbose=0,
-    ).learn(episodes * layers)  # fmt: skip
+    )  # fmt: skip
+    model.set_logger(Logger(None, []))  # by itself it makes a folder for logs in the system's temporary one
+    model.learn(episodes * layers)
