@@ -74,3 +74,13 @@ def test_prune_train_shrink():
 def test_what_cannot_work_says_so(options, message):
     with pytest.raises(ConfigError, match=message):
         ADMMPruner(Small(), ASKED, **options)
+
+
+def test_later_versions_give_the_optimizer_behind_the_trainer():
+    model = Small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    loss = torch.nn.functional.cross_entropy
+    entry = [{"sparsity": 0.5, "op_types": ["Conv2d"]}]
+    pruner = ADMMPruner(model, entry, train, optimizer, loss, 3, 2)
+    assert (pruner.num_iterations, pruner.epochs_per_iteration, pruner.row) == (3, 2, 1e-4)
+    assert (pruner.training.trainer, pruner.training.optimizer, pruner.training.criterion) == (train, optimizer, loss)

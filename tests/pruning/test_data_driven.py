@@ -239,3 +239,32 @@ def test_prune_train_shrink(kind):
     assert report.exact
     assert model.b.weight.shape == (4, 4, 3, 3)
     assert report.output_change > 0
+
+
+def test_later_versions_give_the_trainer_first_and_the_batches_before_the_activation():
+    model, optimizer = model_and_optimizer(lr=0.0)
+    loss = nn.functional.cross_entropy
+    pruner = ActivationAPoZRankFilterPruner(
+        model, HALF, train, optimizer, loss, 3, "relu6", "dependency_aware", torch.ones(1, 1, 6, 6)
+    )
+    assert (pruner.batches, pruner.activation, pruner.dependency_aware) == (3, "relu6", True)
+    assert pruner.training.optimizer is optimizer
+    assert pruner.training.trainer is train
+    pruner = TaylorFOWeightFilterPruner(model, HALF, train, optimizer, loss, training_batches=2)
+    assert (pruner.batches, pruner.training.criterion) == (2, loss)
+    pruner.compress()
+    assert is_attached(model)
+
+
+def test_the_lowest_scores_of_all_layers_go_together_where_the_mode_says_so():
+    model, optimizer = model_and_optimizer(lr=0.0)
+    scores = {}
+    quarter = [{"sparsity": 0.25, "op_types": ["Conv2d"]}]
+    pruner = TaylorFOWeightFilterPruner(model, quarter, optimizer, train, None, 4, mode="global")
+    score_of = pruner.score_of
+    pruner.score_of = lambda target, weight: scores.setdefault(target.name, score_of(target, weight))
+    pruner.compress()
+    together = sorted((float(s), layer, at) for layer, own in scores.items() for at, s in enumerate(own))
+    expected = {(layer, at) for _, layer, at in together[:4]}
+    assert {(layer, at) for layer in ("a", "b") for at in gone(model, layer)} == expected
+    assert len(gone(model, "a")) != 2

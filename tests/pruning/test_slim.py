@@ -100,3 +100,11 @@ def test_prune_train_shrink(example, tmp_path):
     assert (model.a.out_channels, model.b.in_channels) == (left, left)
     assert model.a.out_channels + model.b.out_channels == 8
     assert load_masks(tmp_path / "mask.pth").keys() >= {"a", "norm_a", "norm_b"}
+
+
+def test_later_versions_give_the_trainer_first():
+    model = Small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    half = [{"sparsity": 0.5, "op_types": ["BatchNorm2d"]}]
+    pruner = SlimPruner(model, half, train, optimizer, None, training_epochs=2)
+    assert (pruner.training.trainer, pruner.training.optimizer, pruner.epochs) == (train, optimizer, 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,6 +13,7 @@ from torchpare.attach.watch import ActivationWatch
 from torchpare.errors import ConfigError
 from torchpare.numerics import activation_sums
 from torchpare.pruning.data_driven import DataDrivenPruner, two_places_earlier
+from torchpare.pruning.granularity import Allocation
 
 __all__ = ["ActivationAPoZRankFilterPruner", "ActivationMeanRankFilterPruner"]
 
@@ -27,25 +28,32 @@ class _ActivationPruner(DataDrivenPruner):
     """Watches what layers return, behind the activation function that follows them.
 
     Args:
-        activation: ``"relu"``, ``"relu6"`` or ``"gelu"``. The other arguments are :class:`DataDrivenPruner`'s; where
-            ``trainer`` is a text, the arguments are those of scripts that train themselves: ``(model, config_list,
-            optimizer, activation, statistics_batch_num, dependency_aware, dummy_input)``.
+        activation: ``"relu"``, ``"relu6"`` or ``"gelu"``; it may change places with the number of minibatches. The
+            others are :class:`DataDrivenPruner`'s; where ``trainer`` is a text, they are those of scripts that train
+            themselves: ``(model, config_list, optimizer, activation, statistics_batch_num, dependency_aware,
+            dummy_input)``.
     """
 
     def __init__(  # noqa: PLR0913 - the arguments of the older toolkit
         self,
         model: nn.Module,
         config_list: Sequence[Mapping[str, Any]],
-        optimizer: Optimizer | None = None,
-        trainer: Callable[..., Any] | str | None = None,
+        optimizer: Optimizer | Callable[..., Any] | None = None,
+        trainer: Callable[..., Any] | Optimizer | str | None = None,
         criterion: Any = None,
         activation: Any = "relu",
         sparsifying_training_batches: Any = 1,
-        dependency_aware: bool = False,
+        dependency_aware: bool | str = False,
         dummy_input: Any = None,
         *,
         statistics_batch_num: int | None = None,
+        training_batches: int | None = None,
+        **allocation: Unpack[Allocation],
     ) -> None:
+        if isinstance(activation, int) and not isinstance(trainer, str):
+            # (model, config_list, trainer, optimizer, criterion, training_batches, activation, mode, dummy_input)
+            batches, given = activation, sparsifying_training_batches
+            activation, sparsifying_training_batches = given if isinstance(given, str) else "relu", batches
         if isinstance(trainer, str):
             earlier = two_places_earlier(criterion, activation, sparsifying_training_batches)
             activation, trainer, criterion = trainer, None, None
@@ -60,8 +68,8 @@ class _ActivationPruner(DataDrivenPruner):
         self.activation = activation
         super().__init__(
             model, config_list, optimizer, trainer, criterion,
-            sparsifying_training_batches if statistics_batch_num is None else statistics_batch_num,
-            dependency_aware, dummy_input,
+            statistics_batch_num or training_batches or sparsifying_training_batches, dependency_aware, dummy_input,
+            **allocation,
         )  # fmt: skip
 
     def watched(self, layers: Mapping[str, nn.Module]) -> ActivationWatch:

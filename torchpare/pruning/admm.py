@@ -51,7 +51,7 @@ class ADMMPruner(RankedPruner):
         config_list: Sequence[Mapping[str, Any]],
         trainer: Callable[..., Any],
         criterion: Any = None,
-        num_iterations: int = 30,
+        num_iterations: Any = 30,
         epochs_per_iteration: int = 5,
         row: float = 1e-4,
         base_algo: Criterion = "l1",
@@ -61,6 +61,11 @@ class ADMMPruner(RankedPruner):
         dependency_aware: bool = False,
         dummy_input: Any = None,
     ) -> None:
+        if isinstance(criterion, Optimizer):  # (..., trainer, optimizer, criterion, iterations, training_epochs)
+            optimizer, criterion = criterion, None
+            if callable(num_iterations):
+                criterion, num_iterations, epochs_per_iteration = num_iterations, epochs_per_iteration, int(row) or 5
+                row = 1e-4
         if trainer is None:
             raise ConfigError("ADMMPruner trains while it prunes: give a trainer")
         super().__init__(model, config_list, base_algo, optimizer, dependency_aware, dummy_input)

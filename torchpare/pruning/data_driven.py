@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,8 +18,9 @@ from torch.optim import Optimizer
 from torchpare.attach.watch import Steps, Watch
 from torchpare.config import Target
 from torchpare.errors import MaskError
+from torchpare.pruning.granularity import Allocation
 from torchpare.pruning.one_shot import FilterPruner
-from torchpare.pruning.training import checked_batches, training_of
+from torchpare.pruning.training import checked_batches, in_order, training_of
 
 __all__ = ["DataDrivenPruner", "two_places_earlier"]
 
@@ -30,13 +31,14 @@ class DataDrivenPruner(FilterPruner):
     Args:
         model: what to prune. The constructor only reads it.
         config_list: a list of dicts; see :class:`torchpare.config.Entry`.
-        optimizer: whose steps count minibatches.
+        optimizer: whose steps count minibatches; it may change places with ``trainer``.
         trainer: ``trainer(model, optimizer=..., criterion=..., epoch=...)`` trains for one epoch. Without it, you train
             behind ``compress()``.
         criterion: handed to the trainer.
         sparsifying_training_batches: how many minibatches to look at.
         dependency_aware: choose channels together where layers can only lose them together.
         dummy_input: an example input, for whole groups from the first mask on.
+        allocation: ``mode``, ``group_score``: as every pruner.
 
     Raises:
         ConfigError: as every pruner, or for a trainer without an optimizer.
@@ -49,16 +51,20 @@ class DataDrivenPruner(FilterPruner):
         self,
         model: nn.Module,
         config_list: Sequence[Mapping[str, Any]],
-        optimizer: Optimizer | None = None,
-        trainer: Callable[..., Any] | None = None,
+        optimizer: Optimizer | Callable[..., Any] | None = None,
+        trainer: Callable[..., Any] | Optimizer | None = None,
         criterion: Any = None,
         sparsifying_training_batches: int = 1,
-        dependency_aware: bool = False,
+        dependency_aware: bool | str = False,
         dummy_input: Any = None,
+        **allocation: Unpack[Allocation],
     ) -> None:
-        super().__init__(model, config_list, optimizer, dependency_aware, dummy_input)
+        steps, trains = in_order(optimizer, trainer)
+        if isinstance(dependency_aware, str):  # scripts of later versions say the mode in this place
+            dependency_aware, allocation["mode"] = False, dependency_aware
+        super().__init__(model, config_list, steps, dependency_aware, dummy_input, **allocation)
         name = type(self).__name__
-        self.training = training_of(name, trainer, optimizer, self.criterion_of(criterion))
+        self.training = training_of(name, trains, steps, self.criterion_of(criterion))
         self.batches = checked_batches(name, "sparsifying_training_batches", sparsifying_training_batches)
         self._watch: Watch | None = None
         self._steps: Steps | None = None

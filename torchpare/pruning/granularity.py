@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import get_args
+from collections.abc import Mapping, Sequence
+from typing import TypedDict, get_args
 
 from torchpare.config import Target, output_layout
 from torchpare.errors import ConfigError
 from torchpare.numerics import Bank, Block, Element, Filter, Pattern, Reduction, Unit
 
-__all__ = ["MODES", "check_mode", "unit_of"]
+__all__ = ["MODES", "Allocation", "check_mode", "unit_of"]
 
 MODES = ("normal", "global", "balanced", "balance", "dependency_aware")
 """How layers share what goes; ``"balance"`` is another word for ``"balanced"``."""
+
+
+class Allocation(TypedDict, total=False):
+    """How layers share what goes: options of every pruner; see :class:`torchpare.pruning.Pruner`."""
+
+    mode: str
+    balance_gran: Sequence[int] | None
+    group_score: Reduction
 
 
 def unit_of(target: Target, structured: bool, mode: str, balance_gran: tuple[int, ...]) -> Unit:

@@ -15,7 +15,7 @@ from torchpare.config import WEIGHTED, Target
 from torchpare.errors import ConfigError
 from torchpare.numerics import cubic, drop_count, keep_highest, with_warm_up
 from torchpare.pruning.base import Pruner
-from torchpare.pruning.training import checked_batches, training_of
+from torchpare.pruning.training import checked_batches, in_order, training_of
 from torchpare.types import Masks
 
 __all__ = ["MovementPruner"]
@@ -54,8 +54,8 @@ class MovementPruner(Pruner):
         self,
         model: nn.Module,
         config_list: Sequence[Mapping[str, Any]],
-        optimizer: Optimizer | None = None,
-        trainer: Callable[..., Any] | None = None,
+        optimizer: Optimizer | Callable[..., Any] | None = None,
+        trainer: Callable[..., Any] | Optimizer | None = None,
         criterion: Any = None,
         training_epochs: int = 1,
         warm_up_step: int = 0,
@@ -63,11 +63,12 @@ class MovementPruner(Pruner):
         *,
         scores_lr: float = 1e-2,
     ) -> None:
-        super().__init__(model, config_list, optimizer)
+        steps, trains = in_order(optimizer, trainer)
+        super().__init__(model, config_list, steps)
         if not 0 <= warm_up_step < cool_down_beginning_step:
             raise ConfigError(f"MovementPruner: warm_up_step is {warm_up_step} and cool_down_beginning_step "
                               f"{cool_down_beginning_step}; the second comes after the first")  # fmt: skip
-        self.training = training_of("MovementPruner", trainer, optimizer, criterion)
+        self.training = training_of("MovementPruner", trains, steps, criterion)
         self.epochs = checked_batches("MovementPruner", "training_epochs", training_epochs)
         self.warm_up_step, self.cool_down_beginning_step = warm_up_step, cool_down_beginning_step
         self.scores_lr = scores_lr

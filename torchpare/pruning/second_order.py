@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torchpare.config import output_layout
 from torchpare.errors import ConfigError
 from torchpare.numerics import Filter, second_order
 from torchpare.pruning.data_driven import DataDrivenPruner
+from torchpare.pruning.granularity import Allocation
 from torchpare.pruning.training import checked_batches
 
 __all__ = ["HessianFilterPruner"]
@@ -43,6 +44,7 @@ class HessianFilterPruner(DataDrivenPruner):
         dummy_input: an example input, for whole groups from the first mask on.
         probes: how many random sign vectors for each loss.
         seed: of their draw.
+        allocation: ``mode``, ``group_score``: as every pruner.
 
     Raises:
         ConfigError: as every pruner, or a criterion that cannot be called.
@@ -54,19 +56,28 @@ class HessianFilterPruner(DataDrivenPruner):
         self,
         model: nn.Module,
         config_list: Sequence[Mapping[str, Any]],
-        optimizer: Optimizer | None = None,
-        trainer: Callable[..., Any] | None = None,
+        optimizer: Optimizer | Callable[..., Any] | None = None,
+        trainer: Callable[..., Any] | Optimizer | None = None,
         criterion: Callable[..., Tensor] | None = None,
         sparsifying_training_batches: int = 1,
-        dependency_aware: bool = False,
+        dependency_aware: bool | str = False,
         dummy_input: Any = None,
         *,
         probes: int = 1,
         seed: int = 0,
+        **allocation: Unpack[Allocation],
     ) -> None:
         loss = nn.CrossEntropyLoss() if criterion is None else criterion
         super().__init__(
-            model, config_list, optimizer, trainer, loss, sparsifying_training_batches, dependency_aware, dummy_input
+            model,
+            config_list,
+            optimizer,
+            trainer,
+            loss,
+            sparsifying_training_batches,
+            dependency_aware,
+            dummy_input,
+            **allocation,
         )
         self.probes = checked_batches("HessianFilterPruner", "probes", probes)
         self.seed = seed

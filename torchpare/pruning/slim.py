@@ -13,7 +13,7 @@ from torchpare.attach.watch import Steps
 from torchpare.errors import ConfigError
 from torchpare.numerics import magnitude, select_global
 from torchpare.pruning.base import Pruner
-from torchpare.pruning.training import checked_batches, training_of
+from torchpare.pruning.training import checked_batches, in_order, training_of
 
 __all__ = ["SlimPruner"]
 
@@ -31,12 +31,12 @@ class SlimPruner(Pruner):
     Args:
         model: what to prune. The constructor only reads it.
         config_list: entries for batch norms (``"default"`` stands for them), all of one sparsity.
-        optimizer: steps the scales.
+        optimizer: steps the scales; it may change places with ``trainer``.
         trainer: ``trainer(model, optimizer=..., criterion=..., epoch=...)`` trains for one epoch, and ``compress()``
             calls it ``sparsifying_training_epochs`` times. Without it the scales are judged as they are; scripts that
             train themselves call ``sparsify()`` between ``backward()`` and ``optimizer.step()``.
         criterion: handed to the trainer.
-        sparsifying_training_epochs: how long to train for sparse scales.
+        sparsifying_training_epochs: how long to train for sparse scales; ``training_epochs`` is the same.
         scale: the weight of the scales' L1 norm in the loss.
         dependency_aware: must stay False: the scales are ranked over the whole model.
         dummy_input: an example input, for whole groups from the first mask on.
@@ -48,19 +48,22 @@ class SlimPruner(Pruner):
     supported = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     structured = True
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the arguments of the older toolkit
         self,
         model: nn.Module,
         config_list: Sequence[Mapping[str, Any]],
-        optimizer: Optimizer | None = None,
-        trainer: Callable[..., Any] | None = None,
+        optimizer: Optimizer | Callable[..., Any] | None = None,
+        trainer: Callable[..., Any] | Optimizer | None = None,
         criterion: Any = None,
         sparsifying_training_epochs: int = 10,
         scale: float = 1e-4,
         dependency_aware: bool = False,
         dummy_input: Any = None,
+        *,
+        training_epochs: int | None = None,
     ) -> None:
-        super().__init__(model, config_list, optimizer, False, dummy_input)
+        steps, trains = in_order(optimizer, trainer)
+        super().__init__(model, config_list, steps, False, dummy_input)
         if dependency_aware:
             raise ConfigError("SlimPruner ranks the scales of the whole model together, and cannot choose the channels "
                               "of one layer with those of another: leave dependency_aware out. Channels that only some "
@@ -69,8 +72,9 @@ class SlimPruner(Pruner):
             raise ConfigError("SlimPruner prunes one share of the channels of all selected norms together, and the "
                               f"config_list asks for {', '.join(f'{share:g}' for share in sorted(asked))}: give one "
                               "sparsity")  # fmt: skip
-        self.training = training_of("SlimPruner", trainer, optimizer, criterion)
-        self.epochs = checked_batches("SlimPruner", "sparsifying_training_epochs", sparsifying_training_epochs)
+        self.training = training_of("SlimPruner", trains, steps, criterion)
+        epochs = sparsifying_training_epochs if training_epochs is None else training_epochs
+        self.epochs = checked_batches("SlimPruner", "sparsifying_training_epochs", epochs)
         self.scale = scale
 
     def score(self, weight: Tensor) -> Tensor:

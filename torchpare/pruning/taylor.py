@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -12,6 +12,7 @@ from torchpare.attach.watch import ActivationGradientWatch, GradientWatch
 from torchpare.config import output_layout
 from torchpare.numerics import Filter, first_order, first_order_of_activations
 from torchpare.pruning.data_driven import DataDrivenPruner, two_places_earlier
+from torchpare.pruning.granularity import Allocation
 
 __all__ = ["TaylorFOActivationFilterPruner", "TaylorFOWeightFilterPruner"]
 
@@ -26,18 +27,20 @@ class _StatisticsPruner(DataDrivenPruner):
             :class:`DataDrivenPruner`'s.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the arguments of the older toolkit
         self,
         model: nn.Module,
         config_list: Sequence[Mapping[str, Any]],
-        optimizer: Optimizer | None = None,
-        trainer: Callable[..., Any] | int | None = None,
+        optimizer: Optimizer | Callable[..., Any] | None = None,
+        trainer: Callable[..., Any] | Optimizer | int | None = None,
         criterion: Any = None,
         sparsifying_training_batches: Any = 1,
-        dependency_aware: bool = False,
+        dependency_aware: bool | str = False,
         dummy_input: Any = None,
         *,
         statistics_batch_num: int | None = None,
+        training_batches: int | None = None,
+        **allocation: Unpack[Allocation],
     ) -> None:
         if isinstance(trainer, int):
             earlier = two_places_earlier(trainer, criterion, sparsifying_training_batches)
@@ -49,8 +52,8 @@ class _StatisticsPruner(DataDrivenPruner):
             )
         super().__init__(
             model, config_list, optimizer, trainer, criterion,
-            sparsifying_training_batches if statistics_batch_num is None else statistics_batch_num,
-            dependency_aware, dummy_input,
+            statistics_batch_num or training_batches or sparsifying_training_batches, dependency_aware, dummy_input,
+            **allocation,
         )  # fmt: skip
 
 

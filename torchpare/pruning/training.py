@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from torchpare.errors import ConfigError
 
-__all__ = ["Training", "checked_batches", "training_of"]
+__all__ = ["Training", "checked_batches", "in_order", "training_of"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,12 @@ def training_of(name: str, trainer: Any, optimizer: Any, criterion: Any) -> Trai
     if not isinstance(optimizer, Optimizer):
         raise ConfigError(f"{name}: a trainer needs the optimizer that it steps; give the third argument")
     return Training(trainer, optimizer, criterion)
+
+
+def in_order(optimizer: Any, trainer: Any) -> tuple[Any, Any]:
+    """``(optimizer, trainer)``; scripts of later versions give the trainer first, which is told by the types."""
+    swapped = isinstance(trainer, Optimizer) and not isinstance(optimizer, Optimizer)
+    return (trainer, optimizer) if swapped else (optimizer, trainer)
 
 
 def checked_batches(name: str, key: str, value: Any) -> int:
