@@ -51,7 +51,7 @@ class _ActivationPruner(DataDrivenPruner):
         **allocation: Unpack[Allocation],
     ) -> None:
         if isinstance(activation, int) and not isinstance(trainer, str):
-            # (model, config_list, trainer, optimizer, criterion, training_batches, activation, mode, dummy_input)
+            # a later version: batches, then the activation
             batches, given = activation, sparsifying_training_batches
             activation, sparsifying_training_batches = given if isinstance(given, str) else "relu", batches
         if isinstance(trainer, str):
