@@ -3,7 +3,9 @@
     python examples/transformers_heads.py [bert|vit|llama] [--steps 20]
 
 The models are small, made from configurations, with random weights, and learn a task that is made up here: how a
-sentence begins, which half of a picture is brighter, or to repeat. Swap in yours with ``from_pretrained``; nothing else changes.
+sentence begins, which half of a picture is brighter, or to repeat.
+Swap in yours with
+``from_pretrained``; nothing else changes.
 Needs: pip install 'torchpare' transformers
 """
 
