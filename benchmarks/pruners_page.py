@@ -10,7 +10,7 @@ from rich.table import Table
 
 from torchpare.files.atomic import atomic_write
 
-__all__ = ["render", "write_between"]
+__all__ = ["PAGE", "render", "write_between"]
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "pruners.md"
 
@@ -65,15 +65,30 @@ def render(known: dict[str, Any]) -> Table:
         f"Mean and standard deviation of {known['seeds']} seeds, {known['epochs']} epochs for every method, its own "
         "included; the last column is the share of parameters left, of single weights those that are not zero."
     )
-    write_between("quality", "\n".join([*lines, "", about]))
+    about += " " + _thinnest(cells)
+    write_between("quality", "\n".join([*lines, "", about]), "benchmarks/pruners.py")
     draw(cells, dense, nets)
     return table
 
 
-def write_between(mark: str, text: str) -> None:
-    """Put text between the page's markers of a name."""
+def _thinnest(cells: dict[tuple[str, str, str], list[dict[str, Any]]]) -> str:
+    """How narrow nets get that lose channels by one threshold for all layers, beside an equal share for each."""
+    narrow: dict[tuple[str, str], str] = {}
+    for method in ("SlimPruner", "L1FilterPruner"):
+        for net in ("VGG", "ResNet-20"):
+            seeds = [cell["thinnest"] for cell in cells.get((method, net, "0.8"), []) if "thinnest" in cell]
+            narrow[method, net] = ", ".join(map(str, seeds))
+    return (
+        "At 80 % the thinnest convolution that SlimPruner leaves has "
+        f"{narrow['SlimPruner', 'VGG']} channels in the VGGs, and {narrow['SlimPruner', 'ResNet-20']} in the ResNets; "
+        f"of L1FilterPruner {narrow['L1FilterPruner', 'VGG']} and {narrow['L1FilterPruner', 'ResNet-20']}."
+    )
+
+
+def write_between(mark: str, text: str, by: str) -> None:
+    """Put text between the page's markers of a name, printed by a script."""
     page = PAGE.read_text(encoding="utf-8")
-    start, end = f"<!-- {mark}: printed by benchmarks/pruners.py -->", f"<!-- end of {mark} -->"
+    start, end = f"<!-- {mark}: printed by {by} -->", f"<!-- end of {mark} -->"
     if start not in page:
         raise SystemExit(f"{PAGE.name} has no place for {mark!r}: it needs the lines {start} and {end}")
     before, rest = page.split(start)

@@ -56,6 +56,11 @@ class Costs:
             self._known[drops] = self._found(sparsities, drops)
         return self._known[drops]
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether a cost takes time to find, and is not twice the same."""
+        return self._objective.metric == "latency"
+
     def forget(self) -> None:
         """Weights have changed: which units go may be others now, and other layers may follow them."""
         self._known.clear()

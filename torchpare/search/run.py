@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from torchpare.attach import attach_masks
 from torchpare.errors import SearchError
-from torchpare.numerics.allocation import Vector
+from torchpare.numerics.allocation import Vector, least_factor
 from torchpare.pruning.export import load_state
 from torchpare.search.costs import Costs
 from torchpare.search.executor import Executor
@@ -170,6 +170,26 @@ class SearchRun:
         with seeded(int(digest(self.seed, key)[:8], 16)):
             does()
         self.costs.forget()
+
+    def meet(self, candidate: Callable[[float], Vector], limit: float) -> Vector | None:
+        """The candidate of the least factor whose cost is within a limit, as near as the cost is worth asking for.
+
+        Args:
+            candidate: of a factor from 0 to a very large number; its cost never rises with it.
+            limit: the cost to come down to.
+
+        Returns:
+            None if no factor is enough.
+        """
+
+        def at(share: float) -> Vector:
+            return candidate(share / max(1.0 - share, 1e-12))
+
+        measured = self.costs.is_measured  # each question is an export and some runs, and the answers have noise
+        share = least_factor(
+            lambda share: self.cost(at(share)), limit, 1.0, rounds=7 if measured else 30, precision=1e-8
+        )
+        return None if share is None else at(share)
 
     def check_reachable(self) -> None:
         """See that the limit can be met at all.

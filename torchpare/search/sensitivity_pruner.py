@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from torchpare.errors import ConfigError, SearchError
-from torchpare.numerics.allocation import Vector, least_factor, tolerated_ratio, toward_one
+from torchpare.numerics.allocation import Vector, tolerated_ratio, toward_one
 from torchpare.pruning.ranked import Criterion
 from torchpare.search.arguments import WithModel
 from torchpare.search.base import SearchOptions, SearchPruner
@@ -176,15 +176,14 @@ class SensitivityPruner(SearchPruner):
         return vector if vector.any() else np.full(len(vector), RATIOS[0])
 
     def _allocated(self, run: SearchRun, now: Trial, ratios: Vector, goal: float) -> Vector:
-        tiny = 1e-4  # so that layers that bear nothing give where the others have no more
-        for proportions in (ratios, ratios + tiny):
+        for proportions in (ratios, ratios + 1e-4):  # layers that bear nothing give where the others have no more
 
             def at(factor: float, proportions: Vector = proportions) -> Vector:
                 return np.maximum(now.vector, toward_one(now.vector, proportions, factor, run.most))
 
-            factor = least_factor(lambda f: run.cost(at(f)), goal, 1 / tiny, rounds=50, precision=1e-9)
-            if factor is not None:
-                return at(factor)
+            met = run.meet(at, goal)
+            if met is not None:
+                return met
         raise SearchError(f"no candidate comes down to a cost of {goal:.6g}")
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from torchpare.errors import ConfigError, SearchError
 from torchpare.files.atomic import atomic_write
-from torchpare.numerics.allocation import Vector, acceptance, least_factor, perturbed, scaled, sorted_start
+from torchpare.numerics.allocation import Vector, acceptance, perturbed, scaled, sorted_start
 from torchpare.pruning.ranked import Criterion
 from torchpare.search.base import SearchOptions, SearchPruner
 from torchpare.search.run import SearchRun, Trial
@@ -124,17 +124,12 @@ def brought_down(run: SearchRun, direction: Vector, limit: float, least: Vector)
     Raises:
         SearchError: no factor does.
     """
-    tiny = 1e-3  # so that every layer takes part where the others cannot give any more
-    direction = direction + tiny
-
-    def at(factor: float) -> Vector:
-        return np.maximum(least, scaled(direction, factor, run.most))
-
-    factor = least_factor(lambda f: run.cost(at(f)), limit, 1.0 / tiny, rounds=40, precision=1e-7)
-    if factor is None:
+    direction = direction + 1e-3  # so that every layer takes part where the others cannot give any more
+    met = run.meet(lambda factor: np.maximum(least, scaled(direction, factor, run.most)), limit)
+    if met is None:
         run.check_reachable()
         raise SearchError(f"no candidate comes down to a cost of {limit:.6g}")
-    return at(factor)
+    return met
 
 
 class SimulatedAnnealingPruner(SearchPruner):
