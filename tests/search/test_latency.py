@@ -7,7 +7,7 @@ import torch
 
 from tests.search.nets import Chain, example, trained
 from torchpare.errors import ExportError
-from torchpare.search.latency import RUNTIMES, latency
+from torchpare.search.latency import RUNTIMES, latency, prepared, relative_latency
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -23,14 +23,20 @@ def test_a_runtime_runs_the_model_it_was_given(runtime: str) -> None:
 
 def test_a_latency_is_the_median_of_as_many_runs_as_were_asked_for() -> None:
     ran = []
-
-    def runtime(model, batch):
-        assert isinstance(model, Chain)
-        assert batch.shape == example().shape
-        return lambda: ran.append(1)
-
-    assert latency(trained(Chain), example(), runtime, 5) >= 0
+    assert latency(lambda: ran.append(1), 5) >= 0
     assert len(ran) == 5 + 3  # three to warm up
+
+
+def test_a_candidate_is_timed_in_turns_with_the_dense_model() -> None:
+    ran = []
+    assert relative_latency(lambda: ran.append("small"), lambda: ran.append("dense"), 4) > 0
+    assert ran.count("small") == ran.count("dense") == 7
+    assert all({ran[at], ran[at + 1]} == {"small", "dense"} for at in range(0, 14, 2))
+
+
+def test_a_runtime_of_ones_own_is_given_the_model_and_the_example() -> None:
+    model = trained(Chain)
+    assert prepared(model, example(), lambda *given: lambda: given)()[0] is model
 
 
 def test_a_model_that_a_runtime_cannot_take_is_told() -> None:
@@ -39,4 +45,4 @@ def test_a_model_that_a_runtime_cannot_take_is_told() -> None:
             return x * 2 if float(x.sum()) > 0 else x
 
     with pytest.raises(ExportError):
-        latency(Fickle(), torch.ones(2, 2), "onnxruntime", 2)
+        prepared(Fickle(), torch.ones(2, 2), "onnxruntime")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from math import prod
 
@@ -11,7 +12,7 @@ from torchpare.graph import PruningSpace, Removal, group_masks
 from torchpare.graph.costs import macs_of
 from torchpare.numerics import drop_count
 from torchpare.search.journal import Journal, digest
-from torchpare.search.latency import latency
+from torchpare.search.latency import latency, prepared, relative_latency
 from torchpare.search.objective import Objective
 from torchpare.search.trial import Bench, masked_copy, shrunk
 from torchpare.search.variables import Layer
@@ -44,6 +45,9 @@ class Costs:
         self._objective, self._layers, self._own_masks = objective, layers, own_masks
         self._bench, self._space, self._journal = bench, space, journal
         self._known: dict[tuple[int, ...], float] = {}
+        self._dense: Callable[[], object] | None = None
+        if self.is_measured:  # now, while the model is still dense
+            self._dense = prepared(copy.deepcopy(bench.model), bench.example, objective.runtime)
 
     def drops(self, sparsities: Mapping[str, float]) -> tuple[int, ...]:
         """How many units each selected layer loses: candidates that agree here are the same."""
@@ -92,13 +96,23 @@ class Costs:
     def _measured(self, sparsities: Mapping[str, float], drops: tuple[int, ...]) -> float:
         key = digest("latency", drops)
         line = self._journal.get(key)
-        if line is None:
-            model: nn.Module = masked_copy(self._bench, self.masks(sparsities))
-            shrunk(model, self._bench.example)
-            seconds = latency(model, self._bench.example, self._objective.runtime, self._objective.runs)
-            self._journal.write(key, seconds=seconds)
-            return seconds
-        return float(line["seconds"])
+        if line is not None:
+            return float(line["seconds"])
+        seconds = self._time_of(sparsities) if any(drops) else self._time_of_dense()
+        self._journal.write(key, seconds=seconds)
+        return seconds
+
+    def _time_of_dense(self) -> float:
+        assert self._dense is not None
+        return latency(self._dense, self._objective.runs)
+
+    def _time_of(self, sparsities: Mapping[str, float]) -> float:
+        assert self._dense is not None
+        model: nn.Module = masked_copy(self._bench, self.masks(sparsities))
+        shrunk(model, self._bench.example)
+        run = prepared(model, self._bench.example, self._objective.runtime)
+        whole = self.of(dict.fromkeys(self._layers, 0.0))
+        return whole * relative_latency(run, self._dense, self._objective.runs)
 
 
 def _share_left(layers: Mapping[str, Layer], drops: tuple[int, ...]) -> float:

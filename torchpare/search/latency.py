@@ -14,7 +14,7 @@ from torchpare.files.onnx import export_onnx, runner
 from torchpare.graph.capture import call_arguments
 from torchpare.report.measure import measure
 
-__all__ = ["RUNTIMES", "latency"]
+__all__ = ["RUNTIMES", "latency", "prepared", "relative_latency"]
 
 
 def _pytorch(model: nn.Module, example: Any) -> Callable[[], object]:
@@ -45,17 +45,39 @@ RUNTIMES: dict[str, Callable[[nn.Module, Any], Callable[[], object]]] = {
 """By name, what prepares a model and an example for a runtime and returns what runs it once."""
 
 
-def latency(model: nn.Module, example: Any, runtime: Any, runs: int) -> float:
-    """The median time of one run, in seconds.
+def latency(run: Callable[[], object], runs: int) -> float:
+    """The median time of a run, in seconds.
+
+    Args:
+        run: what a runtime made of a model.
+        runs: how many runs are timed.
+    """
+    return measure({"model": run}, runs=runs, warmup=3)["model"].median
+
+
+def relative_latency(run: Callable[[], object], dense: Callable[[], object], runs: int) -> float:
+    """How long a run takes, of a run of the dense model that takes turns with it.
+
+    What else the machine does meanwhile slows both, and falls out of the ratio.
+
+    Args:
+        run: what a runtime made of a candidate.
+        dense: what it made of the dense model.
+        runs: how many runs of each are timed.
+    """
+    found = measure({"candidate": run, "dense": dense}, runs=runs, warmup=3)
+    return found["candidate"].median / found["dense"].median
+
+
+def prepared(model: nn.Module, example: Any, runtime: Any) -> Callable[[], object]:
+    """What runs a model once on a runtime.
 
     Args:
         model: left in evaluation mode.
         example: what it is run on: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
         runtime: a name of `RUNTIMES`, or a function like theirs.
-        runs: how many runs are timed.
 
     Raises:
         ExportError, MissingExtraError: the runtime cannot take the model, or is not installed.
     """
-    prepare = RUNTIMES[runtime] if isinstance(runtime, str) else runtime
-    return measure({"candidate": prepare(model, example)}, runs=runs, warmup=3)["candidate"].median
+    return (RUNTIMES[runtime] if isinstance(runtime, str) else runtime)(model, example)

@@ -34,7 +34,8 @@ class Objective:
             cost that has to go.
         runtime: where latency is measured: ``"pytorch"``, ``"onnxruntime"``, or a function ``(model, example) -> run``
             of your own, of which ``run()`` is timed.
-        runs: how many timed runs a latency is the median of, at least 2.
+        runs: how many timed runs a latency is the median of, at least 2. The dense model takes turns with each
+            candidate, and what is believed is their ratio: other work on the machine slows both.
 
     Raises:
         ConfigError: a value cannot be used.
