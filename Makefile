@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip
 RECIPE := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types tests bench zoo format clean
+.PHONY: help demo test check lint types tests bench pruners zoo format clean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ tests: $(VENV)/.dev
 bench: $(VENV)/.bench ## time, memory and latency of what is shrunk, beside Torch-Pruning and native models
 	$(BIN)/python -m benchmarks.shrink
 	$(BIN)/python -m benchmarks.latency
+
+pruners: $(VENV)/.bench ## what every pruner and search reaches and costs; writes docs/pruners.md (about 40 minutes)
+	$(BIN)/python -m benchmarks.pruner_cost
+	$(BIN)/python -m benchmarks.pruners --jobs $(JOBS)
+	$(BIN)/python -m benchmarks.search_frontier --jobs $(JOBS)
 
 zoo: $(VENV)/.zoo ## every model family: pruned, shrunk, compared, used; writes docs/zoo.md and docs/zoo/ (hours)
 	@mkdir -p docs/zoo

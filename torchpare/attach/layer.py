@@ -211,7 +211,8 @@ def _masked_property(name: str) -> property:
         parameter = layer._parameters.get(name)
         if parameter is None:  # a DataParallel replica, which keeps its parameters as plain attributes
             parameter = layer.__dict__[name]
-        value = parameter * getattr(layer, key)
+        # In the parameter's own type: a product of two types costs torch several times as much, both ways.
+        value = parameter * getattr(layer, key).to(parameter.dtype)
         watch = layer.torchpare_gradient_watch
         if watch is not None and name == "weight" and value.requires_grad:
             value.register_hook(watch)

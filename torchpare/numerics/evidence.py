@@ -19,7 +19,7 @@ def first_order(weight: Tensor, grad: Tensor) -> Tensor:
     The sum over a filter's weights of ``(w * g) ** 2``, the squared change of the loss if each of them alone were zero.
 
     Molchanov, Mallya, Tyree, Frosio, Kautz, "Importance Estimation for Neural Network Pruning", CVPR 2019, section 3.1:
-    the first-order criterion (equation 7), summed over the members of a structure.
+    the first-order criterion, summed over the members of a structure.
     """
     return (rows(weight) * rows(grad)).square().sum(dim=1)
 
@@ -30,7 +30,7 @@ def second_order(weight: Tensor, curvature: Tensor) -> Tensor:
     The sum over a filter's weights of ``h * w ** 2 / 2``, ``h`` being the diagonal of the Hessian; at a minimum the
     first order is nothing.
 
-    LeCun, Denker, Solla, "Optimal Brain Damage", NeurIPS 1989, section 2.2 (equation 5).
+    LeCun, Denker, Solla, "Optimal Brain Damage", NeurIPS 1989, section 2: the saliency.
     """
     return (rows(curvature) * rows(weight).square()).sum(dim=1) / 2
 
