@@ -177,3 +177,68 @@ def test_code_that_asks_for_blocks_by_number_is_named():
     ):
         plan(model, DEPTH, torch.randn(2, 4))
     assert fingerprint(model) == before
+
+
+class _Step(nn.Module):
+    def __init__(self, strength):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        with torch.no_grad():
+            self.linear.weight.mul_(strength)
+
+    def forward(self, x):
+        return x + self.linear(torch.tanh(x))
+
+
+class _Stage(nn.Module):
+    def __init__(self, *strengths):
+        super().__init__()
+        self.steps = nn.ModuleList(_Step(strength) for strength in strengths)
+
+    def forward(self, x):
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+class _Nested(nn.Module):
+    """Stages of steps: a stack in each block of a stack."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.ModuleList([_Stage(0.01, 0.01), _Stage(3.0, 2.0), _Stage(2.0, 0.02)])
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        for stage in self.stages:
+            x = stage(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("inner_first", [True, False])
+def test_stacks_within_stacks_shrunk_twice_come_back_from_a_file(inner_first, tmp_path):
+    torch.manual_seed(0)
+    model, x = _Nested(), torch.randn(5, 8)
+    last = "stages.2" if inner_first else "stages.1"  # by then the first one is gone
+    whole = [
+        {"sparsity": 0.5, "structures": ["layers"], "op_names": ["stages"]},
+        {"exclude": True, "structures": ["layers"], "op_names": [f"stages.{at}.steps" for at in range(3)]},
+    ]
+    inside = [{"sparsity": 0.5, "structures": ["layers"], "op_names": [f"{last}.steps"]}]
+    for entries in (inside, whole) if inner_first else (whole, inside):
+        plan(model, entries, x).apply()
+    assert [len(stage.steps) for stage in model.stages] == [2, 1]
+    assert model.torchpare_structure["dropped"] == {"stages": [0], "stages.2.steps": [1]}
+    plan(model, [{"sparsity": 0.5, "structures": ["embedding"]}], x).apply()
+    torchpare.save(model, tmp_path / "small.safetensors")
+    again = torchpare.load(_Nested(), tmp_path / "small.safetensors")
+    assert torch.equal(again(x), model(x))
+
+
+def test_names_in_stacks_within_stacks_move_up_by_both():
+    record = {**with_dropped(None, {}), "kept": {"a.3.b.2.w": {}, "a.0.b.1.w": {}, "a.3.b.0.w": {}}}
+    moved = with_dropped(record, {"a": [0, 2], "a.3.b": [0]})
+    assert set(moved["kept"]) == {"a.1.b.1.w"}
+    assert moved["dropped"] == {"a": [0, 2], "a.3.b": [0]}
+    again = with_dropped(moved, {"a.1.b": [1], "a": [0]})  # of b 1 2 3 ... the second, of a 1 3 4 ... the first
+    assert again["dropped"] == {"a": [0, 1, 2], "a.3.b": [0, 2]}

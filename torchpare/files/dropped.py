@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 __all__ = ["EMPTY", "STRUCTURE", "with_dropped"]
@@ -25,36 +25,49 @@ def with_dropped(record: Mapping[str, Any] | None, dropped: Mapping[str, Sequenc
         dropped: by path of a stack, the blocks that go now, counted in the model as it is now.
     """
     old = dict(EMPTY if record is None else record)
-    merged = {path: list(indices) for path, indices in old.get("dropped", {}).items()}
-    rename: dict[str, dict[int, int]] = {}
+    before: dict[str, Sequence[int]] = old.get("dropped", {})
+    merged = {path: sorted(indices) for path, indices in before.items()}
     for path, indices in dropped.items():
-        before = set(merged.get(path, ()))
-        length = max((*indices, *before), default=0) + len(before) + 1
-        left = [at for at in range(length + len(indices)) if at not in before]
-        merged[path] = sorted(before | {left[at] for at in indices})
-        gone = sorted(indices)
-        rename[path] = {at: at - sum(other < at for other in gone) for at in range(1000) if at not in gone}
+        built = _as_built(path, before)
+        gone = set(merged.get(built, ()))
+        merged[built] = sorted(gone | {_nth_left(at, gone) for at in indices})
     return {
         **old,
-        "attributes": _renamed(old["attributes"], rename),
-        "kept": _renamed(old["kept"], rename),
-        "added_parameters": list(_renamed(dict.fromkeys(old["added_parameters"]), rename)),
-        "adopted": list(_renamed(dict.fromkeys(old.get("adopted", ())), rename)),
+        "attributes": _renamed(old["attributes"], dropped),
+        "kept": _renamed(old["kept"], dropped),
+        "added_parameters": list(_renamed(dict.fromkeys(old["added_parameters"]), dropped)),
+        "adopted": list(_renamed(dict.fromkeys(old.get("adopted", ())), dropped)),
         "dropped": merged,
     }
 
 
-def _renamed(items: Mapping[str, Any], rename: Mapping[str, Mapping[int, int]]) -> dict[str, Any]:
-    """Names behind a dropped block move up; names inside one are gone."""
-    result = {}
-    for name, value in items.items():
-        new: str | None = name
-        for path, places in rename.items():
-            prefix = f"{path}." if path else ""
-            head, _, rest = name.removeprefix(prefix).partition(".")
-            if name.startswith(prefix) and head.isdigit():
-                place = places.get(int(head))
-                new = None if place is None else f"{prefix}{place}{'.' if rest else ''}{rest}"
-        if new is not None:
-            result[new] = value
-    return result
+def _nth_left(at: int, gone: Collection[int]) -> int:
+    """Where the ``at``-th of what is left was before others went."""
+    for other in sorted(gone):
+        at += other <= at
+    return at
+
+
+def _as_built(path: str, dropped: Mapping[str, Sequence[int]]) -> str:
+    """The path that a module had before blocks were dropped; these are given by the paths of then."""
+    built: list[str] = []
+    for part in path.split("."):
+        gone = dropped.get(".".join(built), ()) if part.isdigit() else ()
+        built.append(str(_nth_left(int(part), gone)) if gone else part)
+    return ".".join(built)
+
+
+def _renamed(items: Mapping[str, Any], dropped: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """Names behind a dropped block move up, in stacks within stacks too; names inside one are gone."""
+    moved = {name: _moved(name, dropped) for name in items}
+    return {new: items[name] for name, new in moved.items() if new is not None}
+
+
+def _moved(name: str, dropped: Mapping[str, Sequence[int]]) -> str | None:
+    parts, moved = name.split("."), []
+    for at, part in enumerate(parts):
+        gone = dropped.get(".".join(parts[:at]), ()) if part.isdigit() else ()
+        if gone and int(part) in gone:
+            return None
+        moved.append(str(int(part) - sum(other < int(part) for other in gone)) if gone else part)
+    return ".".join(moved)
