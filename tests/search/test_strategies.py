@@ -353,6 +353,7 @@ def test_an_objective_that_cannot_be_met_is_told(tmp_path: Path) -> None:
         ({"base_algo": "level", "objective": "macs"}, "the objective is 'sparsity'"),
         ({"experiment_data_dir": "/no/such/folder"}, "make it first"),
         ({"max_sparsity": 1.0}, "between 0 and 1"),
+        ({"seed": -1}, "0 or more"),
         ({"evaluator": None}, "evaluator is a NoneType"),
         ({"stop_temperature": 200}, "starts above where it stops"),
     ],
@@ -395,6 +396,28 @@ def test_a_search_that_ended_is_not_searched_again_unless_told(tmp_path: Path, c
     assert "going on with the search" in caplog.text
     assert search(resume=False) == first
     assert search(seed=1) > 0
+
+
+def test_the_first_sparsity_of_the_config_list_is_the_overall_one(tmp_path: Path) -> None:
+    entries = [{"sparsity": 0.3, "op_types": ["Conv2d"]}, {"sparsity": 0.9, "op_names": ["wide"]}]
+    assert STRATEGIES["annealing"](trained(Chain), likelihood, tmp_path).sparsity == 0.5
+    pruner = SimulatedAnnealingPruner(trained(Chain), entries, likelihood, experiment_data_dir=tmp_path)
+    assert pruner.sparsity == 0.3
+
+
+def test_the_modes_of_all_modules_are_put_back(tmp_path: Path) -> None:
+    model = trained(Chain).train()
+    model.norm.eval()
+    STRATEGIES["net_adapt"](model, likelihood, tmp_path).compress()
+    assert [name for name, module in model.named_modules() if not module.training] == ["norm"]
+
+
+def test_an_evaluator_that_returns_no_number_is_told(tmp_path: Path) -> None:
+    def pair(model):
+        return likelihood(model), 0
+
+    with pytest.raises(ConfigError, match="returned a tuple; it returns one number"):
+        STRATEGIES["budget"](trained(Chain), pair, tmp_path).compress()
 
 
 def test_level_is_what_it_was(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from torchpare.attach import attach_masks, detach, masks_of
-from torchpare.config import Target
+from torchpare.config import Target, read_entries
 from torchpare.errors import ConfigError
 from torchpare.files.atomic import atomic_write
 from torchpare.graph import analyse
@@ -105,6 +105,8 @@ class SearchPruner(RankedPruner):
         for key, function in (("evaluator", evaluator), ("fine_tuner", fine_tuner)):
             if not callable(function) and not (function is None and key == "fine_tuner"):
                 raise ConfigError(f"{name}: {key} is a {type(function).__name__}; it is a function of the model")
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ConfigError(f"{name}: seed is {seed!r}; it is a whole number, 0 or more")
         if not 0 < max_sparsity < 1:
             raise ConfigError(f"{name}: max_sparsity is {max_sparsity!r}; it lies between 0 and 1")
         self.objective = objective_of(objective)
@@ -118,7 +120,8 @@ class SearchPruner(RankedPruner):
         self.base_algo, self.max_sparsity, self.seed, self.resume = base_algo, max_sparsity, seed, resume
         self.executor = executor_of(executor)
         self.folder = Path(experiment_data_dir)
-        self.sparsity = next(iter(self.targets.values())).sparsity if self.targets else 0.0
+        asked = (entry.sparsity for entry in read_entries(config_list, self.entry) if entry.sparsity is not None)
+        self.sparsity = next(asked, 0.0)
         self._found: dict[str, float] = {}
         self._kept_scores: dict[str, Tensor] = {}
 
@@ -151,6 +154,7 @@ class SearchPruner(RankedPruner):
     def begin(self) -> None:
         """Search, and mask the model to what was found. On any error the model is as it was."""
         masks, state = masks_of(self.bound_model), _copied(self.bound_model)
+        modes = [(module, module.training) for module in self.bound_model.modules()]
         try:
             with self._at_work() as run:
                 best = self.search(run)
@@ -164,6 +168,9 @@ class SearchPruner(RankedPruner):
             attach_masks(self.bound_model, masks)
             self.bound_model.load_state_dict(state)
             raise
+        finally:  # evaluators and trainers leave the model in theirs
+            for module, training in modes:
+                module.training = training
 
     def finish(self, run: SearchRun, best: Trial) -> None:
         """Write down what was found."""
@@ -227,12 +234,19 @@ class SearchPruner(RankedPruner):
         if line is not None and (self.dummy_input is not None or not self.structured):
             return math.nan if line["score"] is None else float(line["score"])
         with seeded(self.seed), _first_batch(self.bound_model) as seen:
-            score = float(self.evaluator(self.bound_model))
+            score = self._number(self.evaluator(self.bound_model))
         if self.dummy_input is None and seen and self.structured:
             self.dummy_input = seen[0]
         if line is None:
             journal.write("dense", score=score)
         return score
+
+    def _number(self, value: Any) -> float:
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{type(self).__name__}: the evaluator returned a {type(value).__name__}; it returns one "
+                              "number, and optimize_mode says whether more is better") from error  # fmt: skip
 
     def _layer(self, target: Target) -> Layer:
         weight = target.module._parameters["weight"]  # noqa: SLF001 - its shape
