@@ -1,4 +1,4 @@
-"""A user's function with arguments of which the model may be one: candidates take its place."""
+"""What a search is told, checked; and functions with arguments of which the model may be one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,28 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["WithModel"]
+from torchpare.errors import ConfigError
+
+__all__ = ["WithModel", "check_arguments"]
+
+
+def check_arguments(
+    name: str, evaluator: Any, fine_tuner: Any, optimize_mode: str, seed: int, max_sparsity: float
+) -> None:
+    """See that the arguments of a search mean something.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    if optimize_mode not in ("maximize", "minimize"):
+        raise ConfigError(f"{name}: optimize_mode is {optimize_mode!r}; it is 'maximize' or 'minimize'")
+    for key, function in (("evaluator", evaluator), ("fine_tuner", fine_tuner)):
+        if not callable(function) and not (function is None and key == "fine_tuner"):
+            raise ConfigError(f"{name}: {key} is a {type(function).__name__}; it is a function of the model")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"{name}: seed is {seed!r}; it is a whole number, 0 or more")
+    if not 0 < max_sparsity < 1:
+        raise ConfigError(f"{name}: max_sparsity is {max_sparsity!r}; it lies between 0 and 1")
 
 
 class _Model:

@@ -17,7 +17,6 @@ from typing import Any, TypedDict
 
 import numpy as np
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from torchpare.attach import attach_masks, detach, masks_of
 from torchpare.config import Target, read_entries
@@ -25,11 +24,12 @@ from torchpare.errors import ConfigError
 from torchpare.files.atomic import atomic_write
 from torchpare.graph import analyse
 from torchpare.pruning.data_driven import DataDrivenPruner
-from torchpare.pruning.groups import named_arguments
 from torchpare.pruning.ranked import Criterion, RankedPruner
+from torchpare.search.arguments import check_arguments
 from torchpare.search.costs import Costs
 from torchpare.search.executors import Executors, executor_of
 from torchpare.search.fingerprint import of_code, of_model
+from torchpare.search.first_batch import first_batch
 from torchpare.search.journal import Journal, digest
 from torchpare.search.objective import Metric, Objective, objective_of
 from torchpare.search.run import SearchRun, Trial, progress_bar
@@ -100,15 +100,7 @@ class SearchPruner(RankedPruner):
         if isinstance(self.ranking, DataDrivenPruner):
             raise ConfigError(f"{name} tries many candidates, for which criteria that look at data in training are too "
                               "slow: base_algo is 'level', 'l1', 'l2', 'fpgm' or 'random'")  # fmt: skip
-        if optimize_mode not in ("maximize", "minimize"):
-            raise ConfigError(f"{name}: optimize_mode is {optimize_mode!r}; it is 'maximize' or 'minimize'")
-        for key, function in (("evaluator", evaluator), ("fine_tuner", fine_tuner)):
-            if not callable(function) and not (function is None and key == "fine_tuner"):
-                raise ConfigError(f"{name}: {key} is a {type(function).__name__}; it is a function of the model")
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise ConfigError(f"{name}: seed is {seed!r}; it is a whole number, 0 or more")
-        if not 0 < max_sparsity < 1:
-            raise ConfigError(f"{name}: max_sparsity is {max_sparsity!r}; it lies between 0 and 1")
+        check_arguments(name, evaluator, fine_tuner, optimize_mode, seed, max_sparsity)
         self.objective = objective_of(objective)
         if not self.structured and self.objective.metric != "sparsity":
             raise ConfigError(f"{name}: without single weights a model has as many parameters and operations as "
@@ -233,7 +225,7 @@ class SearchPruner(RankedPruner):
         line = journal.get("dense")
         if line is not None and (self.dummy_input is not None or not self.structured):
             return math.nan if line["score"] is None else float(line["score"])
-        with seeded(self.seed), _first_batch(self.bound_model) as seen:
+        with seeded(self.seed), first_batch(self.bound_model) as seen:
             score = self._number(self.evaluator(self.bound_model))
         if self.dummy_input is None and seen and self.structured:
             self.dummy_input = seen[0]
@@ -270,23 +262,6 @@ class SearchPruner(RankedPruner):
         if key not in self._kept_scores:
             self._kept_scores[key] = super()._scores(target, existing)
         return self._kept_scores[key]
-
-
-@contextmanager
-def _first_batch(model: nn.Module) -> Iterator[list[Any]]:
-    """Collects what the model is first called with, as an example input."""
-    seen: list[Any] = []
-
-    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not seen:
-            example = named_arguments(module, args, kwargs) if kwargs else args
-            seen.append(pytree.tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, example))
-
-    handle = model.register_forward_pre_hook(keep, with_kwargs=True)
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 def _copied(model: nn.Module) -> dict[str, Any]:
