@@ -262,7 +262,14 @@ def test_state_that_is_no_tensor_is_named(tmp_path):
 
 @pytest.mark.parametrize("device", ["meta"])
 def test_tensors_without_data_are_named(tmp_path, device):
-    with pytest.raises(CheckpointError, match=r"weight is not a dense tensor with data"):
+    with pytest.raises(CheckpointError, match=r"weight has no data yet"):
         save(nn.Linear(2, 2, device=device), tmp_path / "net.safetensors")
-    with pytest.raises(CheckpointError, match=r"weight is not a dense tensor with data"):
+    with pytest.raises(CheckpointError, match=r"weight has no data yet"):
         save(nn.LazyLinear(2), tmp_path / "net.safetensors")
+
+
+def test_a_sparse_buffer_is_named_with_the_way_out(tmp_path):
+    model = nn.Linear(2, 2)
+    model.register_buffer("adjacency", torch.eye(3).to_sparse())
+    with pytest.raises(CheckpointError, match=r"adjacency is a sparse tensor.*persistent=False"):
+        save(model, tmp_path / "net.safetensors")

@@ -55,9 +55,12 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     for key, slot in slots_of(model).items():
         # A buffer that is not persistent is made anew by the class, but with the size it had before the shrink.
         if slot.tensor is not None and (slot.persistent or key in kept):
-            if is_lazy(slot.tensor) or slot.tensor.is_meta or slot.tensor.layout is not torch.strided:
+            if is_lazy(slot.tensor) or slot.tensor.is_meta:
+                raise CheckpointError(f"{name}: {key} has no data yet; load its weights, or run the model once")
+            if slot.tensor.layout is not torch.strided:
                 raise CheckpointError(
-                    f"{name}: {key} is not a dense tensor with data; run the model once, or make it dense"
+                    f"{name}: {key} is a sparse tensor, which the file format cannot hold: make it dense, or, if the "
+                    "class builds it anew, register it with persistent=False"
                 )
             tensors[key] = slot.tensor.detach()
     strange = set(model.state_dict()) - set(tensors)

@@ -58,6 +58,13 @@ def capture(
     Raises:
         CaptureError: if the forward pass fails, with the error of the model's own code.
     """
+    scripted = [path for path, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    if scripted:
+        message = (
+            f"{scripted[0] or type(model).__name__} is a TorchScript module, whose operators and numbers cannot be "
+            "followed: analyse the Python module that it was made from, and script the small one afterwards"
+        )
+        raise CaptureError(message)
     failures: list[Exception] = []
     for place in ("meta", "cpu") if device is None else (device,):
         try:
