@@ -13,11 +13,13 @@ from torchpare.numerics.allocation import (
     acceptance,
     least_factor,
     perturbed,
+    rounded,
     scaled,
     sorted_start,
     tolerated_ratio,
     toward_one,
 )
+from torchpare.numerics.selection import drop_count
 
 SHARES = st.lists(st.floats(0, 0.99), min_size=1, max_size=6)
 
@@ -92,3 +94,11 @@ def test_there_is_no_factor_where_the_largest_is_too_little() -> None:
 )
 def test_a_layer_tolerates_what_every_ratio_up_to_there_tolerates(scores: dict, tolerated: float) -> None:
     assert tolerated_ratio(scores, 0.9, 0.05) == tolerated
+
+
+@given(st.integers(1, 70), st.floats(0, 0.99), st.sampled_from([1, 2, 8, 16]))
+def test_rounded_sparsities_keep_multiples_and_no_fewer_units(units: int, sparsity: float, multiple: int) -> None:
+    share = rounded(sparsity, units, multiple)
+    kept, asked = units - drop_count(units, share), units - drop_count(units, sparsity)
+    assert asked <= kept < asked + multiple
+    assert kept % multiple == 0 or kept == units or units < multiple

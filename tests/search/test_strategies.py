@@ -340,7 +340,7 @@ def test_an_objective_that_cannot_be_met_is_told(tmp_path: Path) -> None:
         pruner.compress()  # the residual ties it to a layer that is not selected
     pruner = NetAdaptPruner(model, [{"sparsity": 0.9, "op_names": ["wide"]}], None, likelihood, objective="params",
                             experiment_data_dir=tmp_path, dummy_input=example())  # fmt: skip
-    with pytest.raises(SearchError, match="cannot be met: with all but one unit"):
+    with pytest.raises(SearchError, match="cannot be met: with every selected layer pruned"):
         pruner.compress()
 
 
@@ -396,6 +396,16 @@ def test_a_search_that_ended_is_not_searched_again_unless_told(tmp_path: Path, c
     assert "going on with the search" in caplog.text
     assert search(resume=False) == first
     assert search(seed=1) > 0
+
+
+@pytest.mark.parametrize("name", ["net_adapt", "annealing", "sensitivity", "budget"])
+def test_layers_keep_multiples_where_that_is_asked_for(name: str, tmp_path: Path) -> None:
+    model = trained(Chain)
+    pruner = STRATEGIES[name](model, likelihood, tmp_path, round_to=2)
+    pruner.compress()
+    kept = {layer: left for layer, (left, _) in pruner.get_pruned_weights().items()}
+    assert kept["wide"] % 2 == kept["stem"] % 2 == 0
+    assert kept["stem"] == kept["inner"]
 
 
 def test_the_first_sparsity_of_the_config_list_is_the_overall_one(tmp_path: Path) -> None:

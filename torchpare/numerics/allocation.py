@@ -8,7 +8,18 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["acceptance", "least_factor", "perturbed", "scaled", "sorted_start", "tolerated_ratio", "toward_one"]
+from torchpare.numerics.selection import drop_count
+
+__all__ = [
+    "acceptance",
+    "least_factor",
+    "perturbed",
+    "rounded",
+    "scaled",
+    "sorted_start",
+    "tolerated_ratio",
+    "toward_one",
+]
 
 Vector = NDArray[np.float64]
 
@@ -60,6 +71,20 @@ def toward_one(already: Vector, ratios: Vector, factor: float, most: Vector) -> 
         most: ``(V,)``, no entry below ``already``.
     """
     return np.minimum(already + (1.0 - already) * np.minimum(ratios * factor, 1.0), most)
+
+
+def rounded(sparsity: float, units: int, multiple: int) -> float:
+    """The sparsity that keeps a multiple of a number of units, no fewer than were asked for.
+
+    Args:
+        sparsity: in [0, 1).
+        units: how many a layer has; one with fewer than ``multiple`` keeps what was asked for.
+        multiple: of what: the widths that a runtime's kernels are made for.
+    """
+    kept = units - drop_count(units, sparsity)
+    if units >= multiple:
+        kept = min(math.ceil(kept / multiple) * multiple, units)
+    return (units - kept) / units if multiple > 1 else sparsity
 
 
 def least_factor(

@@ -48,7 +48,8 @@ class AutoCompressPruner(SearchPruner):
         admm_epochs_per_iteration: epochs of training between; ``admm_training_epochs`` is the same.
         row: the weight of ADMM's penalty.
         experiment_data_dir: where the journal and ``search_result.json`` are written.
-        options: ``objective``, ``executor``, ``seed``, ``max_sparsity``, ``resume``: as :class:`SearchPruner`.
+        options: ``objective``, ``executor``, ``seed``, ``max_sparsity``, ``round_to``, ``resume``: see
+            :class:`SearchPruner`.
 
     Raises:
         ConfigError: as :class:`SearchPruner`.

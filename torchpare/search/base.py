@@ -25,6 +25,7 @@ from torchpare.files.atomic import atomic_write
 from torchpare.graph import analyse
 from torchpare.pruning.data_driven import DataDrivenPruner
 from torchpare.pruning.ranked import Criterion, RankedPruner
+from torchpare.pruning.training import checked_batches
 from torchpare.search.arguments import check_arguments
 from torchpare.search.costs import Costs
 from torchpare.search.executors import Executors, executor_of
@@ -47,6 +48,7 @@ class SearchOptions(TypedDict, total=False):
     executor: Executors
     seed: int
     max_sparsity: float
+    round_to: int
     resume: bool
 
 
@@ -72,6 +74,8 @@ class SearchPruner(RankedPruner):
         executor: who runs the trials: ``"serial"``, ``"processes"``, ``"ray"``, or an :class:`Executor`.
         seed: of every random number, also those that the evaluator and the fine-tuner draw.
         max_sparsity: what no layer goes beyond, in (0, 1); each keeps one unit in any case.
+        round_to: layers keep multiples of this number of units, where they have as many. Kernels are made for widths
+            that are multiples of 8 or 16: with others a small model may be slower than the dense one.
         resume: False begins anew where a journal of the same search is found.
 
     Raises:
@@ -93,6 +97,7 @@ class SearchPruner(RankedPruner):
         executor: Executors = "serial",
         seed: int = 0,
         max_sparsity: float = 0.99,
+        round_to: int = 1,
         resume: bool = True,
     ) -> None:
         name = type(self).__name__
@@ -110,6 +115,7 @@ class SearchPruner(RankedPruner):
                               "experiment_data_dir; make it first")  # fmt: skip
         self.evaluator, self.fine_tuner, self.optimize_mode = evaluator, fine_tuner, optimize_mode
         self.base_algo, self.max_sparsity, self.seed, self.resume = base_algo, max_sparsity, seed, resume
+        self.round_to = checked_batches(name, "round_to", round_to)
         self.executor = executor_of(executor)
         self.folder = Path(experiment_data_dir)
         asked = (entry.sparsity for entry in read_entries(config_list, self.entry) if entry.sparsity is not None)
@@ -197,8 +203,8 @@ class SearchPruner(RankedPruner):
         try:
             with progress_bar(name) as progress:
                 yield SearchRun(
-                    bench, variables, tuple(layers), costs, limit, dense, maximize, self.seed, most, journal,
-                    self.executor, progress,
+                    bench, variables, tuple(layers), costs, limit, dense, maximize, self.seed, most,
+                    self.round_to, journal, self.executor, progress,
                 )  # fmt: skip
         finally:
             self.executor.close()
@@ -212,6 +218,7 @@ class SearchPruner(RankedPruner):
             "base_algo": self.base_algo if isinstance(self.base_algo, str) else self.base_algo.__qualname__,
             "optimize_mode": self.optimize_mode,
             "max_sparsity": self.max_sparsity,
+            "round_to": self.round_to,
             "seed": self.seed,
             "evaluator": of_code(self.evaluator),
             "fine_tuner": of_code(self.fine_tuner),

@@ -43,7 +43,8 @@ class BudgetSearchPruner(SearchPruner):
         sampler: makes an Optuna sampler from a seed; a tree of Parzen estimators if not given.
         fine_tuner: trains a candidate a little before it is evaluated.
         dummy_input: an example input.
-        options: ``objective``, ``executor``, ``seed``, ``max_sparsity``, ``resume``: as :class:`SearchPruner`.
+        options: ``objective``, ``executor``, ``seed``, ``max_sparsity``, ``round_to``, ``resume``: see
+            :class:`SearchPruner`.
 
     Raises:
         ConfigError: as :class:`SearchPruner`.

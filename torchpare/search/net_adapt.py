@@ -39,7 +39,8 @@ class NetAdaptPruner(SearchPruner):
         sparsity_per_iteration: the share of the dense model's cost that goes in an iteration.
         experiment_data_dir: where the journal and ``search_result.json`` are written.
         dummy_input: an example input.
-        options: ``objective``, ``executor``, ``seed``, ``max_sparsity``, ``resume``: as :class:`SearchPruner`.
+        options: ``objective``, ``executor``, ``seed``, ``max_sparsity``, ``round_to``, ``resume``: see
+            :class:`SearchPruner`.
 
     Raises:
         ConfigError: as :class:`SearchPruner`.

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from torchpare.attach import attach_masks
 from torchpare.errors import SearchError
-from torchpare.numerics.allocation import Vector, least_factor
+from torchpare.numerics.allocation import Vector, least_factor, rounded
 from torchpare.pruning.export import load_state
 from torchpare.search.costs import Costs
 from torchpare.search.executor import Executor
@@ -54,6 +54,8 @@ class SearchRun:
         dense: what the model cost and scored before the search.
         maximize: whether a larger score is the better one.
         seed: of every random number.
+        most: ``(V,)``, the largest sparsities.
+        round_to: of what number layers keep multiples.
     """
 
     bench: Bench
@@ -65,6 +67,7 @@ class SearchRun:
     maximize: bool
     seed: int
     most: Vector
+    round_to: int
     journal: Journal
     executor: Executor
     progress: Progress
@@ -80,10 +83,11 @@ class SearchRun:
         return np.array([variable.weights for variable in self.variables], dtype=np.float64)
 
     def sparsities(self, vector: Vector) -> dict[str, float]:
-        """A vector's sparsity for each selected layer; 0 where the search may not prune."""
+        """A vector's sparsity for each selected layer, rounded; 0 where the search may not prune."""
         found = dict.fromkeys(self.layers, 0.0)
         for variable, sparsity in zip(self.variables, vector, strict=True):
-            found.update(dict.fromkeys(variable.layers, float(sparsity)))
+            share = rounded(float(sparsity), variable.units, self.round_to)
+            found.update(dict.fromkeys(variable.layers, share))
         return found
 
     def cost(self, vector: Vector) -> float:
@@ -200,8 +204,9 @@ class SearchRun:
         least = self.cost(self.most)
         if least > self.limit:
             raise SearchError(
-                f"the limit of {self.limit:.6g} cannot be met: with all but one unit of every selected layer gone the "
-                f"cost is still {least:.6g} (it is {self.dense.cost:.6g} now). Select more layers, or ask for less"
+                f"the limit of {self.limit:.6g} cannot be met: with every selected layer pruned as far as max_sparsity "
+                f"and round_to let it, the cost is still {least:.6g} (it is {self.dense.cost:.6g} now). Select more "
+                "layers, or ask for less"
             )
 
     def _job(self, stage: str, key: str, vector: Vector) -> Job:

@@ -47,7 +47,8 @@ class SensitivityPruner(SearchPruner):
         experiment_data_dir: where the journal and ``search_result.json`` are written; ``checkpoint_dir``, where that is
             given.
         dummy_input: an example input.
-        options: ``objective``, ``executor``, ``seed``, ``max_sparsity``, ``resume``: as :class:`SearchPruner`.
+        options: ``objective``, ``executor``, ``seed``, ``max_sparsity``, ``round_to``, ``resume``: see
+            :class:`SearchPruner`.
 
     Raises:
         ConfigError: as :class:`SearchPruner`.

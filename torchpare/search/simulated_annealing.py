@@ -155,7 +155,8 @@ class SimulatedAnnealingPruner(SearchPruner):
         experiment_data_dir: where the journal, ``search_result.json`` and ``search_history.csv`` are written.
         fine_tuner: trains a candidate a little before it is evaluated.
         dummy_input: an example input.
-        options: ``objective``, ``executor``, ``seed``, ``max_sparsity``, ``resume``: as :class:`SearchPruner`.
+        options: ``objective``, ``executor``, ``seed``, ``max_sparsity``, ``round_to``, ``resume``: see
+            :class:`SearchPruner`.
 
     Raises:
         ConfigError: as :class:`SearchPruner`.
