@@ -158,3 +158,34 @@ def test_options_that_contradict_each_other_say_so(kind, entry, options, message
     both = [{"sparsity": 0.5, "op_names": ["0"]}, {"sparsity": 0.3, "op_names": ["3"]}]
     with pytest.raises(ConfigError, match=r"asks for 0\.3, 0\.5"):
         LevelPruner(layers(), both, mode="global")
+
+
+@pytest.mark.parametrize("aware", [False, True])
+def test_filters_left_are_multiples_where_an_entry_asks_for_them(aware):
+    model = randomised(Residual())
+    entry = [{"sparsity": 0.5, "op_types": ["default"], "round_to": 3}]
+    pruner = L1FilterPruner(model, entry, dependency_aware=aware, dummy_input=torch.ones(1, 3, 6, 6))
+    pruner.compress()
+    left = {name: kept for name, (kept, _) in pruner.get_pruned_weights().items()}
+    assert left == {"stem": 6, "inner": 3, "outer": 6, "up": 3}  # of 8, 6, 8 and 4
+    assert ModelSpeedup(model, torch.ones(1, 3, 6, 6)).speedup_model().exact
+
+
+def test_gradual_pruning_keeps_multiples_too():
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1))
+    pruner = AGPPruner(model, [{"sparsity": 0.6, "op_names": ["0"], "round_to": 4}], num_iterations=5,
+                       pruning_algorithm="l1")  # fmt: skip
+    pruner.compress()
+    seen = set()
+    for epoch in range(5):
+        pruner.update_epoch(epoch)
+        seen.add(pruner.get_pruned_weights()["0"][0])
+    assert seen <= {16, 12, 8}
+    assert min(seen) == 8
+
+
+@pytest.mark.parametrize("kind", [LevelPruner, L1FilterPruner])
+def test_multiples_are_refused_where_they_mean_nothing(kind):
+    options = {} if kind is LevelPruner else {"mode": "global"}
+    with pytest.raises(ConfigError, match="counts the filters of one layer"):
+        kind(layers(), [{"sparsity": 0.5, "op_types": ["Conv2d"], "round_to": 4}], **options)

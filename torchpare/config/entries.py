@@ -50,7 +50,8 @@ class Entry(BaseModel):
     weight, such as ``[4, 4]``, all other axes whole."""
 
     round_to: int | None = None
-    """For :func:`torchpare.plan`: keep multiples of this number (8, 16, 32, 64), where the group is that large."""
+    """Keep multiples of this number (8, 16, 32, 64) of filters, or, for :func:`torchpare.plan`, of what its structures
+    count, where a layer or group is that large: kernels are made for such widths. Not with ``mode="global"``."""
 
     exclude: bool = False
     """True leaves the layers reached by this entry alone."""

@@ -21,6 +21,7 @@ from torchpare.config import Entry, Target, select
 from torchpare.errors import ConfigError, MaskError
 from torchpare.graph import PruningSpace, analyse
 from torchpare.numerics import Reduction, Unit, select_common, select_global
+from torchpare.numerics.allocation import rounded
 from torchpare.pruning.export import export, load_state
 from torchpare.pruning.granularity import MODES, check_mode, unit_of
 from torchpare.pruning.groups import complete_masks, complete_on_first_forward, forget_first_forward
@@ -319,12 +320,18 @@ class Pruner(ABC):
 
     def _choose(self, scores: Mapping[str, Tensor], space: PruningSpace | None) -> dict[str, Tensor]:
         """Which units of each layer stay; with a space, chosen together with coupled layers."""
+        sparsities = {
+            name: rounded(share, len(scores[name]), self.targets[name].entry.round_to or 1)
+            if self.structured
+            else share
+            for name, share in self.sparsities().items()
+        }
         if space is None:
-            return self.select(scores, self.sparsities())
+            return self.select(scores, sparsities)
         channels = {name: space.channels(name) for name in space.producers}
         classes = {name: own.classes for name, own in channels.items()}
         cells = {name: own.cells for name, own in channels.items()}
-        return select_common(scores, self.sparsities(), classes, cells, self.group_score)
+        return select_common(scores, sparsities, classes, cells, self.group_score)
 
     @torch.no_grad()
     def _scores(self, target: Target, existing: Masks) -> Tensor:

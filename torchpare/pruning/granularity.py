@@ -68,6 +68,9 @@ def check_mode(
         if structured and granularity is not None:
             raise ConfigError(f"{name} prunes whole filters, and the entry of {layer} asks for a granularity of single "
                               "weights: leave it out, or use LevelPruner")  # fmt: skip
+        if target.entry.round_to is not None and (mode == "global" or not structured):
+            raise ConfigError(f"{name}: the entry of {layer} asks for round_to, which counts the filters of one layer: "
+                              "it goes with filter pruners, and not with a share of all layers together")  # fmt: skip
         if mode == "global" and ":" in str(granularity):
             raise ConfigError(f"{name}: the entry of {layer} asks for {granularity!r}, which says how much goes in "
                               "each layer: leave mode='global' out")  # fmt: skip

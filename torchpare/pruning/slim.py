@@ -68,6 +68,9 @@ class SlimPruner(Pruner):
             raise ConfigError("SlimPruner ranks the scales of the whole model together, and cannot choose the channels "
                               "of one layer with those of another: leave dependency_aware out. Channels that only some "
                               "layers of a residual lose are put back when the model is shrunk")  # fmt: skip
+        if any(target.entry.round_to is not None for target in self.targets.values()):
+            raise ConfigError("SlimPruner prunes one share of all selected norms together, and cannot round what each "
+                              "keeps: leave round_to out, or round when you plan")  # fmt: skip
         if len(asked := {target.sparsity for target in self.targets.values()}) > 1:
             raise ConfigError("SlimPruner prunes one share of the channels of all selected norms together, and the "
                               f"config_list asks for {', '.join(f'{share:g}' for share in sorted(asked))}: give one "

@@ -48,7 +48,7 @@ class SearchOptions(TypedDict, total=False):
     executor: Executors
     seed: int
     max_sparsity: float
-    round_to: int
+    round_to: int | None
     resume: bool
 
 
@@ -74,7 +74,8 @@ class SearchPruner(RankedPruner):
         executor: who runs the trials: ``"serial"``, ``"processes"``, ``"ray"``, or an :class:`Executor`.
         seed: of every random number, also those that the evaluator and the fine-tuner draw.
         max_sparsity: what no layer goes beyond, in (0, 1); each keeps one unit in any case.
-        round_to: layers keep multiples of this number of units, where they have as many. Kernels are made for widths
+        round_to: layers keep multiples of this number of units, where they have as many; what the entries say, or 1,
+            if not given. Kernels are made for widths
             that are multiples of 8 or 16: with others a small model may be slower than the dense one.
         resume: False begins anew where a journal of the same search is found.
 
@@ -97,7 +98,7 @@ class SearchPruner(RankedPruner):
         executor: Executors = "serial",
         seed: int = 0,
         max_sparsity: float = 0.99,
-        round_to: int = 1,
+        round_to: int | None = None,
         resume: bool = True,
     ) -> None:
         name = type(self).__name__
@@ -115,13 +116,16 @@ class SearchPruner(RankedPruner):
                               "experiment_data_dir; make it first")  # fmt: skip
         self.evaluator, self.fine_tuner, self.optimize_mode = evaluator, fine_tuner, optimize_mode
         self.base_algo, self.max_sparsity, self.seed, self.resume = base_algo, max_sparsity, seed, resume
-        self.round_to = checked_batches(name, "round_to", round_to)
+        self.round_to = checked_batches(name, "round_to", round_to or self._round_of_entries())
         self.executor = executor_of(executor)
         self.folder = Path(experiment_data_dir)
         asked = (entry.sparsity for entry in read_entries(config_list, self.entry) if entry.sparsity is not None)
         self.sparsity = next(asked, 0.0)
         self._found: dict[str, float] = {}
         self._kept_scores: dict[str, Tensor] = {}
+
+    def _round_of_entries(self) -> int:
+        return max((target.entry.round_to or 1 for target in self.targets.values()), default=1)
 
     @abstractmethod
     def search(self, run: SearchRun) -> Trial:
