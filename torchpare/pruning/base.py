@@ -320,12 +320,10 @@ class Pruner(ABC):
 
     def _choose(self, scores: Mapping[str, Tensor], space: PruningSpace | None) -> dict[str, Tensor]:
         """Which units of each layer stay; with a space, chosen together with coupled layers."""
-        sparsities = {
-            name: rounded(share, len(scores[name]), self.targets[name].entry.round_to or 1)
-            if self.structured
-            else share
-            for name, share in self.sparsities().items()
-        }
+        sparsities = self.sparsities()
+        for name, target in self.targets.items():
+            if target.entry.round_to is not None:
+                sparsities[name] = rounded(sparsities[name], len(scores[name]), target.entry.round_to)
         if space is None:
             return self.select(scores, sparsities)
         channels = {name: space.channels(name) for name in space.producers}
