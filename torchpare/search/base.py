@@ -74,9 +74,9 @@ class SearchPruner(RankedPruner):
         executor: who runs the trials: ``"serial"``, ``"processes"``, ``"ray"``, or an :class:`Executor`.
         seed: of every random number, also those that the evaluator and the fine-tuner draw.
         max_sparsity: what no layer goes beyond, in (0, 1); each keeps one unit in any case.
-        round_to: layers keep multiples of this number of units, where they have as many; what the entries say, or 1,
-            if not given. Kernels are made for widths
-            that are multiples of 8 or 16: with others a small model may be slower than the dense one.
+        round_to: layers keep multiples of this number of units, where they have as many; what the entries say, or 1, if
+            not given. Kernels are made for widths that are multiples of 8 or 16: with others a small model may be
+            slower than the dense one.
         resume: False begins anew where a journal of the same search is found.
 
     Raises:
