@@ -136,8 +136,8 @@ def train_steps(runs: int) -> dict[str, Measurement]:
     return measure({name: stepper(net) for name, net in nets.items()}, runs=runs, warmup=3)
 
 
-def render(known: dict[str, Any]) -> Table:
-    """Write the page's table, and return it."""
+def render(known: dict[str, Any], *, page: bool) -> Table:
+    """The table for a terminal; with ``page``, the page's too is written."""
     masks, steps, sizes = known["masks"], known["steps"], known["bytes"]
     head = ["", "masks of a resnet50", "of torch's", "memory of the masks", "training step", "of dense"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
@@ -160,7 +160,8 @@ def render(known: dict[str, Any]) -> Table:
         f"Medians of {steps['dense']['runs']} turns, one thread, {known['machine']}. The weights of the resnet50's "
         f"convolutions themselves take {whole:,.0f} KiB. The step is of a resnet18, 16 pictures of 64 x 64."
     )
-    write_between("cost", "\n".join([*lines, "", about]), "benchmarks/pruner_cost.py")
+    if page:
+        write_between("cost", "\n".join([*lines, "", about]), "benchmarks/pruner_cost.py")
     return table
 
 
@@ -182,7 +183,7 @@ def main(
         }
         with atomic_write(out) as lent:
             lent.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-    Console().print(render(known))
+    Console().print(render(known, page=out == OUT))
 
 
 if __name__ == "__main__":

@@ -289,7 +289,7 @@ def main(
     out: Annotated[Path, typer.Option(help="the JSON file")] = OUT,
     only_render: Annotated[bool, typer.Option("--render", help="write the page from what is there")] = False,
 ) -> None:
-    """Fill in what is missing, print the table, and write the page."""
+    """Fill in what is missing, print the table, and write the page, unless the JSON file is another one."""
     known: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"dense": {}, "cells": {}}
     if not only_render:
         folder = Path("runs") / "pruners"
@@ -313,7 +313,7 @@ def main(
             folder,
             out,
         )
-    Console().print(render(known))
+    Console().print(render(known, page=out == OUT))
 
 
 def _fill(

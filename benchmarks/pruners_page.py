@@ -33,8 +33,8 @@ def words(cells: list[dict[str, Any]]) -> str:
     return f"{statistics.fmean(values):.1f} ± {spread:.1f}"
 
 
-def render(known: dict[str, Any]) -> Table:
-    """Write the page's tables and the picture, and return the table for a terminal."""
+def render(known: dict[str, Any], *, page: bool) -> Table:
+    """The table for a terminal; with ``page``, the page's table and picture are written too."""
     from benchmarks.pruners import FINE, METHODS
 
     cells = cells_of(known)
@@ -66,8 +66,9 @@ def render(known: dict[str, Any]) -> Table:
         "included; the last column is the share of parameters left, of single weights those that are not zero."
     )
     about += " " + _thinnest(cells)
-    write_between("quality", "\n".join([*lines, "", about]), "benchmarks/pruners.py")
-    draw(cells, dense, nets)
+    if page:
+        write_between("quality", "\n".join([*lines, "", about]), "benchmarks/pruners.py")
+        draw(cells, dense, nets)
     return table
 
 

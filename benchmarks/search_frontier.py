@@ -159,8 +159,8 @@ def time_all(known: dict[str, Any], small: Path) -> None:
     known["latency"] = {key: taken.to_dict() for key, taken in found.items()}
 
 
-def render(known: dict[str, Any]) -> Table:
-    """Write the page's table and picture, and return the table."""
+def render(known: dict[str, Any], *, page: bool) -> Table:
+    """The table for a terminal; with ``page``, the page's table and picture are written too."""
     cells = known["cells"]
     rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for key, cell in cells.items():
@@ -186,8 +186,9 @@ def render(known: dict[str, Any]) -> Table:
         f"{known['seeds']} seeds; dense {100 * statistics.fmean(known['dense'].values()):.1f} %, "
         f"{1000 * dense:.2f} ms in ONNX Runtime for a batch of 32, one thread ({known['machine']})."
     )
-    write_between("frontier", "\n".join([*lines, "", about]), "benchmarks/search_frontier.py")
-    draw(rows, known, order)
+    if page:
+        write_between("frontier", "\n".join([*lines, "", about]), "benchmarks/search_frontier.py")
+        draw(rows, known, order)
     return table
 
 
@@ -258,7 +259,7 @@ def main(
         time_all(known, small)
         with atomic_write(out) as lent:
             lent.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    Console().print(render(known))
+    Console().print(render(known, page=out == OUT))
 
 
 if __name__ == "__main__":
