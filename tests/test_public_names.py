@@ -14,8 +14,45 @@ import torchpare
 ROOT = Path(__file__).parents[1]
 NAMES = {
     "torchpare": ["ModelSpeedup", "Plan", "apply_compression_results", "load", "plan", "save", "save_pretrained"],
-    "torchpare.pruning": ["FPGMPruner", "L1FilterPruner", "L2FilterPruner", "LevelPruner", "Pruner"],
-    "torchpare.utils": ["ChannelDependency", "GroupDependency", "count_flops_params", "fix_mask_conflict"],
+    "torchpare.pruning": [
+        "ADMMPruner",
+        "AGPPruner",
+        "AMCPruner",
+        "ActivationAPoZRankFilterPruner",
+        "ActivationAPoZRankPruner",
+        "ActivationMeanRankFilterPruner",
+        "ActivationMeanRankPruner",
+        "AutoCompressPruner",
+        "BudgetSearchPruner",
+        "FPGMPruner",
+        "HessianFilterPruner",
+        "L1FilterPruner",
+        "L1NormPruner",
+        "L2FilterPruner",
+        "L2NormPruner",
+        "LevelPruner",
+        "LinearPruner",
+        "LotteryTicketPruner",
+        "MovementPruner",
+        "NetAdaptPruner",
+        "Pruner",
+        "RandomFilterPruner",
+        "SensitivityPruner",
+        "SimulatedAnnealingPruner",
+        "SlimPruner",
+        "TaylorFOActivationFilterPruner",
+        "TaylorFOWeightFilterPruner",
+        "TaylorFOWeightPruner",
+        "TransformerHeadPruner",
+    ],
+    "torchpare.search": ["Executor", "Objective", "Processes", "RayCluster", "SearchPruner", "Serial"],
+    "torchpare.utils": [
+        "ChannelDependency",
+        "GroupDependency",
+        "SensitivityAnalysis",
+        "count_flops_params",
+        "fix_mask_conflict",
+    ],
 }
 
 
@@ -37,6 +74,17 @@ def test_importing_the_package_loads_none_of_its_rooms():
     script = "import sys, torchpare; print(*sorted(name for name in sys.modules if name.startswith('torchpare')))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["torchpare"]
+
+
+def test_optional_libraries_are_loaded_where_they_are_used_and_not_before():
+    script = "import sys, torchpare.search; print({'ray', 'optuna', 'gymnasium', 'onnxruntime'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_name_that_pruning_does_not_have_lists_those_it_has():
+    with pytest.raises(AttributeError, match=r"no attribute 'NetPruner'; it has ADMMPruner"):
+        import_module("torchpare.pruning").NetPruner  # noqa: B018 - the access is the test
 
 
 def test_the_version_is_told_once():
