@@ -4,8 +4,8 @@
 
 Beside ``torch.nn.utils.prune`` in the same run: contenders take turns, one thread, medians; ratios are what counts.
 Random weights. FPGM has no counterpart there and is shown beside the L1 norm of the same tool. A training step is one
-of SGD with momentum on a resnet18, 16 pictures of 64 x 64, with half of every convolution's filters or weights masked.
-The table goes into docs/pruners.md.
+of SGD with momentum on a resnet18, 16 or 64 pictures of 64 x 64, with half of every convolution's filters or weights
+masked. The table goes into docs/pruners.md.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from torchpare.report import Measurement, describe_machine, measure
 
 OUT: Final = PAGE.with_suffix("") / "cost.json"
 HALF: Final = [{"sparsity": 0.5, "op_types": ["Conv2d"]}]
+BATCHES: Final = ("16", "64")
+"""Pictures in a training step: what masks cost does not grow with them."""
 Step = Callable[[], object]
 
 
@@ -109,12 +111,12 @@ def mask_bytes() -> dict[str, int]:
     return found
 
 
-def stepper(model: nn.Module) -> Step:
+def stepper(model: nn.Module, batch: int) -> Step:
     """A training step."""
     optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randn(16, 3, 64, 64, generator=generator)
-    classes = torch.randint(0, 1000, (16,), generator=generator)
+    pictures = torch.randn(batch, 3, 64, 64, generator=generator)
+    classes = torch.randint(0, 1000, (batch,), generator=generator)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -124,7 +126,7 @@ def stepper(model: nn.Module) -> Step:
     return step
 
 
-def train_steps(runs: int) -> dict[str, Measurement]:
+def train_steps(runs: int, batch: int) -> dict[str, Measurement]:
     """How long a training step takes under masks."""
     dense = vision("resnet18").train()
     filters, weights, torch_filters = (copy.deepcopy(dense) for _ in range(3))
@@ -133,32 +135,35 @@ def train_steps(runs: int) -> dict[str, Measurement]:
     for layer in convolutions(torch_filters):
         prune.ln_structured(layer, "weight", 0.5, n=1, dim=0)
     nets = {"dense": dense, "L1FilterPruner": filters, "LevelPruner": weights, "torch, L1 filters": torch_filters}
-    return measure({name: stepper(net) for name, net in nets.items()}, runs=runs, warmup=3)
+    return measure({name: stepper(net, batch) for name, net in nets.items()}, runs=runs, warmup=3)
 
 
 def render(known: dict[str, Any], *, page: bool) -> Table:
     """The table for a terminal; with ``page``, the page's too is written."""
     masks, steps, sizes = known["masks"], known["steps"], known["bytes"]
-    head = ["", "masks of a resnet50", "of torch's", "memory of the masks", "training step", "of dense"]
+    head = ["", "masks of a resnet50", "of torch's", "memory of the masks"]
+    head += [f"step of {batch} pictures, of dense" for batch in BATCHES]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     table = Table(*head)
     rivals = {"L1FilterPruner": "torch, L1 filters", "FPGMPruner": "torch, L1 filters", "LevelPruner": "torch, weights"}
-    for name in dict.fromkeys([*steps, *masks]):
-        found, step, size = masks.get(name), steps.get(name), sizes.get(name)
+    for name in dict.fromkeys([*steps[BATCHES[0]], *masks]):
+        found, size = masks.get(name), sizes.get(name)
         words = [
             name,
             f"{1e3 * found['median']:.0f} ms" if found else "",
             f"{found['median'] / masks[rivals[name]]['median']:.2f}x" if found and name in rivals else "",
             f"{size / 2**10:,.0f} KiB" if size else "",
-            f"{1e3 * step['median']:.0f} ms" if step else "",
-            f"{step['median'] / steps['dense']['median']:.3f}x" if step else "",
         ]
+        for batch in BATCHES:
+            step, dense = steps[batch].get(name), steps[batch]["dense"]
+            took = f"{1e3 * step['median']:.0f} ms, {step['median'] / dense['median']:.3f}x" if step else ""
+            words.append(took)
         table.add_row(*words)
         lines.append("| " + " | ".join(words) + " |")
     whole = sizes["all weights of the convolutions"] / 2**10
     about = (
-        f"Medians of {steps['dense']['runs']} turns, one thread, {known['machine']}. The weights of the resnet50's "
-        f"convolutions themselves take {whole:,.0f} KiB. The step is of a resnet18, 16 pictures of 64 x 64."
+        f"Medians of {steps[BATCHES[0]]['dense']['runs']} turns, one thread, {known['machine']}. The weights of the "
+        f"resnet50's convolutions themselves take {whole:,.0f} KiB. The step is of a resnet18, pictures of 64 x 64."
     )
     if page:
         write_between("cost", "\n".join([*lines, "", about]), "benchmarks/pruner_cost.py")
@@ -177,7 +182,10 @@ def main(
     else:
         known = {
             "masks": {name: taken.to_dict() for name, taken in find_masks(runs).items()},
-            "steps": {name: taken.to_dict() for name, taken in train_steps(runs).items()},
+            "steps": {
+                batch: {name: taken.to_dict() for name, taken in train_steps(runs, int(batch)).items()}
+                for batch in BATCHES
+            },
             "bytes": mask_bytes(),
             "machine": describe_machine(),
         }
