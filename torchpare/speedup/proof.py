@@ -49,7 +49,9 @@ def largest_difference(reference: Outputs, other: Outputs) -> float:
             return float("inf")
         if not left.numel():
             continue
-        a, b = left.double(), right.double()
+        if left.is_complex() != right.is_complex():
+            return float("inf")
+        a, b = _real(left), _real(right)
         finite = torch.isfinite(a)
         if not torch.equal(finite, torch.isfinite(b)) or not torch.equal(
             a[~finite].nan_to_num(), b[~finite].nan_to_num()
@@ -59,6 +61,11 @@ def largest_difference(reference: Outputs, other: Outputs) -> float:
             largest = max(largest, float((a - b)[finite].abs().max()))
             scale = max(scale, float(a[finite].abs().max()))
     return largest / scale if scale > 0 else largest
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """In float64; a complex number as its two parts, for the conversion alone would drop the imaginary one."""
+    return torch.view_as_real(tensor.resolve_conj()).double() if tensor.is_complex() else tensor.double()
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,12 @@ def run_exact(
         select: picks what to return of what the model returns; everything, if not given.
         watch: called with (module, path, output) for every tensor that a module returns, in order.
     """
-    tensors = {**_copies(model, masks or {}, dtype), **{name: t.to(dtype) for name, t in (lent or {}).items()}}
+    tensors = {
+        **_copies(model, masks or {}, dtype),
+        **{name: t.to(_wanted(t, dtype)) for name, t in (lent or {}).items()},
+    }
     args, kwargs = call_arguments(dummy_input)
-    args, kwargs = map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, (args, kwargs))
+    args, kwargs = map_tensors(lambda t: t.to(_wanted(t, dtype)), (args, kwargs))
     default = torch.get_default_dtype()
     stack = [""]
     lent_classes = _adopted(model) if patches is not None else nullcontext()  # patches are told by recorded operators
@@ -112,12 +115,19 @@ def _copies(model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype | 
                 continue
             if id(tensor) not in copies:
                 mask = masks_by_id.get(id(tensor))
-                wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+                wanted = tensor.dtype if dtype is None else _wanted(tensor, dtype)
                 copies[id(tensor)] = tensor.detach().to(wanted, copy=True)  # a forward pass may write what it reads
                 if mask is not None:
                     copies[id(tensor)].mul_(mask.to(tensor.device))
             tensors[f"{path}.{key}" if path else key] = copies[id(tensor)]
     return tensors
+
+
+def _wanted(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """The type of a tensor in a run in ``dtype``: complex numbers of two such parts; whole numbers stay as they are."""
+    if tensor.is_complex():
+        return dtype.to_complex()
+    return dtype if tensor.is_floating_point() else tensor.dtype
 
 
 @contextmanager
