@@ -11,10 +11,12 @@ from torch import nn
 
 from tests.graph.nets import image, keep_without, net
 from tests.networks.oracles import fingerprint
+from torchpare import plan
 from torchpare.attach import attach_masks
 from torchpare.errors import CaptureError, MaskConflictError, MaskError, ProofError, ShrinkError
 from torchpare.graph.rules import table
 from torchpare.speedup import ModelSpeedup, model_speedup
+from torchpare.speedup.proof import Outputs, largest_difference
 
 
 def residual():
@@ -183,3 +185,34 @@ def test_a_model_that_never_ran_in_its_own_types_is_shrunk_all_the_same():
     model = picky(whole=False)
     assert ModelSpeedup(model, image().float(), masks(a=[1])).speedup_model().exact
     assert len(model.a.weight) == 5
+
+
+def test_imaginary_parts_are_compared():
+    left, right = (Outputs([torch.tensor([3.0 + 4.0j, 1.0 + part * 1j])], torch.float64) for part in (2, -6))
+    assert largest_difference(left, right) == 2.0  # of a range of 4
+    assert largest_difference(left, left) == 0.0
+
+
+def complex_numbers():
+    torch.manual_seed(0)
+    a, b = nn.Linear(4, 64, dtype=torch.complex64), nn.Linear(64, 3, dtype=torch.complex64)
+    return net(lambda m, x: torch.view_as_real(m.b(m.a(x))), a=a, b=b), torch.randn(5, 4, dtype=torch.complex64)
+
+
+def test_complex_parameters_are_proved_in_double_precision():
+    """In complex64 two correct programs differ by 1e-8, which is more than is allowed."""
+    model, x = complex_numbers()
+    report = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], x).apply()
+    assert report.exact and report.dtype == "float64" and report.largest_difference < 1e-15
+    assert model.a.weight.shape == (32, 4) and model.a.weight.dtype == torch.complex64
+
+
+def test_complex_constants_move_into_biases():
+    (model, x), keep = complex_numbers(), keep_without(64, 1, 4)
+    with torch.no_grad():
+        wanted = (x @ (model.a.weight * keep[:, None]).T) @ model.b.weight.T + model.a.bias @ model.b.weight.T
+        wanted = wanted + model.b.bias
+    report = ModelSpeedup(model, x, {"a": {"weight": keep[:, None]}}).speedup_model()
+    assert report.folded == ("b",) and report.masked_difference < 1e-12
+    assert model.a.weight.shape == (62, 4)
+    torch.testing.assert_close(model(x), torch.view_as_real(wanted))
