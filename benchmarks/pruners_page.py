@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from rich.table import Table
 
+from benchmarks.pruners_methods import BY_HAND, FINE, METHODS
 from torchpare.files.atomic import atomic_write
 
 __all__ = ["PAGE", "render", "write_between"]
@@ -35,8 +36,6 @@ def words(cells: list[dict[str, Any]]) -> str:
 
 def render(known: dict[str, Any], *, page: bool) -> Table:
     """The table for a terminal; with ``page``, the page's table and picture are written too."""
-    from benchmarks.pruners import FINE, METHODS
-
     cells = cells_of(known)
     nets = [net for net in ("LeNet", "VGG", "ResNet-20") if any(key[1] == net for key in cells)]
     columns = [(net, sparsity) for net in nets for sparsity in ("0.5", "0.8")]
@@ -105,8 +104,6 @@ def draw(cells: dict[Any, Any], dense: dict[str, Any], nets: list[str]) -> None:
     mpl.rcParams["svg.hashsalt"] = "torchpare"  # equal figures give an equal file
     from matplotlib import pyplot as plt
 
-    from benchmarks.pruners import FINE
-
     figure, axes = plt.subplots(1, len(nets), figsize=(5.2 * len(nets), 6.2), squeeze=False)
     for axis, net in zip(axes[0], nets, strict=True):
         rows = []
@@ -116,7 +113,7 @@ def draw(cells: dict[Any, Any], dense: dict[str, Any], nets: list[str]) -> None:
                 rows.append((statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, method))
         rows.sort()
         for at, (mean, spread, method) in enumerate(rows):
-            rival = method.startswith(("torch prune", "Torch-Pruning"))
+            rival = method in BY_HAND or method.startswith(("torch prune", "Torch-Pruning"))
             colour = "#b45309" if rival else "#6b7280" if method in FINE else "#1d4ed8"
             axis.errorbar(mean, at, xerr=spread, fmt="o", color=colour, capsize=2)
         axis.set_yticks(range(len(rows)), [method for *_, method in rows], fontsize=8)

@@ -3,10 +3,8 @@
     python examples/transformers_heads.py [bert|vit|llama] [--steps 20]
 
 The models are small, made from configurations, with random weights, and learn a task that is made up here: how a
-sentence begins, which half of a picture is brighter, or to repeat.
-Swap in yours with
-``from_pretrained``; nothing else changes.
-Needs: pip install 'torchpare' transformers
+sentence begins, which half of a picture is brighter, or to repeat. Swap in yours with ``from_pretrained``; nothing else
+changes. Needs: pip install torchpare transformers
 """
 
 from __future__ import annotations
@@ -108,7 +106,7 @@ def compress(name: str, steps: int) -> None:
     before = sum(parameter.numel() for parameter in model.parameters())
     trained = learn(task, steps, seed=0)
 
-    # Heads by weights and activations, found by running the model once; MLP widths by a plan.
+    # Heads, found by running the model once, by the size of the weights that make them; MLP widths by a plan.
     heads = [{"sparsity": 0.5, "structures": ["heads"]}]
     TransformerHeadPruner(task.model, heads, dummy_input=task.example).compress()
     tuned = learn(task, steps, seed=1)

@@ -53,6 +53,28 @@ def test_weights_that_go_have_become_small_before():
     assert share_of_what_goes(1.0) < 0.6 * share_of_what_goes(0.0)
 
 
+def test_of_blocks_only_those_are_pulled_that_will_go():
+    def without_a_loss(model, optimizer, criterion, epoch):
+        for _ in range(3):
+            optimizer.zero_grad()
+            (0 * model.b.weight).sum().backward()
+            optimizer.step()
+
+    torch.manual_seed(0)
+    model = Small()
+    before = model.b.weight.detach().clone()
+    blocks = before.abs().reshape(2, 4, 2, 4, 9).mean((1, 3, 4))
+    stays = blocks >= blocks.flatten().sort().values[2]
+    stays = stays.repeat_interleave(4, 0).repeat_interleave(4, 1)[..., None, None].expand_as(before)
+    asked = [{"sparsity": 0.5, "op_names": ["b"], "granularity": [4, 4]}]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ADMMPruner(model, asked, without_a_loss, None, 2, 1, 1.0, "level", optimizer=optimizer).compress()
+    after = model.b.old_weight.detach()
+    assert torch.equal(after[stays], before[stays])
+    assert (after[~stays].abs() < before[~stays].abs()).all()
+    assert torch.equal(model.b.weight_mask, stays)
+
+
 def test_prune_train_shrink():
     torch.manual_seed(0)
     model, x = Small(), torch.ones(2, 1, 6, 6)

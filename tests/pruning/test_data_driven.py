@@ -105,6 +105,21 @@ def test_taylor_of_activations_is_the_mean_over_examples_of_the_absolute_mean_ov
 
 
 @every_watcher
+def test_with_a_trainer_no_more_minibatches_are_looked_at_than_were_asked_for(kind):
+    def scores(trainer):
+        model, optimizer = model_and_optimizer()
+        pruner, seen = kind(model, HALF, optimizer, trainer, sparsifying_training_batches=2), []
+        judged = pruner.judged
+        pruner.judged = lambda sums: seen.append(judged(sums)) or seen[-1]
+        pruner.compress()
+        if trainer is None:
+            train(model, optimizer)  # the masks come after two of its four minibatches
+        return torch.stack(seen)
+
+    assert torch.equal(scores(train), scores(None))
+
+
+@every_watcher
 def test_without_a_trainer_the_masks_appear_after_as_many_batches_as_were_asked_for(kind):
     model, optimizer = model_and_optimizer()
     pruner = kind(model, HALF, optimizer, statistics_batch_num=3)

@@ -1,4 +1,4 @@
-"""Running statistics of what passes through layers: sums, never the tensors themselves.
+"""Running statistics of gradients, and who counts steps: sums, never the tensors themselves.
 
 A watch hangs on the layers by torch's own hooks and on the optimizer by its own, and is taken off by `remove`. What it
 adds up depends on nothing but the batches it saw.
@@ -18,15 +18,12 @@ from torch.utils.hooks import RemovableHandle
 from torchpare.attach.layer import CompressedLayer
 
 __all__ = [
-    "ActivationGradientWatch",
-    "ActivationWatch",
     "GradientWatch",
-    "Inputs",
     "MaskGradientWatch",
     "Steps",
     "Watch",
-    "channel_axis",
     "dense_weight",
+    "remove_all",
 ]
 
 
@@ -48,98 +45,6 @@ class Watch(Protocol):
 
     def remove(self) -> None:
         """Stop watching; what was seen stays."""
-
-
-def channel_axis(layer: nn.Module) -> int:
-    """Where the channels lie in what a layer returns, counted from the back: ``(..., C, H, W)``, or ``(..., C)``."""
-    weight = layer._parameters["weight"]  # noqa: SLF001 - its rank; reading .weight would multiply by a mask
-    assert weight is not None
-    return -1 if weight.dim() < 3 else 1 - weight.dim()
-
-
-class ActivationWatch:
-    """Adds up what ``measure`` says of each layer's outputs, one forward pass after the other.
-
-    Args:
-        layers: by name.
-        measure: of an output and its channel axis, the terms to add up.
-    """
-
-    def __init__(self, layers: Mapping[str, nn.Module], measure: Callable[[Tensor, int], tuple[Any, ...]]) -> None:
-        self.measure = measure
-        self.sums: dict[str, tuple[Any, ...]] = {}
-        self.passes = dict.fromkeys(layers, 0)
-        self._handles = [layer.register_forward_hook(partial(self._see, name)) for name, layer in layers.items()]
-
-    @property
-    def batches(self) -> int:
-        """How many forward passes every layer has seen."""
-        return min(self.passes.values(), default=0)
-
-    def step(self) -> None:
-        """A minibatch has been learnt: passes are counted when they are seen."""
-
-    def remove(self) -> None:
-        """Stop watching; what was seen stays."""
-        _remove(self._handles)
-
-    @torch.no_grad()
-    def _see(self, name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
-        del inputs
-        self._add(name, self.measure(output.detach(), channel_axis(layer)))
-
-    def _add(self, name: str, terms: tuple[Any, ...]) -> None:
-        known = self.sums.get(name)
-        self.sums[name] = terms if known is None else tuple(a + b for a, b in zip(known, terms, strict=True))
-        self.passes[name] += 1
-
-
-class ActivationGradientWatch(ActivationWatch):
-    """Adds up what ``measure`` says of each layer's outputs and the gradients that come back to them.
-
-    Args:
-        layers: by name.
-        measure: of an output, its gradient and its channel axis, the terms to add up.
-    """
-
-    def __init__(
-        self, layers: Mapping[str, nn.Module], measure: Callable[[Tensor, Tensor, int], tuple[Any, ...]]
-    ) -> None:
-        super().__init__(layers, lambda *_: ())
-        self._measure_both = measure
-
-    def _see(self, name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
-        del inputs
-        if isinstance(output, Tensor) and output.requires_grad:
-            output.register_hook(partial(self._come_back, name, channel_axis(layer), output.detach()))
-
-    @torch.no_grad()
-    def _come_back(self, name: str, axis: int, output: Tensor, grad: Tensor) -> None:
-        self._add(name, self._measure_both(output, grad.detach(), axis))
-
-
-class Inputs:
-    """Adds up what ``measure`` says of each layer's first input, one call after the other.
-
-    Args:
-        layers: by name.
-        measure: of an input, what to add up.
-    """
-
-    def __init__(self, layers: Mapping[str, nn.Module], measure: Callable[[Tensor], Tensor]) -> None:
-        self.measure = measure
-        self.sums: dict[str, Tensor] = {}
-        self._handles = [layer.register_forward_pre_hook(partial(self._see, name)) for name, layer in layers.items()]
-
-    def remove(self) -> None:
-        """Stop watching; what was seen stays."""
-        _remove(self._handles)
-
-    @torch.no_grad()
-    def _see(self, name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        del layer
-        seen = self.measure(inputs[0].detach())
-        self.sums[name] = self.sums[name] + seen if name in self.sums else seen
 
 
 class GradientWatch:
@@ -183,7 +88,7 @@ class GradientWatch:
 
     def remove(self) -> None:
         """Stop watching; what was seen stays."""
-        _remove(self._handles)
+        remove_all(self._handles)
 
     def _before_step(self, *_: Any) -> None:
         seen = {
@@ -249,8 +154,8 @@ class Steps:
         self,
         optimizer: Optimizer,
         *,
-        before: Callable[[], None] | None = None,
-        after: Callable[[], None] | None = None,
+        before: Callable[[], object] | None = None,
+        after: Callable[[], object] | None = None,
     ) -> None:
         self._handles: list[Any] = []
         if before is not None:
@@ -260,7 +165,7 @@ class Steps:
 
     def remove(self) -> None:
         """Stop calling."""
-        _remove(self._handles)
+        remove_all(self._handles)
 
 
 def dense_weight(layer: nn.Module) -> nn.Parameter:
@@ -270,6 +175,7 @@ def dense_weight(layer: nn.Module) -> nn.Parameter:
     return weight
 
 
-def _remove(handles: list[RemovableHandle]) -> None:
+def remove_all(handles: list[RemovableHandle]) -> None:
+    """Take off what hangs there."""
     while handles:
         handles.pop().remove()

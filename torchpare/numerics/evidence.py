@@ -30,7 +30,7 @@ def second_order(weight: Tensor, curvature: Tensor) -> Tensor:
     The sum over a filter's weights of ``h * w ** 2 / 2``, ``h`` being the diagonal of the Hessian; at a minimum the
     first order is nothing.
 
-    LeCun, Denker, Solla, "Optimal Brain Damage", NeurIPS 1989, section 2: the saliency.
+    LeCun, Denker, Solla, "Optimal Brain Damage", NeurIPS 1989: the saliency.
     """
     return (rows(curvature) * rows(weight).square()).sum(dim=1) / 2
 
@@ -42,7 +42,7 @@ def first_order_of_activations(activation: Tensor, grad: Tensor, axis: int) -> T
     divided by their number by whoever adds up batches.
 
     Molchanov, Tyree, Karras, Aila, Kautz, "Pruning Convolutional Neural Networks for Resource Efficient Inference",
-    ICLR 2017, section 2.2 (equation 8).
+    ICLR 2017, equation 8.
 
     Args:
         activation: with the examples along axis 0.
@@ -59,7 +59,7 @@ def activation_sums(activation: Tensor, axis: int) -> tuple[Tensor, Tensor, int]
     """Of each channel, how many entries are not zero and what all entries add up to: ``(..., C, ...) -> (C,), (C,)``.
 
     Divided by the third result, the number of entries of a channel, the first is one minus the average percentage of
-    zeros (APoZ: Hu, Peng, Tai, Tang, "Network Trimming", 2016, equation 1), the second the mean activation (Molchanov,
+    zeros (APoZ: Hu, Peng, Tai, Tang, "Network Trimming", 2016), the second the mean activation (Molchanov,
     Tyree, Karras, Aila, Kautz, ICLR 2017, section 2.2).
 
     Args:

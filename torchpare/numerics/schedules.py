@@ -32,8 +32,8 @@ def linear(initial: float, final: float, progress: float) -> float:
 def compound(initial: float, final: float, progress: float) -> float:
     """The same share of what is left at every step: ``1 - s`` falls geometrically.
 
-    Frankle, Carbin, "The Lottery Ticket Hypothesis", ICLR 2019, section 1: each of ``n`` rounds prunes ``p ** (1 / n)``
-    of the weights that survived the one before.
+    Frankle, Carbin, "The Lottery Ticket Hypothesis", ICLR 2019, section 1: each of ``n`` rounds
+    prunes the same share of what survived the one before. Of a whole sparsity ``p`` that is ``1 - (1 - p) ** (1 / n)``.
     """
     at = _inside(progress)
     return 1 - (1 - initial) ** (1 - at) * (1 - final) ** at

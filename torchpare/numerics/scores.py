@@ -35,7 +35,7 @@ def geometric_median_distance(weight: Tensor) -> Tensor:
     The smallest sum is nearest to the geometric median, and so the one that the others can best stand in for.
 
     He, Liu, Wang, Hu, Yang, "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration",
-    CVPR 2019, equations 4 to 6.
+    CVPR 2019.
     """
     filters = rows(weight)
     # Distances through a matrix product lose digits where filters are alike; in float64 there are enough left.

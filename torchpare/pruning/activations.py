@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from torchpare.attach.watch import ActivationWatch
+from torchpare.attach.activation_watch import ActivationWatch
 from torchpare.errors import ConfigError
 from torchpare.numerics import activation_sums
 from torchpare.pruning.data_driven import DataDrivenPruner, two_places_earlier
@@ -83,7 +83,7 @@ class ActivationAPoZRankFilterPruner(_ActivationPruner):
     """Removes the filters whose activations are zero most often.
 
     Hu, Peng, Tai, Tang, "Network Trimming: A Data-Driven Neuron Pruning Approach towards Efficient Deep Architectures",
-    2016, equation 1. With ``"gelu"``, which is zero nowhere else, it can tell nothing: use the mean rank.
+    2016. With ``"gelu"``, which is zero nowhere else, it can tell nothing: use the mean rank.
     """
 
     def judged(self, seen: Any) -> Tensor:

@@ -111,9 +111,10 @@ class ADMMPruner(RankedPruner):
     def _project(self) -> None:
         """``Z`` is the sparse weight nearest to ``W + U``; ``U`` adds up what is missing."""
         moved = {name: _weight(target).detach() + self._debt[name] for name, target in self.targets.items()}
-        scores = {
-            name: self.score_of(target, self._unit(target).fold(moved[name])) for name, target in self.targets.items()
-        }
+        scores = {}
+        for name, target in self.targets.items():
+            unit = self._unit(target)
+            scores[name] = unit.gather(self.score_of(target, unit.fold(moved[name])))
         for name, keep in self._choose(scores, self._space if self.dependency_aware else None).items():
             mask = self._unit(self.targets[name]).unfold(keep, moved[name], None)["weight"]
             self._near[name] = moved[name] * mask.to(moved[name].device)

@@ -45,7 +45,7 @@ class DataDrivenPruner(FilterPruner):
     """
 
     mid_epoch = True
-    """Whether masks appear as soon as enough was seen, also while a trainer still runs."""
+    """Whether masks appear as soon as enough was seen, while a trainer still runs; otherwise when its epoch is over."""
 
     def __init__(
         self,
@@ -114,15 +114,14 @@ class DataDrivenPruner(FilterPruner):
             if self.optimizer is not None:
                 self._steps = Steps(self.optimizer, after=self._mask_if_ready)
             return
-        early = Steps(self.training.optimizer, after=self._mask_if_ready) if self.mid_epoch else None
+        enough = Steps(self.training.optimizer, after=self._mask_if_ready if self.mid_epoch else self._rest_if_ready)
         try:
             for epoch in self.training.epochs(self.bound_model, 1, f"{type(self).__name__}: watching training"):
                 self.training.run(self.bound_model, epoch)
             if self.waiting:
                 self.mask()  # an epoch of fewer minibatches than were asked for has to do
         finally:
-            if early is not None:
-                early.remove()
+            enough.remove()
             self.stop_watching()
 
     def step(self) -> None:
@@ -154,9 +153,15 @@ class DataDrivenPruner(FilterPruner):
                 handle.remove()
         self._watch = self._steps = None
 
+    def _rest_if_ready(self) -> bool:
+        """Look no more once enough was seen; what was seen stays until it is judged."""
+        if self._watch is None or self._watch.batches < self.batches:
+            return False
+        self._watch.remove()
+        return True
+
     def _mask_if_ready(self) -> None:
-        if self._watch is not None and self._watch.batches >= self.batches:
-            self._watch.remove()
+        if self._rest_if_ready():
             self.mask()
             self.stop_watching()
 

@@ -35,8 +35,8 @@ class GradualPruner(RankedPruner):
         num_iterations: how often to prune.
         epochs_per_iteration: epochs from one mask to the next.
         pruning_algorithm: what goes: ``"level"``, ``"l1"``, ``"l2"``, ``"fpgm"``, ``"slim"``, ``"taylorfo"``,
-            ``"apoz"``, ``"mean_activation"``, ``"random"``, or a pruner class of your own. Those that look at data see
-            it anew for each mask.
+            ``"taylorfo_activation"``, ``"hessian"``, ``"apoz"``, ``"mean_activation"``, ``"random"``, or a pruner class
+            of your own. Those that look at data see it anew for each mask.
         dependency_aware: choose channels together where layers can only lose them together.
         dummy_input: an example input, for whole groups from the first mask on.
         schedule: ``"cubic"``, ``"linear"``, ``"compound"``, ``"one_shot"``, or a function of your own: ``(initial

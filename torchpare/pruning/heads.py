@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchpare.attach import attach_masks, masks_of
-from torchpare.attach.watch import Inputs, Steps
+from torchpare.attach.activation_watch import Inputs
+from torchpare.attach.watch import Steps
 from torchpare.config import Entry, Target, read_entries, type_name
 from torchpare.errors import ConfigError, MaskError
 from torchpare.graph import PruningSpace, Removal, group_masks
@@ -32,8 +33,9 @@ class TransformerHeadPruner(Pruner):
     Heads are found by following the model's run on ``dummy_input``: separate, fused and grouped-query projections,
     ``nn.MultiheadAttention``, any class. Heads that share keys and values go together.
 
-    Michel, Levy, Neubig, "Are Sixteen Heads Really Better than One?", NeurIPS 2019 (``"taylorfo"`` is their head
-    importance, equation 2, with the weights' share of it); by weights, Li et al., ICLR 2017, summed over a head.
+    Michel, Levy, Neubig, "Are Sixteen Heads Really Better than One?", NeurIPS 2019, rank heads by how much the loss
+    changes with a gate on a head (equation 2). ``"taylorfo"`` asks that of the weights that make and read a head
+    instead, as Molchanov et al., CVPR 2019, do for filters; by weights, Li et al., ICLR 2017, summed over a head.
 
     Args:
         model: what to prune. The constructor only reads it.

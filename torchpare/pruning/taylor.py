@@ -8,7 +8,8 @@ from typing import Any, Unpack
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from torchpare.attach.watch import ActivationGradientWatch, GradientWatch
+from torchpare.attach.activation_watch import ActivationGradientWatch
+from torchpare.attach.watch import GradientWatch
 from torchpare.config import output_layout
 from torchpare.numerics import Filter, first_order, first_order_of_activations
 from torchpare.pruning.data_driven import DataDrivenPruner, two_places_earlier
@@ -92,7 +93,7 @@ class TaylorFOActivationFilterPruner(_StatisticsPruner):
     of a ReLU is worth the same before and behind it: where the ReLU is zero, so is the gradient before it.
 
     Molchanov, Tyree, Karras, Aila, Kautz, "Pruning Convolutional Neural Networks for Resource Efficient Inference",
-    ICLR 2017, section 2.2 (criterion and normalization).
+    ICLR 2017, equation 8 and, for the normalization, section 2.3.
 
     Args:
         sparsifying_training_batches: how many minibatches to look at; ``statistics_batch_num`` is the same. All others
