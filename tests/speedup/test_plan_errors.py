@@ -46,8 +46,8 @@ def test_a_wrapper_for_several_devices_is_unwrapped_by_the_user():
         ({"0.weight": torch.ones(8, 3)}, r"of shape \(8, 3\), and the parameter of \(8, 4\)"),
         ({"0.weight": torch.full((8, 4), torch.nan)}, "not finite"),
         ({"0.weight": torch.full((8, 4), torch.inf)}, "not finite"),
-        ({"0.weight": [1.0, 2.0]}, r"scores\['0.weight'\] is a list; it is a tensor"),
-        ({"0.weight": torch.ones(8, 4, dtype=torch.complex64)}, "is a tensor of torch.complex64; it is a tensor of real"),
+        ({"0.weight": [1.0, 2.0]}, r"'0.weight'\] is a list; it is a tensor"),
+        ({"0.weight": torch.ones(8, 4, dtype=torch.complex64)}, "is a tensor of torch.complex64; it is a tensor"),
         (torch.ones(8, 4), "scores is a Tensor; it is a dict of tensors by parameter name"),
     ],
 )

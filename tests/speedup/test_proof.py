@@ -203,8 +203,11 @@ def test_complex_parameters_are_proved_in_double_precision():
     """In complex64 two correct programs differ by 1e-8, which is more than is allowed."""
     model, x = complex_numbers()
     report = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], x).apply()
-    assert report.exact and report.dtype == "float64" and report.largest_difference < 1e-15
-    assert model.a.weight.shape == (32, 4) and model.a.weight.dtype == torch.complex64
+    assert report.exact
+    assert report.dtype == "float64"
+    assert report.largest_difference < 1e-15
+    assert model.a.weight.shape == (32, 4)
+    assert model.a.weight.dtype == torch.complex64
 
 
 def test_complex_constants_move_into_biases():
@@ -213,6 +216,7 @@ def test_complex_constants_move_into_biases():
         wanted = (x @ (model.a.weight * keep[:, None]).T) @ model.b.weight.T + model.a.bias @ model.b.weight.T
         wanted = wanted + model.b.bias
     report = ModelSpeedup(model, x, {"a": {"weight": keep[:, None]}}).speedup_model()
-    assert report.folded == ("b",) and report.masked_difference < 1e-12
+    assert report.folded == ("b",)
+    assert report.masked_difference < 1e-12
     assert model.a.weight.shape == (62, 4)
     torch.testing.assert_close(model(x), torch.view_as_real(wanted))

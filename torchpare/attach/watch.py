@@ -154,8 +154,8 @@ class Steps:
         self,
         optimizer: Optimizer,
         *,
-        before: Callable[[], object] | None = None,
-        after: Callable[[], object] | None = None,
+        before: Callable[[], None] | None = None,
+        after: Callable[[], None] | None = None,
     ) -> None:
         self._handles: list[Any] = []
         if before is not None:

@@ -153,15 +153,17 @@ class DataDrivenPruner(FilterPruner):
                 handle.remove()
         self._watch = self._steps = None
 
-    def _rest_if_ready(self) -> bool:
+    def _seen_enough(self) -> bool:
+        return self._watch is not None and self._watch.batches >= self.batches
+
+    def _rest_if_ready(self) -> None:
         """Look no more once enough was seen; what was seen stays until it is judged."""
-        if self._watch is None or self._watch.batches < self.batches:
-            return False
-        self._watch.remove()
-        return True
+        if self._seen_enough() and self._watch is not None:
+            self._watch.remove()
 
     def _mask_if_ready(self) -> None:
-        if self._rest_if_ready():
+        if self._seen_enough():
+            self._rest_if_ready()
             self.mask()
             self.stop_watching()
 

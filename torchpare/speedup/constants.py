@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 
 from torchpare.graph import Removal
 from torchpare.speedup.report import FunctionChange
-from torchpare.speedup.runs import run_exact
+from torchpare.speedup.runs import run_exact, type_in_run
 from torchpare.speedup.transaction import Transaction
 
 __all__ = ["Leftover", "find_leftovers", "fold"]
@@ -62,10 +62,12 @@ def find_leftovers(
         generator = torch.Generator().manual_seed(0)
 
         def vary(tensor: Tensor, offset: float = offset, generator: torch.Generator = generator) -> Tensor:
-            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device)
-            return tensor.double() + offset * noise
+            wide = _wide(tensor)
+            return wide + offset * torch.randn(tensor.shape, generator=generator, dtype=wide.dtype).to(tensor.device)
 
-        varied = pytree.tree_map_only(Tensor, lambda t: vary(t) if t.is_floating_point() else t, dummy_input)
+        varied = pytree.tree_map_only(
+            Tensor, lambda t: vary(t) if t.is_floating_point() or t.is_complex() else t, dummy_input
+        )
         with _collecting(readers, seen):
             run_exact(model, varied, masks, dtype=dtype)
     leftovers, changes = [], []
@@ -104,7 +106,7 @@ def fold(change: Transaction, leftovers: list[Leftover], masks: Mapping[str, Ten
     """Move constants into the biases of their (masked) readers.
 
     Returns:
-        The new biases in float64, by qualified name: the proof computes with them, since the rounding of a sum to
+        The new biases, twice as precise, by qualified name: the proof computes with them, for the rounding of a sum to
         float32 is not what it looks for.
     """
     modules = dict(change.model.named_modules(remove_duplicate=False))
@@ -114,16 +116,20 @@ def fold(change: Transaction, leftovers: list[Leftover], masks: Mapping[str, Ten
         weight = module._parameters["weight"]
         assert weight is not None
         prefix = f"{leftover.module}." if leftover.module else ""
-        seen = weight.detach().double()
+        seen = _wide(weight.detach())
         if f"{prefix}weight" in masks:
             seen = seen * masks[f"{prefix}weight"].to(weight.device)
         total = _contribution(module, seen, leftover)
         bias = module._parameters.get("bias")
         if bias is not None:
-            total = total + bias.detach().double()
+            total = total + _wide(bias.detach())
         biases[f"{prefix}bias"] = total
         change.set_tensor(module, "bias", nn.Parameter(total.to(weight.dtype), requires_grad=weight.requires_grad))
     return biases
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(type_in_run(tensor, torch.float64))
 
 
 def _signal(path: str, columns: NDArray[np.int64]) -> FunctionChange:
@@ -198,11 +204,11 @@ def _amounts(padding: Any) -> tuple[Any, ...]:
 
 def _contribution(module: nn.Module, weight: Tensor, leftover: Leftover) -> Tensor:
     """What the constants add to each output channel."""
-    constant = leftover.constant.to(weight.device, torch.float64)
+    constant = leftover.constant.to(weight.device, weight.dtype)
     if isinstance(module, nn.Linear):
         return weight[:, torch.from_numpy(leftover.columns)] @ constant
     assert isinstance(module, _ConvNd)
-    full = torch.zeros(module.in_channels, dtype=torch.float64, device=weight.device)
+    full = torch.zeros(module.in_channels, dtype=weight.dtype, device=weight.device)
     full[torch.from_numpy(leftover.columns)] = constant
     taps = weight.flatten(2).sum(2)  # (O, I/G)
     per_group = full.reshape(module.groups, -1).repeat_interleave(weight.shape[0] // module.groups, dim=0)

@@ -230,12 +230,17 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _check_scores(scores: Mapping[str, Tensor], model: nn.Module) -> None:
+    if not isinstance(scores, Mapping):
+        raise ConfigError(f"scores is a {type(scores).__name__}; it is a dict of tensors by parameter name")
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, score in scores.items():
         if name not in parameters:
             near = get_close_matches(name, parameters, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"scores[{name!r}]: {type(model).__name__} has no such parameter{hint}")
+        if not isinstance(score, Tensor) or score.is_complex():
+            given = f"tensor of {score.dtype}" if isinstance(score, Tensor) else type(score).__name__
+            raise ConfigError(f"scores[{name!r}] is a {given}; it is a tensor of real numbers")
         expected = tuple(parameters[name].shape)
         if tuple(score.shape) != expected:
             raise ConfigError(f"scores[{name!r}] is of shape {tuple(score.shape)}, and the parameter of {expected}")
@@ -294,7 +299,7 @@ def plan(
         raise ConfigError(
             f"{type(model).__name__} wraps the model for several devices: plan for what it wraps, model.module"
         )
-    _check_scores(scores or {}, model)
+    _check_scores({} if scores is None else scores, model)
     entries = read_entries(config_list)
     deep = any(LAYERS in (entry.structures or ()) for entry in entries)
     stacks = find_stacks(model, example_inputs) if deep else []

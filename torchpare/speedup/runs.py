@@ -25,7 +25,7 @@ from torchpare.speedup.patches import Patches
 from torchpare.speedup.proof import Outputs
 from torchpare.speedup.reference import ReferenceMode
 
-__all__ = ["run_as_it_is", "run_exact"]
+__all__ = ["run_as_it_is", "run_exact", "type_in_run"]
 
 
 def run_exact(
@@ -53,10 +53,10 @@ def run_exact(
     """
     tensors = {
         **_copies(model, masks or {}, dtype),
-        **{name: t.to(_wanted(t, dtype)) for name, t in (lent or {}).items()},
+        **{name: t.to(type_in_run(t, dtype)) for name, t in (lent or {}).items()},
     }
     args, kwargs = call_arguments(dummy_input)
-    args, kwargs = map_tensors(lambda t: t.to(_wanted(t, dtype)), (args, kwargs))
+    args, kwargs = map_tensors(lambda t: t.to(type_in_run(t, dtype)), (args, kwargs))
     default = torch.get_default_dtype()
     stack = [""]
     lent_classes = _adopted(model) if patches is not None else nullcontext()  # patches are told by recorded operators
@@ -115,7 +115,7 @@ def _copies(model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype | 
                 continue
             if id(tensor) not in copies:
                 mask = masks_by_id.get(id(tensor))
-                wanted = tensor.dtype if dtype is None else _wanted(tensor, dtype)
+                wanted = tensor.dtype if dtype is None else type_in_run(tensor, dtype)
                 copies[id(tensor)] = tensor.detach().to(wanted, copy=True)  # a forward pass may write what it reads
                 if mask is not None:
                     copies[id(tensor)].mul_(mask.to(tensor.device))
@@ -123,7 +123,7 @@ def _copies(model: nn.Module, masks: Mapping[str, Tensor], dtype: torch.dtype | 
     return tensors
 
 
-def _wanted(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+def type_in_run(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
     """The type of a tensor in a run in ``dtype``: complex numbers of two such parts; whole numbers stay as they are."""
     if tensor.is_complex():
         return dtype.to_complex()
