@@ -166,3 +166,26 @@ def test_onnx_runtime_gets_the_same_integers_and_the_same_values(grid, kind, cha
     assert np.array_equal(q, quantize(x, scale, zero_point, wide).numpy())
     assert np.array_equal(y, fake_quantize(x, scale, zero_point, wide).numpy())
     assert np.array_equal(np.maximum(q, grid.qmin), quantize(x, scale, zero_point, grid).numpy())
+
+
+@given(st.integers(2, 16), matrices, st.sampled_from([torch.float32, torch.bfloat16, torch.float64]))
+def test_a_grid_made_for_a_tensor_clips_nothing_of_it(bits, array, dtype):
+    x = torch.from_numpy(array).to(dtype).requires_grad_()
+    grid = Grid(bits, signed=True, symmetric=True, narrow=True)
+    scale, zero_point = scale_and_zero_point(*min_max(x), grid)
+    slopes = torch.arange(1.0, x.numel() + 1, dtype=dtype).reshape(x.shape)
+    both = [fake_quantize(x, scale, zero_point, grid, covered=covered) for covered in (True, False)]
+    assert torch.equal(*both)
+    for value in both:
+        (grad,) = torch.autograd.grad((value * slopes).sum(), x)
+        assert torch.equal(grad, slopes)
+
+
+def test_what_is_said_to_be_covered_is_looked_at_where_the_grid_has_uneven_ends():
+    x = torch.linspace(-1, 1, 9, requires_grad=True)
+    grid = Grid(2, signed=True, symmetric=True)  # -2 to 1: the largest value is clipped
+    scale, zero_point = scale_and_zero_point(*min_max(x), grid)
+    values = fake_quantize(x, scale, zero_point, grid, covered=True)
+    assert torch.equal(values, dequantize(quantize(x, scale, zero_point, grid), scale, zero_point))
+    (grad,) = torch.autograd.grad(values.sum(), x)
+    assert grad[-1] == 0

@@ -21,7 +21,17 @@ from torch import Tensor
 
 from torchpare.errors import QuantizationError
 
-__all__ = ["Grid", "check_finite", "dequantize", "fake_quantize", "quantize", "scale_and_zero_point"]
+__all__ = [
+    "Grid",
+    "check_finite",
+    "codes_of",
+    "dequantize",
+    "fake_quantize",
+    "nearest",
+    "quantize",
+    "scale_and_zero_point",
+    "where_kept",
+]
 
 MAX_BITS = 16
 """Beyond these, the rounding of float32 itself is no longer small beside a step."""
@@ -99,12 +109,14 @@ def scale_and_zero_point(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor,
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
     """The integers of a tensor, as int32; ``scale`` and ``zero_point`` broadcast to it. Infinities saturate.
 
+    The zero point of a symmetric grid is its middle, here and everywhere below.
+
     Raises:
         QuantizationError: the tensor holds NaN, which is no integer.
     """
     if bool(x.isnan().any()):
         raise QuantizationError("the tensor holds NaN, which no integer stands for")
-    return (_steps(x, scale) + zero_point).clamp(grid.qmin, grid.qmax).to(torch.int32)
+    return codes_of(x, scale, zero_point, grid).clamp_(grid.qmin, grid.qmax).to(torch.int32)
 
 
 def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
@@ -112,18 +124,26 @@ def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     return (q - zero_point).to(scale.dtype) * scale
 
 
-def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid, *, covered: bool = False) -> Tensor:
     """``dequantize(quantize(x))`` in the dtype of ``x``, through which gradients pass where nothing was clipped.
 
     The straight-through estimator of Bengio, Leonard, Courville, 2013, clipped as in Jacob et al., section 3: the
     gradient of a value whose integer lies outside of the grid is zero. NaN stays NaN. Scale and zero point get no
     gradient; see `torchpare.numerics.gradients` for grids that are learnt.
+
+    Args:
+        x: the values.
+        scale: above zero.
+        zero_point: within the grid.
+        grid: the integers.
+        covered: that ``scale`` was made for the range of ``x`` itself. A symmetric signed narrow grid then clips
+            nothing, so that looking for what is clipped is left out; the values and gradients are the same.
     """
+    if covered and _centred(grid) and grid.narrow:
+        return _Rounded.apply(x, scale)  # type: ignore[return-value]
     if torch.is_grad_enabled() and x.requires_grad:
         return _FakeQuantize.apply(x, scale, zero_point, grid)[0]  # type: ignore[index]
-    # In place on what is ours: each pass over memory costs as much as the arithmetic. Adding 0 makes a 0 of -0.
-    inside = _steps(x, scale).clamp_(grid.qmin - zero_point, grid.qmax - zero_point)
-    return inside.add_(0.0).mul_(scale).to(x.dtype)
+    return nearest(codes_of(x, scale, zero_point, grid), scale, zero_point, grid, x.dtype)
 
 
 def check_finite(low: Tensor, high: Tensor, name: str) -> None:
@@ -139,31 +159,71 @@ def check_finite(low: Tensor, high: Tensor, name: str) -> None:
         )
 
 
+def codes_of(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
+    """The integers of a tensor before any is clipped to the grid, as a new floating-point tensor.
+
+    In place on what is ours: on a processor each pass over memory costs as much as its arithmetic. Bounds are numbers,
+    not tensors, for the same reason, and a zero point known to be 0 is not added.
+    """
+    codes = (_wide(x) / scale).round_()
+    return codes if _centred(grid) else codes.add_(zero_point.to(codes.dtype))
+
+
+def nearest(codes: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid, dtype: torch.dtype) -> Tensor:
+    """The real values of the grid's integers that are nearest to ``codes``, as a new tensor."""
+    inside = codes.clamp(grid.qmin, grid.qmax)
+    if not _centred(grid):
+        inside.sub_(zero_point.to(inside.dtype))
+    return inside.mul_(scale).to(dtype)
+
+
+def where_kept(grad: Tensor, codes: Tensor, grid: Grid) -> Tensor:
+    """A gradient, zero where ``codes`` lie outside of the grid. One vectorised pass, which a mask of bools is not."""
+    kept = torch.ops.aten.hardtanh_backward(grad.to(codes.dtype), codes, grid.qmin - 0.5, grid.qmax + 0.5)
+    return kept.to(grad.dtype)
+
+
+class _Rounded(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
+        return (_wide(x) / scale).round_().mul_(scale).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        del ctx, inputs, output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        del ctx
+        return grad, None
+
+
 class _FakeQuantize(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        steps = _steps(x, scale)
-        inside = steps.clamp(grid.qmin - zero_point, grid.qmax - zero_point)
-        kept = inside == steps
-        return inside.add_(0.0).mul_(scale).to(x.dtype), kept
+        codes = codes_of(x, scale, zero_point, grid)
+        return nearest(codes, scale, zero_point, grid, x.dtype), codes
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        del inputs
+        ctx.grid = inputs[3]
+        ctx.set_materialize_grads(False)  # or zeros of the size of x are made for the codes, in each backward pass
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        (kept,) = ctx.saved_tensors
-        return grad * kept, None, None, None
+    def backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, None, None, None]:  # type: ignore[override]
+        (codes,) = ctx.saved_tensors
+        return None if grad is None else where_kept(grad, codes, ctx.grid), None, None, None
 
 
-def _steps(x: Tensor, scale: Tensor) -> Tensor:
-    """How many steps from zero, whole; a new tensor."""
-    return (_wide(x) / scale).round_()
+def _centred(grid: Grid) -> bool:
+    """Whether the zero point can only be 0."""
+    return grid.symmetric and grid.middle == 0
 
 
 def _wide(x: Tensor) -> Tensor:

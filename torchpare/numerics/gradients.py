@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchpare.numerics.affine import Grid, fake_quantize
+from torchpare.numerics.affine import Grid, codes_of, fake_quantize, nearest, where_kept
 
 __all__ = ["binarize", "dorefa_activation", "dorefa_weight", "lsq", "lsq_plus", "lsq_start", "pact", "whole_offset"]
 
@@ -128,20 +128,22 @@ class _Learned(torch.autograd.Function):
         ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, offset: Tensor | None, grid: Grid
     ) -> Tensor:
         ratio = (x if x.dtype == torch.float64 else x.float()) / scale
-        whole = ratio.round()
-        inside = whole.clamp(grid.qmin - zero_point, grid.qmax - zero_point) + 0.0
-        kept = inside == whole
-        ctx.save_for_backward(scale, torch.where(kept, inside - ratio, inside), kept)
-        ctx.learns_offset = offset is not None
+        codes = codes_of(x, scale, zero_point, grid)
+        value = nearest(codes, scale, zero_point, grid, codes.dtype)
+        ctx.grid, ctx.learns_offset = grid, offset is not None
         ctx.factor = 1 / math.sqrt(max(ratio.numel() // max(scale.numel(), 1), 1) * max(grid.qmax, 1))
-        return (inside * scale).to(x.dtype)
+        # What is kept moves by round(x/s) - x/s with the step, what is clipped by its integer.
+        whole = codes.clamp(grid.qmin, grid.qmax) - zero_point
+        ctx.save_for_backward(scale, whole.sub_(where_kept(ratio, codes, grid)), codes)
+        return value.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        scale, slope, kept = ctx.saved_tensors
+        scale, slope, codes = ctx.saved_tensors
+        kept = where_kept(grad, codes, ctx.grid)
         of_scale = _summed_to(grad.to(slope.dtype) * slope, scale) * ctx.factor
-        of_offset = _summed_to(grad.to(slope.dtype) * ~kept, scale) * ctx.factor if ctx.learns_offset else None
-        return grad * kept, of_scale, None, of_offset, None
+        clipped = _summed_to((grad - kept).to(slope.dtype), scale) if ctx.learns_offset else None
+        return kept, of_scale, None, None if clipped is None else clipped * ctx.factor, None
 
 
 class _Clipped(torch.autograd.Function):
