@@ -1,0 +1,1 @@
+"""Quantizers: how a trained model comes to compute with few bits."""
