@@ -27,8 +27,10 @@ __all__ = [
 
 
 def quantizable(layer: nn.Module) -> tuple[str, ...]:
-    """The parameters of a layer that count as its weights: matrices and filters, not biases."""
+    """The parameters of a layer that count as its weights: matrices, filters and slopes, not biases and norms' scales."""
     own = layer._parameters.items()
+    if isinstance(layer, nn.PReLU):
+        return ("weight",)
     return tuple(name for name, value in own if value is not None and value.dim() > 1 and not name.startswith("bias"))
 
 

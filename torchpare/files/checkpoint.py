@@ -130,7 +130,7 @@ def _refuse_masked(model: nn.Module, failure: str) -> None:
     masked = [name for name, module in model.named_modules() if hasattr(type(module), "torchpare_masked")]
     if masked:
         raise CheckpointError(
-            f"{failure} while masks or quantizers are attached to {listed(masked)}: make the model smaller first "
+            f"{failure} while masks are attached to {listed(masked)}: make the model smaller first "
             "(ModelSpeedup(model, dummy_input, masks).speedup_model()), or take the masks off"
         )
 

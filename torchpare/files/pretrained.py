@@ -61,7 +61,7 @@ def save_pretrained(model: nn.Module, directory: str | os.PathLike[str], example
     masked = [name for name, module in model.named_modules() if hasattr(type(module), "torchpare_masked")]
     if masked:
         raise CheckpointError(
-            f"{kind.__name__} cannot be saved while masks or quantizers are attached to {masked[0]!r}: make the model smaller first"
+            f"{kind.__name__} cannot be saved while masks are attached to {masked[0]!r}: make the model smaller first"
         )
     with _quiet(), _new_folder(directory) as lent:
         try:
