@@ -23,6 +23,13 @@ class Net(nn.Module):
         self.up = nn.ConvTranspose2d(8, 6, 2, stride=2)
         self.fc = nn.Linear(6, 4)
 
+    @classmethod
+    def of(cls, state: dict[str, Tensor]) -> Net:
+        """One in evaluation mode, with a state."""
+        net = cls()
+        net.load_state_dict(state)
+        return net.eval()
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.conv2(x) + x)

@@ -92,6 +92,9 @@ def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
     Masked values are exactly zero, quantized weights lie on their grids (as floats), and there are no masks and no
     quantizers. Those tensors are new; the others are the model's own, detached, as in ``state_dict()``.
     """
+    # First, since saving writes today's scales of the weights down. By identity, not by key: state-dict hooks may rename
+    # keys, and shared layers appear under several.
+    state = model.state_dict(keep_vars=True)
     used: dict[int, Tensor] = {}
     ours: set[int] = set()
     with torch.no_grad():
@@ -101,8 +104,6 @@ def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
                 used.update((id(module._parameters[key]), value) for key, value in values_in_use(module).items())
             elif isinstance(module, FakeQuantize):
                 ours.update(id(tensor) for tensor in (*module.parameters(), *module.buffers()))
-    # By identity, not by key: state-dict hooks may rename keys, and shared layers appear under several.
-    state = model.state_dict(keep_vars=True)
     for key, value in list(state.items()):
         if id(value) in ours:
             del state[key]

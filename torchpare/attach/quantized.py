@@ -27,7 +27,7 @@ __all__ = [
 
 
 def quantizable(layer: nn.Module) -> tuple[str, ...]:
-    """The parameters of a layer that count as its weights: matrices, filters and slopes, not biases and norms' scales."""
+    """The parameters of a layer that count as its weights: matrices, filters, slopes; no biases, no norms."""
     own = layer._parameters.items()
     if isinstance(layer, nn.PReLU):
         return ("weight",)

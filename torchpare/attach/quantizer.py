@@ -51,6 +51,9 @@ class FakeQuantize(nn.Module):
     calibrating: bool
     """Whether it learns in evaluation too."""
 
+    on_grid = True
+    """Whether scale and zero point with the integers of ``spec`` are all there is to know."""
+
     keeps_zero = True
     """Whether zero is a value of the grid; if not, a pruned weight is masked behind it once more."""
 
@@ -80,7 +83,8 @@ class FakeQuantize(nn.Module):
         if not self.active:
             return x
         granules = self.granules(x)
-        return fake_quantize(granules, *self._parameters_for(granules), self.spec.grid).reshape(x.shape)
+        scale, zero_point = self._parameters_for(granules)
+        return fake_quantize(granules, scale, zero_point, self.spec.grid, covered=self.follows).reshape(x.shape)
 
     def qparams(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``scale`` and ``zero_point`` that the tensor meets, broadcasting to its `granules`; without gradient."""
@@ -163,6 +167,15 @@ class FakeQuantize(nn.Module):
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
 
+    @torch.no_grad()
+    def take_as_seen(self) -> None:
+        """Let the range that was set count as observed, so that nothing has to be waited for."""
+        scale, zero_point = self.qparams(torch.empty(0, device=self.seen.device))
+        low, high = ((end - zero_point) * scale for end in (self.spec.grid.qmin, self.spec.grid.qmax))
+        self.low, self.high = low.to(self.low.dtype), high.to(self.high.dtype)
+        self.seen.clamp_(min=1)
+        self.see_whether_active()
+
     def freeze(self) -> None:
         """Observe no more and be calibrated; a range that counted values recommend is worked out now."""
         self.observing = self.calibrating = False
@@ -218,7 +231,12 @@ class FakeQuantize(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FakeQuantize:
         """Move with the model, but keep the precision: a scale in half precision would be another scale."""
         before = dict(self._buffers)
+        learnt = {name: value.data for name, value in self._parameters.items() if value is not None}
         super()._apply(fn, recurse)
+        for name, old in learnt.items():
+            new = self._parameters[name]
+            if new is not None and new.dtype != old.dtype:
+                new.data = old.to(new.device)
         for name, old in before.items():
             new = self._buffers[name]
             if old is not None and new is not None and new.dtype != old.dtype:
