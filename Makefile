@@ -81,5 +81,5 @@ $(VENV)/.zoo: $(VENV)/.dev
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
-	$(PIP) install --constraint constraints.txt --no-deps torch-pruning
+	$(PIP) install --constraint constraints.txt --no-deps torch-pruning torchao brevitas dependencies
 	@touch $@

@@ -85,14 +85,14 @@ def _thinnest(cells: dict[tuple[str, str, str], list[dict[str, Any]]]) -> str:
     )
 
 
-def write_between(mark: str, text: str, by: str) -> None:
+def write_between(mark: str, text: str, by: str, page: Path = PAGE) -> None:
     """Put text between the page's markers of a name, printed by a script."""
-    page = PAGE.read_text(encoding="utf-8")
+    known = page.read_text(encoding="utf-8")
     start, end = f"<!-- {mark}: printed by {by} -->", f"<!-- end of {mark} -->"
-    if start not in page:
-        raise SystemExit(f"{PAGE.name} has no place for {mark!r}: it needs the lines {start} and {end}")
-    before, rest = page.split(start)
-    with atomic_write(PAGE) as lent:
+    if start not in known:
+        raise SystemExit(f"{page.name} has no place for {mark!r}: it needs the lines {start} and {end}")
+    before, rest = known.split(start)
+    with atomic_write(page) as lent:
         lent.write_text(f"{before}{start}\n\n{text}\n\n{end}{rest.split(end)[1]}", encoding="utf-8")
 
 

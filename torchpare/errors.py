@@ -4,6 +4,7 @@
     ├── ConfigError            a config_list entry cannot be used        (also a ValueError)
     ├── MaskError              masks that do not fit the model           (also a ValueError)
     │   └── MaskConflictError  masks that disagree where layers share channels
+    ├── QuantizationError      a tensor or model that cannot be quantized (also a ValueError)
     ├── CaptureError           the model could not be run and recorded
     ├── ShrinkError            a plan could not be carried out; the model is as it was
     │   └── ProofError         the small model differs from the masked one; the model is as it was
@@ -30,6 +31,7 @@ __all__ = [
     "MaskFileError",
     "MissingExtraError",
     "ProofError",
+    "QuantizationError",
     "SearchError",
     "ShrinkError",
     "TorchpareError",
@@ -50,6 +52,10 @@ class MaskError(TorchpareError, ValueError):
 
 class MaskConflictError(MaskError):
     """Layers that must lose the same channels were given masks that disagree."""
+
+
+class QuantizationError(TorchpareError, ValueError):
+    """A tensor, grid or model that cannot be quantized as asked; the message names it."""
 
 
 class CaptureError(TorchpareError):

@@ -1,16 +1,32 @@
-"""Where masks meet a model: the only room, besides speedup, that writes into a live one."""
+"""Where masks and quantizers meet a model: the only room, besides speedup, that writes into a live one."""
 
 from __future__ import annotations
 
 from torchpare.attach.layer import CompressedLayer, attach_mask
 from torchpare.attach.plain import attach_masks, detach, is_attached, masks_of, plain_state_dict
+from torchpare.attach.quantized import (
+    attach_activation_quantizer,
+    attach_weight_quantizer,
+    detach_quantizers,
+    quantizable,
+    quantized_weights,
+    quantizers_of,
+)
+from torchpare.attach.quantizer import FakeQuantize
 
 __all__ = [
     "CompressedLayer",
+    "FakeQuantize",
+    "attach_activation_quantizer",
     "attach_mask",
     "attach_masks",
+    "attach_weight_quantizer",
     "detach",
+    "detach_quantizers",
     "is_attached",
     "masks_of",
     "plain_state_dict",
+    "quantizable",
+    "quantized_weights",
+    "quantizers_of",
 ]

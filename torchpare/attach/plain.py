@@ -10,7 +10,8 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
-from torchpare.attach.layer import CompressedLayer, attach_mask, check_mask, detach_layer, masks_of_layer
+from torchpare.attach.layer import CompressedLayer, attach_mask, check_mask, detach_layer, masks_of_layer, values_in_use
+from torchpare.attach.quantizer import FakeQuantize
 from torchpare.errors import MaskError
 from torchpare.types import Mask, Masks
 
@@ -61,17 +62,19 @@ def masks_of(model: nn.Module) -> Masks:
     return {
         name: {key: mask.clone() for key, mask in masks_of_layer(module).items()}
         for name, module in model.named_modules()
-        if isinstance(module, CompressedLayer)
+        if isinstance(module, CompressedLayer) and module.torchpare_masked
     }
 
 
 def is_attached(model: nn.Module) -> bool:
     """Whether any layer of the model is masked."""
-    return any(isinstance(module, CompressedLayer) for module in model.modules())
+    return any(isinstance(module, CompressedLayer) and module.torchpare_masked for module in model.modules())
 
 
 def detach(model: nn.Module, bake: bool) -> None:
     """Take all masks off; the layers get their plain classes back, with the same ``Parameter`` objects.
+
+    Quantizers stay; see `torchpare.attach.quantized.detach_quantizers`.
 
     Args:
         model: changed in place.
@@ -84,24 +87,28 @@ def detach(model: nn.Module, bake: bool) -> None:
 
 
 def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The state of the model as if it had never been masked: original keys, masked values exactly zero, no masks.
+    """The state of the model as if nothing were attached: original keys, values as the model uses them.
 
-    Masked tensors are new; the others are the model's own, detached, as in ``state_dict()``.
+    Masked values are exactly zero, quantized weights lie on their grids (as floats), and there are no masks and no
+    quantizers. Those tensors are new; the others are the model's own, detached, as in ``state_dict()``.
     """
-    masked: dict[int, tuple[Tensor, Mask]] = {}
-    buffers: set[int] = set()
-    for module in model.modules():
-        if isinstance(module, CompressedLayer):
-            for key, mask in masks_of_layer(module).items():
-                buffers.add(id(mask))
-                masked[id(module._parameters[key])] = (module._parameters[key], mask)  # type: ignore[assignment]
-    # By identity, not by key: state-dict hooks may rename keys, and shared layers appear under several.
+    # First, since saving writes today's scales of the weights down. By identity, not by key: state-dict hooks may
+    # rename keys, and shared layers appear under several.
     state = model.state_dict(keep_vars=True)
+    used: dict[int, Tensor] = {}
+    ours: set[int] = set()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, CompressedLayer):
+                ours.update(id(mask) for mask in masks_of_layer(module).values())
+                used.update((id(module._parameters[key]), value) for key, value in values_in_use(module).items())
+            elif isinstance(module, FakeQuantize):
+                ours.update(id(tensor) for tensor in (*module.parameters(), *module.buffers()))
     for key, value in list(state.items()):
-        if id(value) in buffers:
+        if id(value) in ours:
             del state[key]
-        elif id(value) in masked:
-            state[key] = value.detach().masked_fill(~masked[id(value)][1], 0)
+        elif id(value) in used:
+            state[key] = used[id(value)]
         elif isinstance(value, Tensor):
             state[key] = value.detach()
     return state

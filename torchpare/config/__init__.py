@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torchpare.config.entries import Entry, read_entries
 from torchpare.config.layers import CONVOLUTIONS, FILTERED, WEIGHTED, output_layout, plain_class, type_name
+from torchpare.config.quantization import QuantEntry, QuantSpec
 from torchpare.config.schedules import GradualEntry, RoundsEntry
+from torchpare.config.selectors import Selector
 from torchpare.config.targets import Target, select
 
 __all__ = [
@@ -13,7 +15,10 @@ __all__ = [
     "WEIGHTED",
     "Entry",
     "GradualEntry",
+    "QuantEntry",
+    "QuantSpec",
     "RoundsEntry",
+    "Selector",
     "Target",
     "output_layout",
     "plain_class",

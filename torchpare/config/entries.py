@@ -1,42 +1,30 @@
-"""A ``config_list`` becomes checked entries; every error names the entry, the key, what was given and the remedy."""
+"""Entries of pruners: how much to prune, and in which form."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import field_validator, model_validator
 
-from torchpare.errors import ConfigError
+from torchpare.config.selectors import Selector, problem, read_selectors
 
-__all__ = ["Entry", "problem", "read_entries"]
+__all__ = ["Entry", "read_entries"]
 
 _PATTERN = re.compile(r"(\d+):(\d+)")
 
 
-class Entry(BaseModel):
-    """One checked dict of a ``config_list``.
+class Entry(Selector):
+    """One checked dict of a pruner's ``config_list``; see `Selector` for ``op_types``, ``op_names`` and ``exclude``."""
 
-    An entry reaches the layers whose type is in ``op_types`` *and* whose name is in ``op_names``, of those two the ones
-    that are given.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    example = "{'sparsity': 0.5, 'op_types': ['default']}"
+    verb = "pruned"
 
     sparsity: float | None = None
     """The share to prune, in [0, 1): of a layer's filters for filter pruners, of its weights for ``LevelPruner``."""
-
-    op_types: tuple[str, ...] | None = None
-    """Class names, compared exactly; ``"default"`` stands for all types that the chosen algorithm can handle."""
-
-    op_names: tuple[str, ...] | None = None
-    """Full dotted names, as in ``model.named_modules()``."""
 
     structures: tuple[str, ...] | None = None
     """What to remove, for :func:`torchpare.plan`: ``"channels"``, ``"mlp"``, ``"embedding"``, ``"heads"``,
@@ -52,9 +40,6 @@ class Entry(BaseModel):
     round_to: int | None = None
     """Keep multiples of this number (8, 16, 32, 64) of filters, or, for :func:`torchpare.plan`, of what its structures
     count, where a layer or group is that large: kernels are made for such widths. Not with ``mode="global"``."""
-
-    exclude: bool = False
-    """True leaves the layers reached by this entry alone."""
 
     @field_validator("sparsity", mode="before")
     @classmethod
@@ -100,34 +85,8 @@ class Entry(BaseModel):
                           f"{share:g}; leave the sparsity out")  # fmt: skip
         return {**given, "sparsity": asked}
 
-    @field_validator("op_types", "op_names", "structures", mode="before")
-    @classmethod
-    def _names_are_listed(cls, value: Any) -> tuple[str, ...]:
-        if isinstance(value, str):
-            raise problem(f"is the text {value!r}, not a list; give [{value!r}]")
-        if not isinstance(value, list | tuple):
-            raise problem(f"is {value!r} ({type(value).__name__}), not a list of text; give a list such as ['Conv2d']")
-        if not value:
-            raise problem("is empty, so the entry reaches nothing; name at least one, or leave the key out")
-        for at, item in enumerate(value):
-            if not isinstance(item, str):
-                raise problem(f"is {item!r} ({type(item).__name__}), not text", at=at)
-        return tuple(value)
-
-    @field_validator("exclude", mode="before")
-    @classmethod
-    def _exclude_is_a_switch(cls, value: Any) -> bool:
-        if not isinstance(value, bool | np.bool_):
-            raise problem(f"is {value!r} ({type(value).__name__}), not True or False")
-        return bool(value)
-
     @model_validator(mode="after")
-    def _says_where_and_what(self) -> Entry:
-        if self.op_types is None and self.op_names is None and self.structures is None:
-            raise problem(
-                "has neither 'op_types' nor 'op_names', so it reaches no layer; add 'op_types': ['default'] for all "
-                "layers that the algorithm can handle"
-            )
+    def _says_what(self) -> Entry:
         if self.sparsity is None and not self.exclude:
             raise problem(
                 "has neither 'sparsity' nor 'exclude': True, so it says nothing about the layers it reaches; add "
@@ -136,52 +95,18 @@ class Entry(BaseModel):
         return self
 
 
-def read_entries(config_list: Any, kind: type[Entry] = Entry) -> tuple[Entry, ...]:
+def read_entries(config_list: Any, kind: type[Selector] = Entry) -> tuple[Any, ...]:
     """Check the form of a ``config_list``; whether its names exist is for :func:`torchpare.config.select`.
 
     Args:
         config_list: a list or tuple of dicts with the keys of ``kind``.
-        kind: what an algorithm's entries may say; see `torchpare.config.schedules` for more.
+        kind: what an algorithm's entries may say: those of pruners if not given.
 
     Raises:
         ConfigError: it is not a non-empty list of dicts, or an entry has an unknown key or a value that cannot be used.
     """
-    if isinstance(config_list, Mapping):
-        raise ConfigError("config_list is one dict, not a list of dicts; put it in a list: [{...}]")
-    if not isinstance(config_list, list | tuple):
-        raise ConfigError(f"config_list is a {type(config_list).__name__}, not a list of dicts such as "
-                          "[{'sparsity': 0.5, 'op_types': ['default']}]")  # fmt: skip
-    if not config_list:
-        raise ConfigError("config_list is empty, so nothing would be compressed; give at least one entry such as "
-                          "{'sparsity': 0.5, 'op_types': ['default']}")  # fmt: skip
-    return tuple(_read_entry(at, entry, kind) for at, entry in enumerate(config_list))
-
-
-def _read_entry(at: int, entry: Any, kind: type[Entry]) -> Entry:
-    where = f"config_list[{at}]"
-    if not isinstance(entry, Mapping):
-        raise ConfigError(f"{where} is {entry!r} ({type(entry).__name__}), not a dict")
-    for key in entry:
-        if key not in kind.model_fields:
-            near = get_close_matches(str(key), kind.model_fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "remove it."
-            raise ConfigError(
-                f"{where}[{key!r}]: there is no such key; {hint} Keys are {', '.join(map(repr, kind.model_fields))}."
-            )
-    try:
-        return kind.model_validate(dict(entry))
-    except ValidationError as error:
-        first = error.errors()[0]
-        index = first.get("ctx", {}).get("at")
-        path = "".join(f"[{key!r}]" for key in first["loc"]) + ("" if index is None else f"[{index}]")
-        raise ConfigError(f"{where}{path} {first['msg']}") from None
+    return read_selectors(config_list, kind)
 
 
 def _is_size(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) > 0
-
-
-def problem(message: str, at: int | None = None) -> PydanticCustomError:
-    """What is wrong with a value, and the remedy; ``at`` is its place in a list."""
-    # The message is passed as data: pydantic would read braces in it as places to fill.
-    return PydanticCustomError("config", "{message}", {"message": message, "at": at})

@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import field_validator, model_validator
 
-from torchpare.config.entries import Entry, problem
+from torchpare.config.entries import Entry
+from torchpare.config.selectors import problem
 
 __all__ = ["GradualEntry", "RoundsEntry"]
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from torchpare.config.entries import Entry, read_entries
 from torchpare.config.layers import plain_class, type_name
+from torchpare.config.selectors import Selector
 from torchpare.errors import ConfigError
 
 __all__ = ["Target", "select"]
@@ -29,7 +30,8 @@ class Target:
     name: str
     """Its qualified name: the first one, where a layer is known under several."""
     module: nn.Module
-    entry: Entry
+    entry: Any
+    """What won, of the kind that the algorithm reads."""
 
     @property
     def type(self) -> str:
@@ -49,14 +51,14 @@ def select(
     supported: Sequence[type[nn.Module]],
     default: Sequence[type[nn.Module]] | None = None,
     algorithm: str = "this algorithm",
-    kind: type[Entry] = Entry,
+    kind: type[Selector] = Entry,
 ) -> dict[str, Target]:
     """The layers that a ``config_list`` selects, by qualified name, in the order of the model's modules.
 
     Args:
         model: only read.
-        config_list: see :class:`~torchpare.config.entries.Entry`. A layer known under several names may be given by any
-            of them and is selected once. The model itself is never selected, only what it contains.
+        config_list: see :class:`~torchpare.config.selectors.Selector`. A layer known under several names may be given
+            by any of them and is selected once. The model itself is never selected, only what it contains.
         supported: the layer types that the algorithm can handle; subclasses count, when they are named.
         default: what ``op_types: ['default']`` stands for, compared by exact class; all of ``supported`` if not given.
         algorithm: its name, for messages.
@@ -70,7 +72,7 @@ def select(
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model is a {type(model).__name__}, not a torch.nn.Module")
     view = _View(model, tuple(supported), tuple(supported if default is None else default), algorithm)
-    winners: dict[str, Entry] = {}
+    winners: dict[str, Selector] = {}
     for at, entry in enumerate(entries):
         for name in view.reached(entry, f"config_list[{at}]"):
             winners[name] = entry
@@ -92,7 +94,7 @@ class _View:
         self.supported, self.default = supported, default
         self.algorithm, self.root = algorithm, model
 
-    def reached(self, entry: Entry, where: str) -> list[str]:
+    def reached(self, entry: Selector, where: str) -> list[str]:
         """The first names of the layers that one entry reaches, all of them layers that the algorithm can handle."""
         named = self._named(entry.op_names, where) if entry.op_names is not None else self.layers
         types = self._typed(entry.op_types, where) if entry.op_types is not None else None
@@ -134,7 +136,7 @@ class _View:
         module = self.layers[name]
         return type_name(module) in types or (DEFAULT in types and plain_class(module) in self.default)
 
-    def _check_supported(self, name: str, entry: Entry, where: str) -> None:
+    def _check_supported(self, name: str, entry: Selector, where: str) -> None:
         module = self.layers[name]
         if isinstance(module, self.supported):
             return
@@ -146,7 +148,7 @@ class _View:
             key = f"['op_names'][{at}]: {name!r} is of type {kind}, which"
         inside = [f"{name}.{inner}" for inner, child in module.named_modules() if isinstance(child, self.supported)]
         hint = f"; name layers inside it, such as {inside[0]!r}" if inside else ""
-        verb = "cannot be pruned" if entry.op_types is None else "is a type that cannot be pruned"
+        verb = f"{'' if entry.op_types is None else 'is a type that '}cannot be {entry.verb}"
         raise ConfigError(f"{where}{key} {verb} by {self.algorithm}, which handles {_listed(self.supported)}{hint}")
 
     def _described(self, op_names: Iterable[str]) -> str:

@@ -165,14 +165,17 @@ def _copy_to(model: nn.Module, device: str) -> nn.Module:
     for module in twin.modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for key, hook in list(hooks.items()):
-                if type(hook).__module__.startswith("torchpare."):
+                if getattr(hook, "__module__", "").startswith("torchpare."):
                     del hooks[key]
         plain = getattr(type(module), "torchpare_plain_class", None)
-        if plain is not None:  # a masked layer: labels are about structure, so its mask plays no part here
+        if plain is not None:  # labels are about structure: masks and quantizers play no part here
             for name in [
                 name for name in module._buffers if name.endswith("_mask") and name[:-5] in module._parameters
             ]:
                 del module._buffers[name]
+            for name, child in list(module._modules.items()):
+                if name.endswith("_quantizer") and type(child).__module__.startswith("torchpare."):
+                    del module._modules[name]
             module.__class__ = plain
     return twin
 

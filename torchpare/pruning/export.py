@@ -15,6 +15,7 @@ from torchpare.attach import attach_masks, detach, masks_of, plain_state_dict
 from torchpare.attach.layer import CompressedLayer
 from torchpare.errors import ExportError
 from torchpare.files.atomic import atomic_write
+from torchpare.files.example import device_of, example_of
 from torchpare.files.masks import save_masks
 from torchpare.files.onnx import export_onnx
 from torchpare.pruning.groups import forget_first_forward, is_incomplete, try_to_complete
@@ -37,9 +38,7 @@ def export(
 ) -> None:
     """Write the files of :meth:`torchpare.pruning.Pruner.export_model`; ``masks`` are those of a model without any."""
     if input_shape is not None:
-        dtypes = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-        dtype = next(dtypes, torch.get_default_dtype())
-        dummy_input = torch.zeros(_checked(input_shape), dtype=dtype, device=device or _device_of(model))
+        dummy_input = example_of(model, input_shape, device)
     if onnx_path is not None and dummy_input is None:
         raise ExportError(
             f"onnx_path={os.fspath(onnx_path)!r} was given without input_shape, and a graph can only be recorded on an "
@@ -58,7 +57,7 @@ def export(
         baked = copy.deepcopy(model)
         forget_first_forward(baked)
         detach(baked, bake=True)
-        baked.to(device or _device_of(model)).eval()
+        baked.to(device or device_of(model)).eval()
         export_onnx(baked, onnx_path, dummy_input)
     with atomic_write(model_path) as lent:
         torch.save(plain_state_dict(model), lent)
@@ -81,16 +80,3 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             masks.setdefault(path, {})[name] = value
     attach_masks(model, masks)
     model.load_state_dict(state)
-
-
-def _checked(input_shape: Sequence[int]) -> tuple[int, ...]:
-    shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
-    if not shape or not all(isinstance(size, int) and size > 0 for size in shape):
-        raise ExportError(
-            f"input_shape is {input_shape!r}; it is the shape of an input, the batch included, such as [1, 3, 224, 224]"
-        )
-    return shape
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))

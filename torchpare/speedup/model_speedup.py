@@ -18,6 +18,7 @@ from torchpare.speedup.attention_scales import scale_queries
 from torchpare.speedup.changes import loud_channels, norms_over_pruned_axes, not_compared, spoilt_channels
 from torchpare.speedup.constants import find_leftovers, fold
 from torchpare.speedup.given import MasksOrFile, covers, flatten_masks, masked, merge_masks, read_masks
+from torchpare.speedup.lifted import lift_quantizers, put_back
 from torchpare.speedup.patches import Patches, find_patches
 from torchpare.speedup.proof import Outputs, first_difference, largest_difference
 from torchpare.speedup.report import LayerChange, SpeedupReport
@@ -38,7 +39,7 @@ class ModelSpeedup:
         model: any module, on any device, with masks still attached or without. Changed in place by `speedup_model`.
         dummy_input: a tensor, a tuple of positional arguments, or a dict of keyword arguments that the model accepts.
         masks_file: a mask file, or masks by layer and parameter name. Masks still attached to the model count too, and
-            suffice: then it may be left out.
+            suffice: then it may be left out. Quantizers step aside and come back: the proof is in real numbers.
         map_location: where to load the masks, as in ``torch.load``.
         on_conflict: where layers that share channels (through a residual, say) were given different masks,
             ``"reconcile"`` keeps the channels, ``"refuse"`` raises.
@@ -150,12 +151,14 @@ class ModelSpeedup:
             plan = make_plan(removal)
             group = flatten_masks(group_masks(removal, self.masks))
         with torch.inference_mode(False), Transaction(self.bound_model) as change:
+            lifted = lift_quantizers(change)
             change.detach_masks()
             change.remove_own_hooks()
             try:
                 report = self._carry_out(change, plan, group, clock)
                 if use:
                     self._use(clock)
+                put_back(change, lifted, plan.cuts)
             except ShrinkError:
                 raise
             except Exception as error:
@@ -296,6 +299,7 @@ class ModelSpeedup:
             watch=lambda module, path, tensor: small.append((path, type(module).__name__, tensor)),
         )
         change.roll_back()
+        lift_quantizers(change)
         change.detach_masks()
         change.remove_own_hooks()
         dense: list[Tensor] = []

@@ -45,6 +45,14 @@ class Transaction:
             detach(self.model, bake=False)
             self._undo.append(lambda: _restore_layers(before))
 
+    def remember_layers(self) -> None:
+        """Whatever others do from here on to the classes, children and hooks of the layers can be taken back."""
+        before = [
+            (module, type(module), [(mapping, dict(mapping)) for mapping in _attachments(module)], dict(vars(module)))
+            for module in self.model.modules()
+        ]
+        self._undo.append(lambda: _restore_attachments(before))
+
     def remove_own_hooks(self) -> None:
         """Take off hooks that torchpare left on the model to wait for a first batch: pruning is over."""
         for module in self.model.modules():
@@ -100,6 +108,26 @@ class Transaction:
 def _restore_class(module: nn.Module, kind: type[nn.Module], namespace: dict[str, Any]) -> None:
     module.__class__ = kind
     _refill(vars(module), namespace)
+
+
+def _attachments(module: nn.Module) -> list[Any]:
+    return [
+        module._modules,
+        module._buffers,
+        module._forward_pre_hooks,
+        module._forward_hooks,
+        module._forward_pre_hooks_with_kwargs,
+        module._forward_hooks_with_kwargs,
+    ]
+
+
+def _restore_attachments(before: list[tuple[nn.Module, type[nn.Module], list[Any], dict[str, Any]]]) -> None:
+    for module, kind, mappings, namespace in before:
+        if type(module) is not kind:
+            module.__class__ = kind
+        for mapping, content in mappings:
+            _refill(mapping, content)
+        _refill(vars(module), namespace)
 
 
 def _restore_layers(before: list[tuple[nn.Module, type[nn.Module], dict[str, Any]]]) -> None:

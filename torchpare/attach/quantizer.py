@@ -1,0 +1,259 @@
+"""A tensor on its way through a grid: computing is pure, observing is asked for, all of its state is buffers.
+
+A `FakeQuantize` hangs on a layer as a child and is called on one of its tensors. Calling it only ever computes. What a
+grid covers is learnt by `observe`, which the layer's hooks call in training, or while calibrating; of a weight the
+range is that of the weight at hand (``follows``), so that nothing has to be observed and nothing can be out of date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from torchpare.config.quantization import QuantSpec
+from torchpare.numerics.affine import check_finite, fake_quantize, scale_and_zero_point
+from torchpare.numerics.histograms import BINS, Histogram, kl_range
+from torchpare.numerics.ranges import Range, min_max, moving_average, mse_range, percentile_range
+
+__all__ = ["FakeQuantize"]
+
+DECAY = 0.99
+"""Of the moving average: what the range so far keeps of its weight with each batch."""
+
+
+class FakeQuantize(nn.Module):
+    """Rounds a tensor to a grid of integers and back.
+
+    Until it is ``active`` it lets tensors pass: before its first step has come, and before it knows a range.
+
+    Args:
+        spec: the grid, and how its range is found.
+        name: of the tensor, for messages: "conv1.weight".
+        axis: of a weight, where its output channels lie.
+        follows: take the range of each tensor it is called with. Otherwise the range is observed.
+        counts_passes: every training pass is a step. Otherwise `count_step` is called by whoever knows the optimizer.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    low: Tensor
+    high: Tensor
+    seen: Tensor
+    steps: Tensor
+    counts: Tensor | None
+
+    observing: bool
+    """Whether it learns from what passes: in training, and while ``calibrating``."""
+
+    calibrating: bool
+    """Whether it learns in evaluation too."""
+
+    on_grid = True
+    """Whether scale and zero point with the integers of ``spec`` are all there is to know."""
+
+    keeps_zero = True
+    """Whether zero is a value of the grid; if not, a pruned weight is masked behind it once more."""
+
+    def __init__(
+        self, spec: QuantSpec, name: str, *, axis: int = 0, follows: bool = False, counts_passes: bool = True
+    ) -> None:
+        super().__init__()
+        self.spec, self.name, self.axis, self.follows, self.counts_passes = spec, name, axis, follows, counts_passes
+        self.observing = not follows
+        self.calibrating = False
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("zero_point", torch.full((), spec.grid.middle if spec.grid.symmetric else spec.grid.qmin))
+        self.zero_point = self.zero_point.to(torch.int32)
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        counted = spec.observer in ("percentile", "kl", "mse") and spec.granularity == "tensor" and not follows
+        self.register_buffer("counts", torch.zeros(BINS, dtype=torch.float64) if counted else None)
+        self.active = False
+        self.see_whether_active()
+
+    # ------------------------------------------------------------------------------------------------------ computing
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The tensor with its values on the grid; it is not observed."""
+        if not self.active:
+            return x
+        granules = self.granules(x)
+        scale, zero_point = self._parameters_for(granules)
+        return fake_quantize(granules, scale, zero_point, self.spec.grid, covered=self.follows).reshape(x.shape)
+
+    def qparams(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``scale`` and ``zero_point`` that the tensor meets, broadcasting to its `granules`; without gradient."""
+        with torch.no_grad():
+            scale, zero_point = self._parameters_for(self.granules(x))
+            return scale.detach(), zero_point.detach()
+
+    def granules(self, x: Tensor) -> Tensor:
+        """The tensor, seen so that a scale for each granule broadcasts to it: ``(O, groups, size)`` for groups."""
+        return x.flatten(1).unflatten(1, (-1, self.spec.group_size)) if self.spec.granularity == "group" else x
+
+    def _parameters_for(self, granules: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.follows:
+            return self.scale, self.zero_point
+        return scale_and_zero_point(*min_max(granules, self.dims(granules)), self.spec.grid)
+
+    def dims(self, granules: Tensor) -> tuple[int, ...] | None:
+        """The axes over which a granule extends; None for all."""
+        if self.spec.granularity == "tensor":
+            return None
+        if self.spec.granularity == "group":
+            return (2,)
+        return tuple(at for at in range(granules.dim()) if at != self.axis)
+
+    # ------------------------------------------------------------------------------------------------------- observing
+
+    @torch.no_grad()
+    def observe(self, *tensors: Tensor) -> None:
+        """Take note of what tensors hold, all of them together, once.
+
+        Raises:
+            QuantizationError: they hold NaN or infinities. Nothing was noted.
+        """
+        tensors = tuple(self.granules(x.detach()) for x in tensors if x.numel())
+        if not tensors:
+            return
+        ranges = [min_max(x, self.dims(x)) for x in tensors]
+        low, high = ranges[0]
+        for lower, higher in ranges[1:]:
+            low, high = torch.minimum(low, lower), torch.maximum(high, higher)
+        if not torch.compiler.is_compiling():
+            check_finite(low, high, self.name)
+        low, high = _over_all_ranks(low.to(self.low.dtype), high.to(self.high.dtype))
+        self._note(low, high, tensors)
+        self.seen += 1
+        if not self.active and self.spec.start_step == 0:
+            self.active = True
+        elif not self.active:
+            self.see_whether_active()
+
+    def _note(self, low: Tensor, high: Tensor, tensors: tuple[Tensor, ...]) -> None:
+        if self.low.shape != low.shape:
+            self.low, self.high = torch.zeros_like(low), torch.zeros_like(high)
+        if self.counts is not None:
+            histogram = Histogram(self.counts, self.low.double(), self.high.double())
+            for x in tensors:
+                histogram = histogram.with_values(x)
+            self.counts.copy_(histogram.counts)
+            low, high = histogram.low.to(low.dtype), histogram.high.to(high.dtype)
+        elif self.spec.observer == "moving_average":
+            low = moving_average(self.low, low, self.seen, DECAY)
+            high = moving_average(self.high, high, self.seen, DECAY)
+        else:
+            low = torch.where(self.seen == 0, low, torch.minimum(self.low, low))
+            high = torch.where(self.seen == 0, high, torch.maximum(self.high, high))
+        self.low.copy_(low)
+        self.high.copy_(high)
+        self.set_range(low, high)
+
+    @torch.no_grad()
+    def set_range(self, low: Tensor, high: Tensor) -> None:
+        """Cover a range from now on; see `torchpare.numerics.affine.scale_and_zero_point`."""
+        self.set_qparams(*scale_and_zero_point(low, high, self.spec.grid))
+
+    @torch.no_grad()
+    def set_qparams(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Use this scale and zero point from now on."""
+        if self.scale.shape != scale.shape:
+            self.scale, self.zero_point = torch.ones_like(scale), torch.zeros_like(zero_point)
+        self.scale.copy_(scale)
+        self.zero_point.copy_(zero_point)
+
+    @torch.no_grad()
+    def take_as_seen(self) -> None:
+        """Let the range that was set count as observed, so that nothing has to be waited for."""
+        scale, zero_point = self.qparams(torch.empty(0, device=self.seen.device))
+        low, high = ((end - zero_point) * scale for end in (self.spec.grid.qmin, self.spec.grid.qmax))
+        self.low, self.high = low.to(self.low.dtype), high.to(self.high.dtype)
+        self.seen.clamp_(min=1)
+        self.see_whether_active()
+
+    def freeze(self) -> None:
+        """Observe no more and be calibrated; a range that counted values recommend is worked out now."""
+        self.observing = self.calibrating = False
+        if self.counts is not None and bool(self.seen):
+            self.set_range(*self._recommended())
+
+    def _recommended(self) -> Range:
+        assert self.counts is not None
+        histogram = Histogram(self.counts, self.low.double(), self.high.double())
+        if self.spec.observer == "kl":
+            return kl_range(histogram, self.spec.grid)
+        if self.spec.observer == "percentile":
+            return percentile_range(histogram.centres.to(self.low.dtype), self.spec.percentile, histogram.counts)
+        whole = (histogram.low, histogram.high)
+        return mse_range(histogram.centres, self.spec.grid, weights=histogram.counts, whole=whole)
+
+    # ------------------------------------------------------------------------------------------------- steps and files
+
+    def count_step(self) -> None:
+        """A training step has been taken."""
+        self.steps += 1
+        if not self.active:
+            self.see_whether_active()
+
+    def see_whether_active(self) -> None:
+        """Work out ``active`` anew, from the steps and from what was observed."""
+        # Inside of compiled code a count is no number yet: there a delayed start waits for the next call from outside.
+        if not torch.compiler.is_compiling():
+            self.active = int(self.steps) >= self.spec.start_step and (self.knows_range or bool(self.seen))
+
+    @property
+    def knows_range(self) -> bool:
+        """Whether nothing has to be observed first."""
+        return self.follows
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Any, strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        """A checkpoint that knows no quantizers leaves this one as it is; a granularity that fits is taken over."""
+        own = [name for name in (*self._buffers, *self._parameters) if prefix + name in state_dict]
+        if not own:
+            return
+        for name in ("scale", "zero_point", "low", "high"):
+            given, known = state_dict.get(prefix + name), self._buffers.get(name)
+            if given is not None and known is not None and given.shape != known.shape:
+                self._buffers[name] = torch.empty(given.shape, dtype=known.dtype, device=known.device)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )  # type: ignore[arg-type]
+        self.see_whether_active()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FakeQuantize:
+        """Move with the model, but keep the precision: a scale in half precision would be another scale."""
+        before = dict(self._buffers)
+        learnt = {name: value.data for name, value in self._parameters.items() if value is not None}
+        super()._apply(fn, recurse)
+        for name, old in learnt.items():
+            new = self._parameters[name]
+            if new is not None and new.dtype != old.dtype:
+                new.data = old.to(new.device)
+        for name, old in before.items():
+            new = self._buffers[name]
+            if old is not None and new is not None and new.dtype != old.dtype:
+                self._buffers[name] = old.to(new.device)
+        return self
+
+    def extra_repr(self) -> str:
+        """The grid in a few words."""
+        grid = self.spec.grid
+        kind = f"{'' if grid.signed else 'u'}int{grid.bits}, {'symmetric' if grid.symmetric else 'affine'}"
+        return f"{kind}, per {self.spec.granularity}{'' if self.active else ', waiting'}"
+
+
+def _over_all_ranks(low: Tensor, high: Tensor) -> Range:
+    """The range over all processes that train together, so that they keep one grid."""
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return low, high
+    both = torch.stack([-low, high])
+    distributed.all_reduce(both, distributed.ReduceOp.MAX)
+    return -both[0], both[1]

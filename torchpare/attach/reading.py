@@ -1,0 +1,114 @@
+"""What is read under the name of a parameter that is masked or quantized; the only place where these meet it."""
+
+# ruff: noqa: SLF001 - the dicts in which nn.Module keeps parameters and buffers are what this file is about
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchpare.config.layers import output_layout
+
+__all__ = ["ACTIVATIONS", "MASK", "QPARAMS", "QUANTIZER", "before_quantizer", "flat_weights", "qparam_property",
+           "shadowing_property"]  # fmt: skip
+
+MASK = "_mask"
+"""Behind a parameter's name, the name of its mask among the layer's buffers."""
+
+QUANTIZER = "_quantizer"
+"""Behind a parameter's name, the name of its quantizer among the layer's children."""
+
+ACTIVATIONS = {"output": "output_quantizer", "input": "input_quantizer"}
+"""The names of the children that quantize what a layer returns and what it is called with."""
+
+QPARAMS = ("scale", "zero_point")
+
+
+def before_quantizer(layer: nn.Module, name: str) -> Tensor:
+    """What a parameter's quantizer is called with: the parameter under its mask, scaled as the folded one will be."""
+    parameter = layer._parameters.get(name)
+    if parameter is None:  # a DataParallel replica, which keeps its parameters as plain attributes
+        parameter = layer.__dict__[name]
+    mask = layer._buffers.get(name + MASK)
+    # In the parameter's own type: a product of two types costs torch several times as much, both ways.
+    value = parameter if mask is None else parameter * mask.to(parameter.dtype)
+    fold = _fold(layer, name)
+    return value * fold_factor(layer, fold) if fold is not None else value
+
+
+def _fold(layer: nn.Module, name: str) -> nn.Module | None:
+    fold: Any = layer.torchpare_fold
+    return fold[0] if fold and name == "weight" else None
+
+
+def fold_factor(layer: nn.Module, norm: nn.Module) -> Tensor:
+    """What a batch norm, as it evaluates, multiplies each output channel by; 1 for a channel that it makes zero."""
+    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    assert norm.running_var is not None
+    with torch.no_grad():
+        factor = (norm.running_var + norm.eps).rsqrt()
+        if norm.weight is not None:
+            factor = factor * norm.weight
+        factor = torch.where(factor == 0, 1.0, factor)
+        axis, groups = output_layout(layer)
+        weight = layer._parameters["weight"]
+        assert weight is not None
+        shape = [-1 if at == axis else 1 for at in range(weight.dim())]
+        if groups > 1:  # of a transposed convolution: one column holds a channel of every group
+            inputs = weight.shape[0] // groups
+            return factor.reshape(groups, 1, -1).expand(-1, inputs, -1).reshape(weight.shape[0], -1, *shape[2:])
+        return factor.reshape(shape)
+
+
+def shadowing_property(name: str) -> property:
+    """``layer.weight`` and the like: ``quantizer(parameter * mask)``, of the two what there is.
+
+    Where zero is no value of the grid, what is masked is made zero behind it once more.
+    """
+
+    def read(layer: Any) -> Tensor:
+        value = before_quantizer(layer, name)
+        quantizer = layer._modules.get(name + QUANTIZER)
+        if quantizer is not None:
+            value = quantizer(value)
+            fold = _fold(layer, name)
+            value = value if fold is None else value / fold_factor(layer, fold)
+            mask = None if quantizer.keeps_zero else layer._buffers.get(name + MASK)  # type: ignore[union-attr]
+            value = value if mask is None else value * mask.to(value.dtype)
+        watch = layer.torchpare_gradient_watch
+        if watch is not None and name == "weight" and value.requires_grad:
+            value.register_hook(watch)
+        return value
+
+    def write_replica(layer: nn.Module, value: Tensor) -> None:
+        layer.__dict__[name] = value
+
+    return property(read, write_replica, doc=f"``{name}`` as the model uses it: masked and quantized.")
+
+
+def qparam_property(at: int, name: str) -> property:
+    """``layer.scale`` and ``layer.zero_point``: those of the weight, or else of the output or the input."""
+
+    def read(layer: Any) -> Any:
+        own = (layer.__dict__, layer._parameters, layer._buffers, layer._modules)
+        for place in own:  # what the layer's own class calls so comes first
+            if name in place:
+                return place[name]
+        for parameter in layer.torchpare_quantized:
+            return layer._modules[parameter + QUANTIZER].qparams(before_quantizer(layer, parameter))[at]  # type: ignore[union-attr]
+        for child in ACTIVATIONS.values():
+            if child in layer._modules:
+                return layer._modules[child].qparams(torch.empty(0))[at]  # type: ignore[union-attr]
+        raise AttributeError(f"{type(layer).__name__} has no {name}: it is not quantized")
+
+    def write(layer: nn.Module, value: Any) -> None:
+        layer.__dict__[name] = value
+
+    return property(read, write)
+
+
+def flat_weights() -> property:
+    """The list of weights that a recurrent layer makes once, made anew at each reading; writing has no effect."""
+    return property(lambda layer: [getattr(layer, name) for name in layer._flat_weights_names], lambda *_: None)

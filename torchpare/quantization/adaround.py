@@ -1,0 +1,174 @@
+"""Weights rounded up or down as the layer's output asks, not to whichever is nearer.
+
+Nagel, Amjad, van Baalen, Louizos, Blankevoort, "Up or Down? Adaptive Rounding for Post-Training Quantization", ICML
+2020: for each layer, rounding is learnt from a few unlabelled batches so that what the layer returns in the quantized
+model is like what it returns in the float model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from torchpare.attach import CompressedLayer, FakeQuantize
+from torchpare.attach.reading import QUANTIZER, before_quantizer, fold_factor
+from torchpare.config.layers import FILTERED
+from torchpare.errors import QuantizationError
+from torchpare.numerics.affine import dequantize
+from torchpare.numerics.rounding import annealed, lower_codes, rounding_penalty, rounding_start, share_up
+from torchpare.quantization.twin import compressed, float_twin, quantized_layers, seen
+
+__all__ = ["Rounded", "round_adaptively"]
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """What learning the rounding of a layer came to.
+
+    Attributes:
+        nearest_error: mean squared difference of the layer's output from the float model's, weights rounded to nearest.
+        learnt_error: the same as learnt.
+        moved: the share of its weights that do not go to the nearer neighbour.
+    """
+
+    nearest_error: float
+    learnt_error: float
+    moved: float
+
+
+def round_adaptively(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    iterations: int = 1000,
+    batch_size: int = 32,
+    rate: float = 1e-2,
+    strength: float = 0.01,
+    generator: torch.Generator | None = None,
+) -> dict[str, Rounded]:
+    """Learn the rounding of every quantized convolution and linear layer, and write it into the weights.
+
+    Layers are gone through in the order in which they are called, each with the inputs that the quantized model gives
+    it by then. Afterwards the parameters lie on their grids, so that rounding to nearest gives what was learnt. Where
+    nearest was no worse on the batches, a layer is left as it is.
+
+    Args:
+        model: quantized and calibrated; its weights are changed in place.
+        batches: inputs like those the model will meet: each a tensor, a tuple of positional arguments, or a dict of
+            keyword arguments. No labels are needed; the paper uses 1024 pictures.
+        iterations: steps of Adam for each layer; the paper takes 10000.
+        batch_size: samples in each.
+        rate: the learning rate.
+        strength: what an undecided weight costs beside the squared error.
+        generator: chooses the samples.
+
+    Returns:
+        By layer name what came of it, in the order of the calls.
+
+    Raises:
+        QuantizationError: nothing is quantized, there are no batches, or a layer's outputs are not finite. In the last
+            case the layers before the one that is named are rounded.
+    """
+    order, held = quantized_layers(model, batches)
+    twin = float_twin(model)
+    done: dict[str, Rounded] = {}
+    for name in order:
+        layer = compressed(model, name)
+        if not isinstance(layer, FILTERED) or not _quantizer(layer).active:
+            continue
+        given = torch.cat(seen(model, name, held, lambda x, _: x.detach()))
+        wanted = torch.cat(seen(twin, name, held, lambda _, y: y.detach()))
+        if not bool(given.isfinite().all() and wanted.isfinite().all()):
+            raise QuantizationError(f"{name} is given or returns NaN or infinite values, from which nothing is learnt")
+        task = _Task(layer, twin.get_submodule(name), given, wanted)
+        done[name] = task.learn(iterations, batch_size, rate, strength, generator)
+    return done
+
+
+class _Task:
+    """The rounding of one layer."""
+
+    def __init__(self, layer: CompressedLayer, plain: nn.Module, given: Tensor, wanted: Tensor) -> None:
+        self.layer, self.plain, self.given, self.wanted = layer, plain, given, wanted
+        quantizer = _quantizer(layer)
+        weight = before_quantizer(layer, "weight").detach()
+        self.shape, self.grid = weight.shape, quantizer.spec.grid
+        self.scale, self.zero_point = quantizer.qparams(weight)
+        granules = quantizer.granules(weight)
+        self.below, fraction, self.open = lower_codes(granules, self.scale, self.zero_point, self.grid)
+        self.v = rounding_start(fraction.clamp(0, 1)).requires_grad_()
+        fold: Any = layer.torchpare_fold
+        self.factor = fold_factor(layer, fold[0]) if fold else torch.ones((), device=weight.device)
+
+    def weight(self, share: Tensor) -> Tensor:
+        """The layer's weight, each value between its neighbours or on one of them."""
+        values = dequantize(self.below + share * self.open, self.scale, self.zero_point)
+        return values.reshape(self.shape) / self.factor
+
+    def output(self, weight: Tensor, given: Tensor) -> Tensor:
+        own = {"weight": weight.to(given.dtype)}
+        bias = self.layer._parameters.get("bias")  # noqa: SLF001 - a corrected bias is the quantized layer's
+        if bias is not None:
+            own["bias"] = bias.detach()
+        return functional_call(self.plain, own, (given,))
+
+    def learn(
+        self, iterations: int, batch_size: int, rate: float, strength: float, generator: torch.Generator | None
+    ) -> Rounded:
+        nearest = self.layer.weight
+        assert isinstance(nearest, Tensor)
+        nearest = nearest.detach().clone()
+        optimizer = torch.optim.Adam([self.v], rate)
+        for at in range(iterations):
+            some = torch.randint(len(self.given), (min(batch_size, len(self.given)),), generator=generator)
+            some = some.to(self.given.device)
+            share = share_up(self.v)
+            difference = self.output(self.weight(share), self.given[some]) - self.wanted[some]
+            # As in the paper the error is summed over channels and averaged over samples and places.
+            axis = -1 if isinstance(self.plain, nn.Linear) else 1
+            loss = difference.square().sum(axis).mean()
+            done = at / iterations
+            if done >= 0.2:
+                loss = loss + strength * rounding_penalty(share[self.open], annealed(done))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return self._settle(nearest)
+
+    @torch.no_grad()
+    def _settle(self, nearest: Tensor) -> Rounded:
+        """Decide for every weight, and keep the better of what was learnt and rounding to nearest."""
+        learnt = self.weight((share_up(self.v) >= 0.5).to(self.below.dtype)).to(nearest.dtype)
+        errors = [self._error(weight) for weight in (nearest, learnt)]
+        moved = float(((learnt - nearest).abs() > 0.5 * _step(self)).double().mean())
+        if errors[1] >= errors[0]:
+            return Rounded(errors[0], errors[0], 0.0)
+        parameter = self.layer._parameters["weight"]  # noqa: SLF001 - what is written to is the parameter itself
+        assert parameter is not None
+        mask = self.layer._buffers.get("weight_mask")  # noqa: SLF001
+        parameter.copy_(learnt if mask is None else torch.where(mask, learnt, parameter))
+        quantizer = _quantizer(self.layer)
+        quantizer.follows = False
+        quantizer.set_qparams(self.scale, self.zero_point)
+        return Rounded(errors[0], errors[1], moved)
+
+    def _error(self, weight: Tensor) -> float:
+        parts = zip(self.given.split(256), self.wanted.split(256), strict=True)
+        total = sum(float((self.output(weight, x) - y).double().square().sum()) for x, y in parts)
+        return total / max(self.wanted.numel(), 1)
+
+
+def _step(task: _Task) -> Tensor:
+    """The step of the grid at each weight."""
+    return task.scale.expand(task.below.shape).reshape(task.shape) / task.factor.abs()
+
+
+def _quantizer(layer: CompressedLayer) -> FakeQuantize:
+    quantizer = layer._modules["weight" + QUANTIZER]  # noqa: SLF001 - a child under a made-up name
+    assert isinstance(quantizer, FakeQuantize)
+    return quantizer

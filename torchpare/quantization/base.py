@@ -1,0 +1,241 @@
+"""What every quantizer does; a new algorithm is a subclass that says what it hangs on a weight and on an activation.
+
+A quantizer's constructor only reads and checks. ``compress()`` puts the quantizers on the model, which then trains and
+evaluates like any other; ``export_model()`` writes files and leaves it trainable. Scales, ranges and counted steps live
+in the model, not here: a new model, compressed with the same config_list, takes them over with ``load_state_dict``.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from torchpare.attach import FakeQuantize, attach_activation_quantizer, attach_weight_quantizer, quantizers_of
+from torchpare.config import QuantEntry, QuantSpec, Target, select
+from torchpare.config.layers import WEIGHTED
+from torchpare.config.quantization import QuantType
+from torchpare.errors import ConfigError, QuantizationError
+from torchpare.files.calibration import Calibration
+from torchpare.numerics.affine import check_finite
+from torchpare.numerics.ranges import min_max
+from torchpare.quantization.calibration import apply_calibration, calibration_of
+from torchpare.quantization.export import export
+from torchpare.quantization.places import Place, activation_places, folds_of, weight_places
+
+__all__ = ["Quantizer"]
+
+
+class Quantizer(ABC):
+    """Quantizes what a ``config_list`` selects, with the quantizers of a subclass.
+
+    Args:
+        model: what to quantize. The constructor only reads it.
+        config_list: a list of dicts; see :class:`torchpare.config.QuantEntry`.
+        optimizer: counts the steps of ``quant_start_step`` and, of algorithms that learn their grids, trains these too:
+            they are added to it as a group without weight decay. Without one, training passes through a layer count,
+            and an optimizer made of ``model.parameters()`` after ``compress()`` trains the grids.
+        dummy_input: an example input (a tensor, a tuple of positional arguments, or a dict of keyword arguments). With
+            it, batch norms directly behind quantized layers are found: such a weight is quantized as it will be once
+            the norm is folded into it, and what is quantized as the layer's output is that of the norm.
+
+    Raises:
+        ConfigError: the config_list or another argument cannot be used. The model is untouched.
+        CaptureError: the model does not run on ``dummy_input``.
+    """
+
+    types: ClassVar[tuple[QuantType, ...]] = ("weight", "input", "output")
+    """What the algorithm can quantize."""
+
+    default: ClassVar[tuple[type[nn.Module], ...]] = WEIGHTED
+    """What ``op_types: ['default']`` stands for. Other types may be named."""
+
+    entry: ClassVar[type[QuantEntry]] = QuantEntry
+    """What its ``config_list`` may say."""
+
+    folds: ClassVar[bool] = True
+    """Whether weights are quantized as batch norms will leave them, where those are known."""
+
+    decays: ClassVar[bool] = False
+    """Whether what the algorithm learns takes the optimizer's weight decay."""
+
+    defaults: ClassVar[Mapping[QuantType, QuantSpec]]
+    """How each type is quantized where the ``config_list`` does not say."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config_list: Sequence[Mapping[str, Any]],
+        optimizer: Optimizer | None = None,
+        dummy_input: Any = None,
+    ) -> None:
+        name = type(self).__name__
+        if optimizer is not None and not isinstance(optimizer, Optimizer):
+            given = type(optimizer).__name__
+            raise ConfigError(f"{name}: the third argument is a {given}; it is a torch optimizer, or None")
+        self.targets = select(
+            model, config_list, supported=(nn.Module,), default=self.default, algorithm=name, kind=self.entry
+        )
+        for target in self.targets.values():
+            for kind in target.entry.quant_types:
+                if kind not in self.types:
+                    raise ConfigError(f"{target.name}: {name} does not quantize {kind!r}, only "
+                                      f"{', '.join(map(repr, self.types))}")  # fmt: skip
+        self.bound_model, self.config_list, self.optimizer = model, config_list, optimizer
+        self.folded = folds_of(model, self.targets, dummy_input) if dummy_input is not None and self.folds else {}
+        self.weights = weight_places(model, self.targets, self._specs("weight"))
+        self.activations = activation_places(model, self.targets, self.folded, self._specs("input", "output"))
+        for place in (*self.weights, *self.activations):
+            self.check(place)
+        self._compressed = False
+
+    # ------------------------------------------------------------------------------------------- what an algorithm says
+
+    @abstractmethod
+    def weight_quantizer(self, place: Place) -> FakeQuantize:
+        """What to hang on a weight."""
+
+    @abstractmethod
+    def activation_quantizer(self, place: Place) -> FakeQuantize:
+        """What to hang on an input or an output."""
+
+    def check(self, place: Place) -> None:  # noqa: B027 - most algorithms can do all that may be said
+        """Refuse what the algorithm cannot do.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+
+    # ------------------------------------------------------------------------------------------------- the user's loop
+
+    def compress(self) -> nn.Module:
+        """Put quantizers on the model and return it, the same object. A second call changes nothing.
+
+        Raises:
+            QuantizationError: a weight holds NaN or infinities, or a layer cannot carry a quantizer. The model is as it
+                was.
+        """
+        if not self._compressed:
+            for place in self.weights:
+                check_finite(*min_max(place.parameter), place.name)
+            weights = [(place, self.weight_quantizer(place)) for place in self.weights]
+            activations = [(place, self.activation_quantizer(place)) for place in self.activations]
+            for place, quantizer in weights:
+                for layer, key in place.holders:
+                    fold = self.folded.get(place.target.name) if len(place.holders) == 1 else None
+                    attach_weight_quantizer(layer, key, quantizer, fold)
+            for place, quantizer in activations:
+                for layer, kind in place.holders:
+                    attach_activation_quantizer(layer, kind, quantizer)  # type: ignore[arg-type]
+            self._follow_optimizer([quantizer for _, quantizer in (*weights, *activations)])
+            self._compressed = True
+            self.begin()
+        return self.bound_model
+
+    def begin(self) -> None:  # noqa: B027 - most algorithms wait for the first batch
+        """What follows when all quantizers hang."""
+
+    def update_epoch(self, epoch: int) -> None:
+        """Tell the quantizer that an epoch begins; harmless."""
+        del epoch
+        self.step()
+
+    def step(self) -> None:
+        """Tell the quantizer that a minibatch has been learnt; harmless: the optimizer or the model counts steps.
+
+        Only quantizers that wait for a step inside of compiled code see here that it has come.
+        """
+        for _, _, _, quantizer in quantizers_of(self.bound_model):
+            if not quantizer.active:
+                quantizer.see_whether_active()
+
+    # --------------------------------------------------------------------------------------------- what came out of it
+
+    def export_model(
+        self,
+        model_path: str | os.PathLike[str],
+        calibration_path: str | os.PathLike[str] | None = None,
+        onnx_path: str | os.PathLike[str] | None = None,
+        input_shape: Sequence[int] | None = None,
+        device: torch.device | str | None = None,
+    ) -> Calibration:
+        """Write the quantized model to files; the model stays quantized and trainable.
+
+        Args:
+            model_path: a plain state dict with the original keys, quantized weights as floats on their grids;
+                ``torch.load(path, weights_only=True)`` gives it to the original class.
+            calibration_path: bits, ranges, scales and zero points by layer; see `torchpare.files.calibration`.
+            onnx_path: the model with those weights written in; needs ``input_shape``. Activations are not quantized in
+                it: their ranges are in the calibration.
+            input_shape: of one input, the batch included, such as ``[1, 1, 28, 28]``.
+            device: where the ONNX export runs; the model's own if not given.
+
+        Returns:
+            The calibration, also where no path was given for it.
+
+        Raises:
+            QuantizationError: ``compress()`` was not called, so there is nothing to export.
+            ExportError: ``onnx_path`` was given without ``input_shape``, or the export failed.
+            FileError: a file cannot be written. A file that cannot be completed leaves the old one in its place.
+        """
+        self._has_quantizers("export")
+        calibration = calibration_of(self.bound_model)
+        export(self.bound_model, calibration, model_path, calibration_path, onnx_path, input_shape, device)
+        return calibration
+
+    def load_calibration_config(self, calibration_config: Calibration | str | os.PathLike[str]) -> None:
+        """Take over the ranges of a calibration; weights follow their values, as ever, unless the algorithm fixed them.
+
+        Args:
+            calibration_config: what ``export_model`` returned, or the path of its file.
+
+        Raises:
+            QuantizationError: it speaks of layers that are not quantized, or of other numbers of bits. Nothing was
+                taken over.
+            FileError: it is not a calibration.
+        """
+        self._has_quantizers("calibrate")
+        apply_calibration(self.bound_model, calibration_config)
+
+    # ------------------------------------------------------------------------------------- what scripts for NNI expect
+
+    def get_modules_to_compress(self) -> list[tuple[Target, dict[str, Any]]]:
+        """The selected layers (with ``name``, ``module``, ``type``) and the entry that won for each, as a dict."""
+        return [(target, target.entry.model_dump(exclude_defaults=True)) for target in self.targets.values()]
+
+    # -------------------------------------------------------------------------------------------------------- inwards
+
+    def _specs(self, *kinds: QuantType) -> dict[str, dict[str, QuantSpec]]:
+        return {
+            name: {kind: target.entry.spec(kind, self.defaults[kind])
+                   for kind in target.entry.quant_types if kind in kinds}
+            for name, target in self.targets.items()
+        }  # fmt: skip
+
+    def _has_quantizers(self, what: str) -> None:
+        if next(quantizers_of(self.bound_model), None) is None:
+            raise QuantizationError(f"the model has no quantizers to {what}: call compress() first")
+
+    def _follow_optimizer(self, quantizers: Sequence[FakeQuantize]) -> None:
+        if self.optimizer is None:
+            return
+        learnt = [parameter for quantizer in quantizers for parameter in quantizer.parameters()]
+        if learnt:
+            self.optimizer.add_param_group(
+                {"params": learnt} if self.decays else {"params": learnt, "weight_decay": 0.0}
+            )
+        waiting = [quantizer for quantizer in quantizers if quantizer.spec.start_step]
+        for quantizer in waiting:
+            quantizer.counts_passes = False
+        if waiting:
+            self.optimizer.register_step_post_hook(lambda *_: _count(waiting))
+
+
+def _count(quantizers: Sequence[FakeQuantize]) -> None:
+    for quantizer in quantizers:
+        quantizer.count_step()

@@ -1,0 +1,81 @@
+"""Biases that take back what rounding weights and activations has added to the mean of each channel.
+
+Nagel, van Baalen, Blankevoort, Welling, "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV
+2019, section 4.2: rounding errors do not average out over a channel's weights, so that its output is shifted; the shift
+is measured and subtracted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchpare.config.layers import FILTERED
+from torchpare.errors import QuantizationError
+from torchpare.quantization.twin import compressed, float_twin, quantized_layers, seen
+
+__all__ = ["correct_biases"]
+
+
+def correct_biases(model: nn.Module, batches: Iterable[Any]) -> dict[str, float]:
+    """Subtract from each bias by how much the mean output of its channel differs from that of the float model.
+
+    One layer after the other in the order in which they are called, so that each sees those before it corrected. A
+    layer without a bias whose batch norm is folded has the running mean of that norm corrected instead. Layers with
+    neither, and those that are no convolutions or linear layers, are left out.
+
+    Args:
+        model: quantized and calibrated; its biases and running means are changed in place.
+        batches: inputs like those the model will meet: each a tensor, a tuple of positional arguments, or a dict of
+            keyword arguments. No labels are needed.
+
+    Returns:
+        By layer name the largest correction, in the order of the calls.
+
+    Raises:
+        QuantizationError: nothing is quantized, there are no batches, or means are not finite. In the last case the
+            layers before the one that is named are corrected.
+    """
+    order, held = quantized_layers(model, batches)
+    twin = float_twin(model)
+    done: dict[str, float] = {}
+    for name in order:
+        layer = compressed(model, name)
+        place, sign = _corrected(layer)
+        if place is None:
+            continue
+        axis = -1 if isinstance(layer, nn.Linear) else 1
+        shift = _mean(model, name, held, axis) - _mean(twin, name, held, axis)
+        if not bool(shift.isfinite().all()):
+            raise QuantizationError(
+                f"{name}: the means of its outputs are NaN or infinite, so its bias cannot be mended"
+            )
+        with torch.no_grad():
+            place.add_((sign * shift).to(place.dtype))
+        done[name] = float(shift.abs().max())
+    return done
+
+
+def _corrected(layer: Any) -> tuple[Any, int]:
+    """What takes the correction, and with which sign; None where nothing can."""
+    if not isinstance(layer, FILTERED):
+        return None, 0
+    if layer.bias is not None:
+        return layer._parameters["bias"], -1  # noqa: SLF001 - the bias itself; reading the attribute may mask it
+    fold: Any = layer.torchpare_fold
+    return (fold[0].running_mean, 1) if fold else (None, 0)
+
+
+def _mean(model: nn.Module, name: str, batches: Iterable[Any], axis: int) -> Tensor:
+    """The mean of each output channel over all batches, each value counting once; float64."""
+
+    def summed(given: Tensor, output: Tensor) -> tuple[Tensor, int]:
+        del given
+        rows = output.detach().movedim(axis, -1).flatten(0, -2).double()
+        return rows.sum(0), rows.shape[0]
+
+    sums = seen(model, name, batches, summed)
+    return torch.stack([total for total, _ in sums]).sum(0) / max(sum(count for _, count in sums), 1)

@@ -1,0 +1,158 @@
+"""Quantizers with something to learn of their own: a step, a step and an offset, a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, distributed, nn
+
+from torchpare.attach import FakeQuantize
+from torchpare.config import QuantSpec
+from torchpare.numerics.affine import check_finite, scale_and_zero_point
+from torchpare.numerics.gradients import lsq, lsq_plus, lsq_start, pact, whole_offset
+from torchpare.numerics.ranges import min_max
+
+__all__ = ["LearnedBound", "LearnedGrid", "LearnedStep"]
+
+_SMALLEST = torch.finfo(torch.float32).tiny
+
+
+class LearnedStep(FakeQuantize):
+    """A grid whose step is a parameter, started from the first tensor it meets.
+
+    What counts is the step's absolute value, so that an optimizer which leads it through zero does no harm.
+
+    Args:
+        spec: the grid.
+        name: of the tensor, for messages.
+        axis: of a weight, where its output channels lie.
+        start: the step to start with, of a tensor; by default ``lsq_start``.
+    """
+
+    def __init__(
+        self, spec: QuantSpec, name: str, *, axis: int = 0,
+        start: Callable[[FakeQuantize, Tensor], Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(spec, name, axis=axis)
+        self._start = start or _usual_start
+        del self._buffers["scale"]
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The tensor with its values on the grid, differentiable in the step too."""
+        if not self.active:
+            return x
+        granules = self.granules(x)
+        return lsq(granules, self._step(), self.zero_point, self.spec.grid).reshape(x.shape)
+
+    def _step(self) -> Tensor:
+        return self.scale.abs().clamp(min=_SMALLEST)
+
+    def _parameters_for(self, granules: Tensor) -> tuple[Tensor, Tensor]:
+        del granules
+        return self._step(), self.zero_point
+
+    @torch.no_grad()
+    def observe(self, *tensors: Tensor) -> None:
+        """Start from the first tensors that there are; from then on it is the optimizer that moves the step.
+
+        Raises:
+            QuantizationError: they hold NaN or infinities. Nothing was noted.
+        """
+        tensors = tuple(x.detach() for x in tensors if x.numel())
+        if not tensors:
+            return
+        granules = [self.granules(x) for x in tensors]
+        for x in granules:
+            check_finite(*min_max(x), self.name)
+        self._begin(granules)
+        self.seen += 1
+        self.see_whether_active()
+
+    def _begin(self, granules: list[Tensor]) -> None:
+        steps = torch.stack([self._start(self, x).to(self.scale.dtype) for x in granules])
+        step = _mean_over_ranks(steps.mean(0))
+        self.set_qparams(step, torch.full_like(step, self.spec.grid.middle, dtype=torch.int32))
+
+    @torch.no_grad()
+    def set_qparams(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Use this scale and zero point from now on; the parameter stays the same object."""
+        if self.scale.shape != scale.shape:
+            self.scale.data = torch.ones_like(scale, dtype=self.scale.dtype)
+        if self.zero_point.shape != zero_point.shape:
+            self.zero_point = torch.zeros_like(zero_point, dtype=torch.int32)
+        self.scale.copy_(scale)
+        self.zero_point.copy_(zero_point)
+
+    def see_whether_active(self) -> None:
+        """As every quantizer; what has been started observes no more."""
+        super().see_whether_active()
+        if not torch.compiler.is_compiling():
+            self.observing = not bool(self.seen)
+
+
+class LearnedGrid(LearnedStep):
+    """A grid whose step and offset are parameters, started from the range of the first tensor."""
+
+    def __init__(self, spec: QuantSpec, name: str) -> None:
+        super().__init__(spec, name)
+        self.offset = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The tensor with its values on the grid, differentiable in step and offset too."""
+        return lsq_plus(x, self._step(), self.offset, self.spec.grid) if self.active else x
+
+    def _parameters_for(self, granules: Tensor) -> tuple[Tensor, Tensor]:
+        del granules
+        return self._step(), whole_offset(self._step(), self.offset, self.spec.grid)
+
+    def _begin(self, granules: list[Tensor]) -> None:
+        ends = [min_max(x) for x in granules]
+        low = _mean_over_ranks(torch.stack([end[0] for end in ends]).min().float())
+        high = _mean_over_ranks(torch.stack([end[1] for end in ends]).max().float())
+        self.set_qparams(*scale_and_zero_point(low, high, self.spec.grid))
+
+    @torch.no_grad()
+    def set_qparams(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Use this scale and zero point from now on."""
+        super().set_qparams(scale, zero_point)
+        self.offset.copy_(-zero_point * scale)
+
+
+class LearnedBound(LearnedStep):
+    """A ReLU with an upper bound that is a parameter, on an unsigned grid; started at the largest value it meets."""
+
+    def __init__(self, spec: QuantSpec, name: str) -> None:
+        super().__init__(spec, name)
+        del self._parameters["scale"]
+        self.bound = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The tensor cut to ``[0, bound]`` and on the grid, differentiable in the bound too."""
+        return pact(x, self.bound.abs().clamp(min=_SMALLEST), self.spec.grid) if self.active else x
+
+    def _step(self) -> Tensor:
+        return self.bound.abs().clamp(min=_SMALLEST) / self.spec.grid.qmax
+
+    def _begin(self, granules: list[Tensor]) -> None:
+        highest = _mean_over_ranks(torch.stack([min_max(x)[1].float() for x in granules]).max())
+        self.bound.copy_(torch.where(highest > 0, highest, 1.0))
+
+    @torch.no_grad()
+    def set_qparams(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Use this scale from now on; the zero point is zero."""
+        del zero_point
+        self.bound.copy_(scale * self.spec.grid.qmax)
+
+
+def _usual_start(quantizer: FakeQuantize, granules: Tensor) -> Tensor:
+    return lsq_start(granules, quantizer.spec.grid, quantizer.dims(granules))
+
+
+def _mean_over_ranks(value: Tensor) -> Tensor:
+    """The same start in all processes that train together."""
+    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+        return value
+    distributed.all_reduce(value)
+    return value / distributed.get_world_size()

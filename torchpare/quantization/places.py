@@ -1,0 +1,181 @@
+"""Where quantizers go: the weights and activations that a ``config_list`` selects, checked before any is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchpare.attach.quantized import check_quantizable, quantizable
+from torchpare.attach.reading import ACTIVATIONS, QUANTIZER
+from torchpare.config import QuantSpec, Target, output_layout
+from torchpare.errors import CaptureError, ConfigError, QuantizationError
+from torchpare.graph.capture import call_arguments
+
+__all__ = ["Place", "activation_places", "evaluating", "folds_of", "weight_places"]
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tensor to quantize, and how."""
+
+    name: str
+    """Of the tensor: "conv1.weight", "conv1.output"."""
+
+    target: Target
+    kind: str
+    """The parameter's name, "input" or "output"."""
+
+    spec: QuantSpec
+    holders: tuple[tuple[nn.Module, str], ...]
+    """The layers that carry the quantizer, and what it is to them; several, where a parameter is shared."""
+
+    axis: int = 0
+    """Of a weight, where its output channels lie."""
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The weight itself, dense."""
+        layer, key = self.holders[0]
+        parameter = layer._parameters[key]  # noqa: SLF001 - reading the attribute would mask it
+        assert parameter is not None
+        return parameter
+
+    @property
+    def layer(self) -> nn.Module:
+        """The layer that carries the quantizer."""
+        return self.holders[0][0]
+
+
+def weight_places(
+    model: nn.Module, targets: Mapping[str, Target], specs: Mapping[str, Mapping[str, QuantSpec]]
+) -> list[Place]:
+    """The weights to quantize. A parameter that layers share is quantized in all of them, as the last entry has it.
+
+    Raises:
+        ConfigError: a layer has no weight, or one that does not divide into groups.
+        QuantizationError: a layer cannot carry a quantizer.
+    """
+    places: dict[int, Place] = {}
+    for name, target in targets.items():
+        spec = specs[name].get("weight")
+        if spec is None:
+            continue
+        owners = [(name, target.module)]
+        if isinstance(target.module, nn.MultiheadAttention):
+            owners.append((f"{name}.out_proj", target.module.out_proj))
+        found = [(path, owner, key) for path, owner in owners for key in quantizable(owner)]
+        if not found:
+            raise ConfigError(f"{name}, a {target.type}, has no weight to quantize: leave 'weight' out of its "
+                              "'quant_types', or exclude it")  # fmt: skip
+        for path, owner, key in found:
+            parameter = owner._parameters[key]  # noqa: SLF001 - reading the attribute would mask it
+            holders = tuple(_holders(model, parameter))
+            axis, _ = output_layout(owner)
+            place = Place(f"{path}.{key}", target, key, spec, holders, axis)
+            _check_weight(place)
+            places[id(parameter)] = place
+    return list(places.values())
+
+
+def activation_places(
+    model: nn.Module,
+    targets: Mapping[str, Target],
+    folded: Mapping[str, nn.Module],
+    specs: Mapping[str, Mapping[str, QuantSpec]],
+) -> list[Place]:
+    """The inputs and outputs to quantize; the output of a layer whose batch norm is folded is that of the norm.
+
+    Raises:
+        ConfigError: a layer is a container, whose children are all called in turn.
+        QuantizationError: a layer cannot carry a quantizer.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    places = []
+    for name, target in targets.items():
+        for kind, spec in specs[name].items():
+            if isinstance(target.module, _CONTAINERS):
+                raise ConfigError(f"{name}, a {target.type}, takes every child for a layer of its own: quantize the "
+                                  "input of its first layer, or the output of its last")  # fmt: skip
+            layer = folded.get(name, target.module) if kind == "output" else target.module
+            check_quantizable(layer, name, ACTIVATIONS[kind])
+            places.append(Place(f"{names[id(layer)]}.{kind}", target, kind, spec, ((layer, kind),)))
+    return places
+
+
+def folds_of(model: nn.Module, targets: Mapping[str, Target], dummy_input: Any) -> dict[str, nn.Module]:
+    """The batch norm directly behind each target, found by running the model: what one returned, the other was given.
+
+    Raises:
+        CaptureError: the model does not run on ``dummy_input``.
+    """
+    made: dict[int, str] = {}
+    kept: list[Tensor] = []  # while they live, no other tensor gets their identity
+    calls: dict[int, int] = {}
+    found: dict[str, nn.Module] = {}
+    names = {id(target.module): name for name, target in targets.items()}
+
+    def see(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        calls[id(module)] = calls.get(id(module), 0) + 1
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and args and id(args[0]) in made:  # noqa: SLF001 - torch's common base
+            found[made[id(args[0])]] = module
+        if id(module) in names and isinstance(output, Tensor):
+            made[id(output)] = names[id(module)]
+            kept.append(output)
+
+    handles = [module.register_forward_hook(see) for module in model.modules()]
+    args, kwargs = call_arguments(dummy_input)
+    try:
+        with evaluating(model), torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as error:
+        raise CaptureError(f"the model does not run on dummy_input: {type(error).__name__}: {error}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: norm for name, norm in found.items() if _can_fold(targets[name].module, norm, calls)}
+
+
+def _can_fold(layer: nn.Module, norm: Any, calls: Mapping[int, int]) -> bool:
+    once = calls[id(layer)] == 1 and calls[id(norm)] == 1
+    weight = layer._parameters.get("weight")  # noqa: SLF001 - its shape; reading it would mask it
+    return once and norm.running_var is not None and weight is not None and weight.dim() > 1
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; the modes of all its modules come back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _holders(model: nn.Module, parameter: nn.Parameter | None) -> Iterator[tuple[nn.Module, str]]:
+    for module in model.modules():
+        for key, own in module._parameters.items():  # noqa: SLF001 - to tell parameters by identity
+            if own is not None and own is parameter:
+                yield module, key
+
+
+def _check_weight(place: Place) -> None:
+    for layer, key in place.holders:
+        check_quantizable(layer, place.name, key + QUANTIZER)
+    if isinstance(place.parameter, nn.UninitializedParameter):
+        raise QuantizationError(f"{place.name} has no shape yet: run the model once before quantizing it")
+    if place.spec.granularity == "group":
+        shape = place.parameter.shape
+        each = place.parameter[0].numel() if place.axis == 0 and shape[0] else 0
+        if place.axis != 0 or each % place.spec.group_size:
+            size = place.spec.group_size
+            raise ConfigError(f"{place.name}, of shape {tuple(shape)}, does not divide into groups of {size}: each of "
+                              f"its output channels holds {each} weights in a row")  # fmt: skip

@@ -1,0 +1,103 @@
+"""A quantized model beside the float model that it stands for, run on the same batches, layer by layer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchpare.attach import CompressedLayer, detach_quantizers, quantizers_of
+from torchpare.errors import QuantizationError
+from torchpare.graph.capture import call_arguments
+
+__all__ = ["evaluated", "float_twin", "quantized_layers", "run", "seen"]
+
+
+def float_twin(model: nn.Module) -> nn.Module:
+    """A copy of a quantized model without its quantizers, in evaluation mode; masks stay."""
+    twin = copy.deepcopy(model)
+    detach_quantizers(twin, bake=False)
+    return twin.eval().requires_grad_(False)
+
+
+def quantized_layers(model: nn.Module, batches: Iterable[Any]) -> tuple[list[str], list[Any]]:
+    """The layers whose weights are quantized, in the order in which the model calls them; and the batches, as a list.
+
+    Raises:
+        QuantizationError: the model has no quantizers, there is no batch, or no such layer was called.
+    """
+    names = list(dict.fromkeys(
+        path for path, layer, kind, _ in quantizers_of(model) if kind == "weight" and layer.torchpare_quantized
+    ))  # fmt: skip
+    held = list(batches)
+    if not names:
+        raise QuantizationError("no weight of the model is quantized: make a quantizer and call compress() first")
+    if not held:
+        raise QuantizationError("there are no batches: give some that are like those the model will meet")
+    order: dict[str, None] = {}
+    layers = dict(model.named_modules())
+    handles = [
+        layers[name].register_forward_hook(lambda *_, name=name: order.setdefault(name)) for name in names
+    ]  # fmt: skip
+    try:
+        with evaluated(model):
+            run(model, held[0])
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not order:
+        raise QuantizationError("the model called none of its quantized layers on the first batch")
+    return list(order), held
+
+
+def run(model: nn.Module, batch: Any) -> Any:
+    """The model on a batch: a tensor, a tuple of positional arguments, or a dict of keyword arguments."""
+    args, kwargs = call_arguments(batch)
+    return model(*args, **kwargs)
+
+
+@contextmanager
+def evaluated(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode and without gradients; the modes of all its modules come back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def seen(model: nn.Module, name: str, batches: Iterable[Any], take: Callable[[Tensor, Tensor], Any]) -> list[Any]:
+    """What ``take(input, output)`` makes of each call of a layer; the output is what the layer itself computes.
+
+    The rest of the model behind the layer is not run. An output quantizer, being a hook, has not yet met the output.
+    """
+    found: list[Any] = []
+    layer = dict(model.named_modules())[name]
+
+    def see(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        del module
+        if args and isinstance(output, Tensor):
+            found.append(take(args[0], output))
+
+    handle = layer.register_forward_hook(see, prepend=True)
+    try:
+        with evaluated(model):
+            for batch in batches:
+                run(model, batch)
+    finally:
+        handle.remove()
+    return found
+
+
+def compressed(model: nn.Module, name: str) -> CompressedLayer:
+    """A layer by its name."""
+    layer = model.get_submodule(name)
+    assert isinstance(layer, CompressedLayer)
+    return layer
