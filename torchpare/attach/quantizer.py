@@ -7,7 +7,7 @@ range is that of the weight at hand (``follows``), so that nothing has to be obs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -50,6 +50,9 @@ class FakeQuantize(nn.Module):
 
     calibrating: bool
     """Whether it learns in evaluation too."""
+
+    joined: tuple[FakeQuantize, ...] = ()
+    """The others with which it has one grid. In a tuple, where ``nn.Module`` does not take them for children."""
 
     on_grid = True
     """Whether scale and zero point with the integers of ``spec`` are all there is to know."""
@@ -152,7 +155,7 @@ class FakeQuantize(nn.Module):
             high = torch.where(self.seen == 0, high, torch.maximum(self.high, high))
         self.low.copy_(low)
         self.high.copy_(high)
-        self.set_range(low, high)
+        self._cover()
 
     @torch.no_grad()
     def set_range(self, low: Tensor, high: Tensor) -> None:
@@ -179,8 +182,31 @@ class FakeQuantize(nn.Module):
     def freeze(self) -> None:
         """Observe no more and be calibrated; a range that counted values recommend is worked out now."""
         self.observing = self.calibrating = False
-        if self.counts is not None and bool(self.seen):
-            self.set_range(*self._recommended())
+        if bool(self.seen) and (self.counts is not None or self.joined):
+            self._cover()
+
+    # -------------------------------------------------------------------------------------------------- sharing a grid
+
+    def join(self, others: Iterable[FakeQuantize]) -> None:
+        """Have one grid with others from now on, which covers what each of them has to cover."""
+        self.joined = tuple(others)
+        for other in self.joined:
+            other.joined = (self, *(own for own in self.joined if own is not other))
+
+    def _cover(self) -> None:
+        """Cover what was observed, here and where the grid is shared."""
+        low, high = self.wish()
+        for other in self.joined:
+            # Those that have seen nothing wish for nothing: their range is that of a zero.
+            lower, higher = other.wish()
+            low, high = torch.minimum(low, lower.to(low.device)), torch.maximum(high, higher.to(high.device))
+        for own in (self, *self.joined):
+            own.set_range(low.to(own.low.device), high.to(own.high.device))
+
+    def wish(self) -> Range:
+        """The range to cover: what was seen, or, once no more is watched, what is worth covering of it."""
+        done = not (self.observing or self.calibrating)
+        return self._recommended() if self.counts is not None and done and bool(self.seen) else (self.low, self.high)
 
     def _recommended(self) -> Range:
         assert self.counts is not None
