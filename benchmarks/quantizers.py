@@ -132,7 +132,7 @@ METHODS: Final[dict[str, Method]] = {
 
 
 def suits(method: str, net: str, setting: str) -> bool:
-    """Whether a method is for a setting: signs have one bit, a float net none, and only nets with norms have any to fold."""
+    """Whether a method is for a setting: signs have one bit, a float net none; norms fold where there are any."""
     if method.startswith("BNN"):
         return setting == "W1A1"
     if method == "float, trained on":

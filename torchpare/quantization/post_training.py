@@ -54,6 +54,11 @@ class Observer(FakeQuantize):
         self.observing = self.calibrating = not done
         self.active = done and int(self.steps) >= self.spec.start_step
 
+    def take_as_seen(self) -> None:
+        """A grid that was given is fixed."""
+        self.frozen.fill_(True)  # type: ignore[operator] - a buffer
+        super().take_as_seen()
+
     def observe(self, *tensors: Tensor) -> None:
         """Take note of what tensors hold."""
         super().observe(*tensors)
