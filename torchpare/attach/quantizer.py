@@ -7,16 +7,18 @@ range is that of the weight at hand (``follows``), so that nothing has to be obs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
+from torchpare.attach.ranks import many_ranks, range_over_ranks, sum_over_ranks
 from torchpare.config.quantization import QuantSpec
 from torchpare.numerics.affine import check_finite, fake_quantize, scale_and_zero_point
-from torchpare.numerics.histograms import BINS, Histogram, kl_range
-from torchpare.numerics.ranges import Range, min_max, moving_average, mse_range, percentile_range
+from torchpare.numerics.histograms import BINS, Histogram, recommended_range
+from torchpare.numerics.ranges import Range, min_max, moving_average
 
 __all__ = ["FakeQuantize"]
 
@@ -62,15 +64,12 @@ class FakeQuantize(nn.Module):
     ) -> None:
         super().__init__()
         self.spec, self.name, self.axis, self.follows, self.counts_passes = spec, name, axis, follows, counts_passes
-        self.observing = not follows
-        self.calibrating = False
+        self.observing, self.calibrating = not follows, False
         self.register_buffer("scale", torch.ones(()))
-        self.register_buffer("zero_point", torch.full((), spec.grid.middle if spec.grid.symmetric else spec.grid.qmin))
-        self.zero_point = self.zero_point.to(torch.int32)
-        self.register_buffer("low", torch.zeros(()))
-        self.register_buffer("high", torch.zeros(()))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        zero = spec.grid.middle if spec.grid.symmetric else spec.grid.qmin
+        self.register_buffer("zero_point", torch.tensor(zero, dtype=torch.int32))
+        for buffer, start in (("low", 0.0), ("high", 0.0), ("seen", 0), ("steps", 0)):
+            self.register_buffer(buffer, torch.tensor(start))
         counted = spec.observer in ("percentile", "kl", "mse") and spec.granularity == "tensor" and not follows
         self.register_buffer("counts", torch.zeros(BINS, dtype=torch.float64) if counted else None)
         self.active = False
@@ -119,30 +118,40 @@ class FakeQuantize(nn.Module):
             QuantizationError: they hold NaN or infinities. Nothing was noted.
         """
         tensors = tuple(self.granules(x.detach()) for x in tensors if x.numel())
-        if not tensors:
+        if (ends := self._range_of(tensors)) is None:
             return
-        ranges = [min_max(x, self.dims(x)) for x in tensors]
-        low, high = ranges[0]
-        for lower, higher in ranges[1:]:
-            low, high = torch.minimum(low, lower), torch.maximum(high, higher)
+        self._note(*ends, tensors)
+        self.seen += 1
+        self.active = self.active or self.spec.start_step == 0
+        if not self.active:
+            self.see_whether_active()
+
+    def _range_of(self, granules: Sequence[Tensor]) -> Range | None:
+        """The range of tensors, in all processes that train together; None where none of them has a value.
+
+        Raises:
+            QuantizationError: somewhere it is not finite; in all processes, or the others would wait for this one.
+        """
+        if not granules and not many_ranks():
+            return None
+        low, high = torch.tensor([math.inf, -math.inf], device=self.low.device)
+        for at, x in enumerate(granules):
+            lower, higher = (end.to(self.low.dtype) for end in min_max(x, self.dims(x)))
+            low, high = (torch.minimum(low, lower), torch.maximum(high, higher)) if at else (lower, higher)
+        low, high = range_over_ranks(low, high)
+        if not granules and bool(low > high):
+            return None
         if not torch.compiler.is_compiling():
             check_finite(low, high, self.name)
-        low, high = _over_all_ranks(low.to(self.low.dtype), high.to(self.high.dtype))
-        self._note(low, high, tensors)
-        self.seen += 1
-        if not self.active and self.spec.start_step == 0:
-            self.active = True
-        elif not self.active:
-            self.see_whether_active()
+        return low, high
 
     def _note(self, low: Tensor, high: Tensor, tensors: tuple[Tensor, ...]) -> None:
         if self.low.shape != low.shape:
             self.low, self.high = torch.zeros_like(low), torch.zeros_like(high)
         if self.counts is not None:
-            histogram = Histogram(self.counts, self.low.double(), self.high.double())
-            for x in tensors:
-                histogram = histogram.with_values(x)
-            self.counts.copy_(histogram.counts)
+            histogram = Histogram(self.counts, self.low.double(), self.high.double()).covering(low, high)
+            new = sum((histogram.counted(x) for x in tensors), torch.zeros_like(histogram.counts))
+            self.counts.copy_(histogram.counts + sum_over_ranks(new))
             low, high = histogram.low.to(low.dtype), histogram.high.to(high.dtype)
         elif self.spec.observer == "moving_average":
             low = moving_average(self.low, low, self.seen, DECAY)
@@ -180,17 +189,8 @@ class FakeQuantize(nn.Module):
         """Observe no more and be calibrated; a range that counted values recommend is worked out now."""
         self.observing = self.calibrating = False
         if self.counts is not None and bool(self.seen):
-            self.set_range(*self._recommended())
-
-    def _recommended(self) -> Range:
-        assert self.counts is not None
-        histogram = Histogram(self.counts, self.low.double(), self.high.double())
-        if self.spec.observer == "kl":
-            return kl_range(histogram, self.spec.grid)
-        if self.spec.observer == "percentile":
-            return percentile_range(histogram.centres.to(self.low.dtype), self.spec.percentile, histogram.counts)
-        whole = (histogram.low, histogram.high)
-        return mse_range(histogram.centres, self.spec.grid, weights=histogram.counts, whole=whole)
+            histogram = Histogram(self.counts, self.low.double(), self.high.double())
+            self.set_range(*recommended_range(histogram, self.spec.observer, self.spec.grid, self.spec.percentile))
 
     # ------------------------------------------------------------------------------------------------- steps and files
 
@@ -248,12 +248,3 @@ class FakeQuantize(nn.Module):
         grid = self.spec.grid
         kind = f"{'' if grid.signed else 'u'}int{grid.bits}, {'symmetric' if grid.symmetric else 'affine'}"
         return f"{kind}, per {self.spec.granularity}{'' if self.active else ', waiting'}"
-
-
-def _over_all_ranks(low: Tensor, high: Tensor) -> Range:
-    """The range over all processes that train together, so that they keep one grid."""
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-        return low, high
-    both = torch.stack([-low, high])
-    distributed.all_reduce(both, distributed.ReduceOp.MAX)
-    return -both[0], both[1]
