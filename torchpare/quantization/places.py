@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torchpare.attach.quantized import check_quantizable, quantizable
 from torchpare.attach.reading import ACTIVATIONS, QUANTIZER
 from torchpare.config import QuantSpec, Target, output_layout
+from torchpare.config.quantization import Observer, QuantType
 from torchpare.errors import CaptureError, ConfigError, QuantizationError
 from torchpare.graph.capture import call_arguments
 
-__all__ = ["Place", "activation_places", "evaluating", "folds_of", "weight_places"]
+__all__ = ["Place", "activation_places", "check_observer", "evaluating", "folds_of", "weight_places"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
@@ -107,6 +108,22 @@ def activation_places(
             check_quantizable(layer, name, ACTIVATIONS[kind])
             places.append(Place(f"{names[id(layer)]}.{kind}", target, kind, spec, ((layer, kind),)))
     return places
+
+
+def check_observer(place: Place, known: Mapping[QuantType, tuple[Observer, ...]], algorithm: str) -> None:
+    """Refuse an ``observer`` that the algorithm would not heed.
+
+    Raises:
+        ConfigError: the entry asks for one that is not among ``known``.
+    """
+    kind: Any = place.kind if place.kind in ACTIVATIONS else "weight"
+    asked, can = place.target.entry.observer.get(kind), known.get(kind, ())
+    if asked is not None and asked not in can:
+        ways = f"only by {' or '.join(map(repr, can))}" if can else "by no observer"
+        raise ConfigError(
+            f"{place.name}: 'observer' is {asked!r}; {algorithm} finds the grid of {kind!r} {ways}: leave it out, or "
+            "take ObserverQuantizer"
+        )
 
 
 def folds_of(model: nn.Module, targets: Mapping[str, Target], dummy_input: Any) -> dict[str, nn.Module]:

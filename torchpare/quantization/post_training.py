@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from torchpare.attach import FakeQuantize, attach_activation_quantizer
 from torchpare.attach.reading import fold_factor
 from torchpare.config import QuantSpec
-from torchpare.config.quantization import QuantType
+from torchpare.config.quantization import QUANT_TYPES, QuantType
+from torchpare.config.quantization import Observer as Watching
 from torchpare.errors import ConfigError, QuantizationError
 from torchpare.numerics.histograms import Histogram, kl_range
 from torchpare.numerics.ranges import Range, min_max, mse_range, percentile_range
@@ -82,6 +83,7 @@ class ObserverQuantizer(Quantizer):
         CaptureError: the model does not run on ``dummy_input``.
     """
 
+    observers: ClassVar[Mapping[QuantType, tuple[Watching, ...]]] = dict.fromkeys(QUANT_TYPES, get_args(Watching))
     defaults: ClassVar[Mapping[QuantType, QuantSpec]] = {
         "weight": WEIGHT,
         "input": replace(ACTIVATION, observer="min_max"),
