@@ -64,7 +64,7 @@ class FakeQuantize(nn.Module):
     ) -> None:
         super().__init__()
         self.spec, self.name, self.axis, self.follows, self.counts_passes = spec, name, axis, follows, counts_passes
-        self.observing, self.calibrating = not follows, False
+        self._may_follow, self.observing, self.calibrating = follows, not follows, False
         self.register_buffer("scale", torch.ones(()))
         zero = spec.grid.middle if spec.grid.symmetric else spec.grid.qmin
         self.register_buffer("zero_point", torch.tensor(zero, dtype=torch.int32))
@@ -82,13 +82,13 @@ class FakeQuantize(nn.Module):
         if not self.active:
             return x
         granules = self.granules(x)
-        scale, zero_point = self._parameters_for(granules)
-        return fake_quantize(granules, scale, zero_point, self.spec.grid, covered=self.follows).reshape(x.shape)
+        own = self._parameters_for(granules)
+        return fake_quantize(granules, *own, self.spec.grid, covered=self.follows).reshape(x.shape)
 
     def qparams(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``scale`` and ``zero_point`` that the tensor meets, broadcasting to its `granules`; without gradient."""
         with torch.no_grad():
-            scale, zero_point = self._parameters_for(self.granules(x))
+            scale, zero_point = self._parameters_for(self.granules(x) if self.follows else x)
             return scale.detach(), zero_point.detach()
 
     def granules(self, x: Tensor) -> Tensor:
@@ -180,17 +180,23 @@ class FakeQuantize(nn.Module):
     def take_as_seen(self) -> None:
         """Let the range that was set count as observed, so that nothing has to be waited for."""
         scale, zero_point = self.qparams(torch.empty(0, device=self.seen.device))
-        low, high = ((end - zero_point) * scale for end in (self.spec.grid.qmin, self.spec.grid.qmax))
-        self.low, self.high = low.to(self.low.dtype), high.to(self.high.dtype)
+        grid = self.spec.grid
+        self.low, self.high = ((end - zero_point) * scale.float() for end in (grid.qmin, grid.qmax))
         self.seen.clamp_(min=1)
         self.see_whether_active()
+
+    def fix(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Stay on this grid, whatever becomes of the tensor; a checkpoint remembers."""
+        self.follows = False
+        self.set_qparams(scale, zero_point)
+        self.take_as_seen()
 
     def freeze(self) -> None:
         """Observe no more and be calibrated; a range that counted values recommend is worked out now."""
         self.observing = self.calibrating = False
-        if self.counts is not None and bool(self.seen):
-            histogram = Histogram(self.counts, self.low.double(), self.high.double())
-            self.set_range(*recommended_range(histogram, self.spec.observer, self.spec.grid, self.spec.percentile))
+        if self.counts is not None and bool(self.counts.any()):
+            seen = Histogram(self.counts, self.low.double(), self.high.double())
+            self.set_range(*recommended_range(seen, self.spec.observer, self.spec.grid, self.spec.percentile))
 
     # ------------------------------------------------------------------------------------------------- steps and files
 
@@ -216,8 +222,7 @@ class FakeQuantize(nn.Module):
         missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
     ) -> None:  # fmt: skip
         """A checkpoint that knows no quantizers leaves this one as it is; a granularity that fits is taken over."""
-        own = [name for name in (*self._buffers, *self._parameters) if prefix + name in state_dict]
-        if not own:
+        if not any(prefix + name in state_dict for name in (*self._buffers, *self._parameters)):
             return
         for name in ("scale", "zero_point", "low", "high"):
             given, known = state_dict.get(prefix + name), self._buffers.get(name)
@@ -226,21 +231,18 @@ class FakeQuantize(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )  # type: ignore[arg-type]
+        self.follows = self._may_follow and not bool(self.seen)  # what follows sees nothing; what was fixed, has seen
         self.see_whether_active()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FakeQuantize:
         """Move with the model, but keep the precision: a scale in half precision would be another scale."""
-        before = dict(self._buffers)
-        learnt = {name: value.data for name, value in self._parameters.items() if value is not None}
+        exact = {name: own.detach() for name, own in (*self.named_buffers(), *self.named_parameters())}
         super()._apply(fn, recurse)
-        for name, old in learnt.items():
-            new = self._parameters[name]
-            if new is not None and new.dtype != old.dtype:
+        for name, old in exact.items():
+            new = getattr(self, name)
+            if new.dtype != old.dtype:
                 new.data = old.to(new.device)
-        for name, old in before.items():
-            new = self._buffers[name]
-            if old is not None and new is not None and new.dtype != old.dtype:
-                self._buffers[name] = old.to(new.device)
+                new.grad = None if new.grad is None else new.grad.to(old.dtype)
         return self
 
     def extra_repr(self) -> str:

@@ -46,6 +46,21 @@ class Observer(FakeQuantize):
         self.frozen.fill_(True)  # type: ignore[operator] - a buffer
         self.see_whether_active()
 
+    def take_as_seen(self) -> None:
+        """Let the range that was set be the one that is fixed."""
+        super().take_as_seen()
+        self.frozen.fill_(True)  # type: ignore[operator] - a buffer
+        self.see_whether_active()
+
+    def watch(self) -> None:
+        """Watch; what was fixed is forgotten."""
+        if bool(self.frozen):
+            self.frozen.fill_(False)  # type: ignore[operator] - a buffer
+            self.seen.zero_()
+            if self.counts is not None:
+                self.counts.zero_()
+        self.see_whether_active()
+
     def see_whether_active(self) -> None:
         """As long as it is not frozen it only watches."""
         frozen = self._buffers.get("frozen")
@@ -136,6 +151,9 @@ class ObserverQuantizer(Quantizer):
     def calibrate(self, batches: Iterable[Any]) -> nn.Module:
         """Run the model on batches in evaluation mode, fix every grid, and return the model.
 
+        What was watched before and is not fixed yet counts too; what was fixed is fixed anew, on these batches alone.
+        Weights are fixed once.
+
         Args:
             batches: each a tensor, a tuple of positional arguments, or a dict of keyword arguments. No labels.
 
@@ -143,7 +161,7 @@ class ObserverQuantizer(Quantizer):
             QuantizationError: there are no batches, a layer was not reached by them, or values are not finite.
         """
         for _, observer in self._observers:
-            observer.observing = observer.calibrating = True
+            observer.watch()
         with evaluated(self.bound_model):
             for batch in batches:
                 run(self.bound_model, batch)
