@@ -22,3 +22,46 @@ def test_a_shared_weight_is_written_in_once(quantizer):
     detach_quantizers(model, bake=True)
     assert torch.equal(model[0].weight, before)
     assert model[0].weight is model[1].weight
+
+
+def replica_of(module):
+    """As ``torch.nn.DataParallel`` makes it on the first device, whose tensors are the original's."""
+    replica = module._replicate_for_data_parallel()
+    replica._buffers = dict(module._buffers)
+    for name, child in module._modules.items():
+        replica._modules[name] = replica_of(child)
+    for name, parameter in module._parameters.items():
+        setattr(replica, name, parameter.view_as(parameter))
+    return replica
+
+
+@pytest.mark.parametrize("quantizer", [QAT_Quantizer, LsqQuantizer])
+def test_what_replicas_of_data_parallel_have_seen_counts_for_the_model(quantizer):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4))
+    quantizer(model, [{**WEIGHTS[0], "quant_types": ["input"], "quant_bits": 2}]).compress()
+    replica_of(model)(torch.randn(8, 4))
+    step = model[0].input_quantizer.scale.detach().clone()
+    replica_of(model)(100 * torch.randn(8, 4))
+    assert quantizer is QAT_Quantizer or torch.equal(model[0].input_quantizer.scale, step)
+    x = torch.randn(8, 4)
+    assert not torch.equal(model.eval()(x), nn.functional.linear(x, model[0].weight, model[0].bias))
+
+
+@pytest.mark.parametrize("counted_by", ["optimizer", "passes"])
+@pytest.mark.parametrize("kind", ["weight", "input", "output"])
+def test_as_many_steps_pass_unrounded_as_were_asked_for(counted_by, kind):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(8, 4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    entry = {**WEIGHTS[0], "quant_types": [kind], "quant_bits": 2, "quant_start_step": 3}
+    QAT_Quantizer(model, [entry], optimizer if counted_by == "optimizer" else None).compress()
+    rounded = []
+    for _ in range(5):
+        dense = nn.functional.linear(x, model[0].old_weight, model[0].bias)
+        output = model(x)
+        rounded.append(not torch.equal(output, dense))
+        optimizer.zero_grad()
+        output.sum().backward()
+        optimizer.step()
+    assert rounded == [False] * 3 + [True] * 2

@@ -169,6 +169,10 @@ def _through(quantizer: FakeQuantize, values: tuple[Any, ...], learning: bool) -
     floating = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
     if learning:
         _count_pass(quantizer)
+    if (
+        not quantizer.active
+    ):  # a DataParallel replica begins with what the original knew, of which buffers alone move on
+        quantizer.see_whether_active()
     if floating and quantizer.observing and (learning or quantizer.calibrating):
         quantizer.observe(*floating)
     if not quantizer.active:

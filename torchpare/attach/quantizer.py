@@ -210,7 +210,9 @@ class FakeQuantize(nn.Module):
         """Work out ``active`` anew, from the steps and from what was observed."""
         # Inside of compiled code a count is no number yet: there a delayed start waits for the next call from outside.
         if not torch.compiler.is_compiling():
-            self.active = int(self.steps) >= self.spec.start_step and (self.knows_range or bool(self.seen))
+            # A pass is counted when it begins, and is not behind us then.
+            past = int(self.steps) - (self.counts_passes and self.spec.start_step > 0)
+            self.active = past >= self.spec.start_step and (self.knows_range or bool(self.seen))
 
     @property
     def knows_range(self) -> bool:
