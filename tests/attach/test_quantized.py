@@ -65,3 +65,35 @@ def test_as_many_steps_pass_unrounded_as_were_asked_for(counted_by, kind):
         output.sum().backward()
         optimizer.step()
     assert rounded == [False] * 3 + [True] * 2
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [({"quant_bits": 8}, "an affine grid of the integers from 0 to 255, and here is an affine grid .* 0 to 15"),
+     ({"quant_scheme": "symmetric"}, "a symmetric grid of the integers from -7 to 7, and"),
+     ({"signed": True}, "an affine grid of the integers from -8 to 7, and")],
+)  # fmt: skip
+def test_a_checkpoint_of_another_grid_is_refused_by_name(other, said):
+    entry = {**WEIGHTS[0], "quant_types": ["input"]}
+    saved, model = (nn.Sequential(nn.Linear(4, 4)) for _ in range(2))
+    QAT_Quantizer(saved, [{**entry, **other}]).compress()
+    QAT_Quantizer(model, [entry]).compress()
+    saved(torch.randn(8, 4))
+    for strict in (True, False):
+        with pytest.raises(RuntimeError, match=rf"0\.input_quantizer\.grid: saved of {said}"):
+            model.load_state_dict(saved.state_dict(), strict=strict)
+    assert not model[0].input_quantizer.active
+
+
+def test_what_is_learnt_stays_in_float32_with_its_gradient_and_counts_stay_counts():
+    model = nn.Sequential(nn.Linear(4, 4))
+    LsqQuantizer(model, [{**WEIGHTS[0], "quant_types": ["weight", "input"]}]).compress()
+    model(torch.randn(8, 4)).sum().backward()
+    step = model[0].weight_quantizer.scale
+    before, slope = step.detach().clone(), step.grad.clone()
+    model.bfloat16()
+    assert model[0].weight_quantizer.scale is step
+    assert (step.dtype, step.grad.dtype) == (torch.float32, torch.float32)
+    assert torch.equal(step, before)
+    torch.testing.assert_close(step.grad, slope, rtol=1e-2, atol=0)
+    assert model[0].input_quantizer.low.dtype == torch.float32

@@ -8,12 +8,12 @@ range is that of the weight at hand (``follows``), so that nothing has to be obs
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from torchpare.attach.grid_state import GridState
 from torchpare.attach.ranks import many_ranks, range_over_ranks, sum_over_ranks
 from torchpare.config.quantization import QuantSpec
 from torchpare.numerics.affine import check_finite, fake_quantize, scale_and_zero_point
@@ -26,7 +26,7 @@ DECAY = 0.99
 """Of the moving average: what the range so far keeps of its weight with each batch."""
 
 
-class FakeQuantize(nn.Module):
+class FakeQuantize(GridState):
     """Rounds a tensor to a grid of integers and back.
 
     Until it is ``active`` it lets tensors pass: before its first step has come, and before it knows a range.
@@ -39,12 +39,6 @@ class FakeQuantize(nn.Module):
         counts_passes: every training pass is a step. Otherwise `count_step` is called by whoever knows the optimizer.
     """
 
-    scale: Tensor
-    zero_point: Tensor
-    low: Tensor
-    high: Tensor
-    seen: Tensor
-    steps: Tensor
     counts: Tensor | None
 
     observing: bool
@@ -70,6 +64,7 @@ class FakeQuantize(nn.Module):
         self.register_buffer("zero_point", torch.tensor(zero, dtype=torch.int32))
         for buffer, start in (("low", 0.0), ("high", 0.0), ("seen", 0), ("steps", 0)):
             self.register_buffer(buffer, torch.tensor(start))
+        self.register_buffer("grid", torch.tensor([spec.grid.qmin, spec.grid.qmax, spec.grid.symmetric]))
         counted = spec.observer in ("percentile", "kl", "mse") and spec.granularity == "tensor" and not follows
         self.register_buffer("counts", torch.zeros(BINS, dtype=torch.float64) if counted else None)
         self.active = False
@@ -219,33 +214,10 @@ class FakeQuantize(nn.Module):
         """Whether nothing has to be observed first."""
         return self.follows
 
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Any, strict: bool,
-        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
-    ) -> None:  # fmt: skip
-        """A checkpoint that knows no quantizers leaves this one as it is; a granularity that fits is taken over."""
-        if not any(prefix + name in state_dict for name in (*self._buffers, *self._parameters)):
-            return
-        for name in ("scale", "zero_point", "low", "high"):
-            given, known = state_dict.get(prefix + name), self._buffers.get(name)
-            if given is not None and known is not None and given.shape != known.shape:
-                self._buffers[name] = torch.empty(given.shape, dtype=known.dtype, device=known.device)
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )  # type: ignore[arg-type]
-        self.follows = self._may_follow and not bool(self.seen)  # what follows sees nothing; what was fixed, has seen
+    def loaded(self) -> None:
+        """What was fixed has seen its tensor, which what follows never does."""
+        self.follows = self._may_follow and not bool(self.seen)
         self.see_whether_active()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FakeQuantize:
-        """Move with the model, but keep the precision: a scale in half precision would be another scale."""
-        exact = {name: own.detach() for name, own in (*self.named_buffers(), *self.named_parameters())}
-        super()._apply(fn, recurse)
-        for name, old in exact.items():
-            new = getattr(self, name)
-            if new.dtype != old.dtype:
-                new.data = old.to(new.device)
-                new.grad = None if new.grad is None else new.grad.to(old.dtype)
-        return self
 
     def extra_repr(self) -> str:
         """The grid in a few words."""
