@@ -55,8 +55,8 @@ def test_rounding_begins_after_as_many_steps_as_were_asked_for(quantizer, with_o
         F.cross_entropy(model.train()(x), y).backward()
         optimizer.step()
         rounded.append(not torch.equal(model.fc.weight, model.fc.old_weight))
-    # The third step opens the way: without an optimizer a step is a pass, which is counted as it begins.
-    assert rounded == [False, False, True, True, True]
+    # Three steps lie behind once the optimizer has taken the third; passes are counted as they begin.
+    assert rounded == [False, False, with_optimizer, True, True]
     state = model.state_dict()
     again = quantizer(Net(), asked).compress()
     again.load_state_dict(state)

@@ -93,13 +93,10 @@ def detach_quantizers(model: nn.Module, bake: bool) -> None:
         model: changed in place; the ``Parameter`` objects stay.
         bake: True writes the quantized values into the parameters, False leaves the dense ones.
     """
-    for layer in list(model.modules()):
-        if not isinstance(layer, CompressedLayer):
-            continue
-        with torch.no_grad():
-            used = {name: getattr(layer, name).clone() for name in layer.torchpare_quantized} if bake else {}
-            for name, value in used.items():
-                layer._parameters[name].copy_(value)  # type: ignore[union-attr]
+    layers = [layer for layer in model.modules() if isinstance(layer, CompressedLayer)]
+    if bake:
+        _bake(layers)
+    for layer in layers:
         for name in (*(name + QUANTIZER for name in layer.torchpare_quantized), *ACTIVATIONS.values()):
             layer._modules.pop(name, None)
         layer.__dict__.pop("torchpare_fold", None)
@@ -107,6 +104,18 @@ def detach_quantizers(model: nn.Module, bake: bool) -> None:
             for key in [key for key, hook in hooks.items() if hook in (before_forward, after_forward)]:
                 del hooks[key]
         unshadow(layer)
+
+
+@torch.no_grad()
+def _bake(layers: list[CompressedLayer]) -> None:
+    """Write what is used in place of each parameter into it: read all first, since layers may share one."""
+    used = {
+        id(layer._parameters[name]): (layer._parameters[name], getattr(layer, name).clone())
+        for layer in layers
+        for name in layer.torchpare_quantized
+    }
+    for parameter, value in used.values():
+        parameter.copy_(value)  # type: ignore[union-attr]
 
 
 def quantizers_of(model: nn.Module) -> Iterator[tuple[str, CompressedLayer, str, FakeQuantize]]:
@@ -160,6 +169,10 @@ def _through(quantizer: FakeQuantize, values: tuple[Any, ...], learning: bool) -
     floating = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
     if learning:
         _count_pass(quantizer)
+    if (
+        not quantizer.active
+    ):  # a DataParallel replica begins with what the original knew, of which buffers alone move on
+        quantizer.see_whether_active()
     if floating and quantizer.observing and (learning or quantizer.calibrating):
         quantizer.observe(*floating)
     if not quantizer.active:

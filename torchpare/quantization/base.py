@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torchpare.attach import FakeQuantize, attach_activation_quantizer, attach_weight_quantizer, quantizers_of
 from torchpare.config import QuantEntry, QuantSpec, Target, select
 from torchpare.config.layers import WEIGHTED
-from torchpare.config.quantization import QuantType
+from torchpare.config.quantization import Observer, QuantType
 from torchpare.errors import ConfigError, QuantizationError
 from torchpare.files.calibration import Calibration
 from torchpare.numerics.affine import check_finite
@@ -27,7 +27,7 @@ from torchpare.numerics.ranges import min_max
 from torchpare.quantization.calibration import apply_calibration, calibration_of
 from torchpare.quantization.export import export
 from torchpare.quantization.joined import joined_outputs
-from torchpare.quantization.places import Place, activation_places, folds_of, weight_places
+from torchpare.quantization.places import Place, activation_places, check_observer, folds_of, weight_places
 
 __all__ = ["Quantizer"]
 
@@ -66,6 +66,9 @@ class Quantizer(ABC):
     decays: ClassVar[bool] = False
     """Whether what the algorithm learns takes the optimizer's weight decay."""
 
+    observers: ClassVar[Mapping[QuantType, tuple[Observer, ...]]] = {}
+    """Which ``observer`` an entry may choose for each type; none, where ranges are not observed but learnt or given."""
+
     defaults: ClassVar[Mapping[QuantType, QuantSpec]]
     """How each type is quantized where the ``config_list`` does not say."""
 
@@ -93,6 +96,7 @@ class Quantizer(ABC):
         self.weights = weight_places(model, self.targets, self._specs("weight"))
         self.activations = activation_places(model, self.targets, self.folded, self._specs("input", "output"))
         for place in (*self.weights, *self.activations):
+            check_observer(place, self.observers, name)
             self.check(place)
         self.joined = joined_outputs(model, self.activations, dummy_input) if dummy_input is not None else []
         self._compressed = False

@@ -1,0 +1,99 @@
+"""Quantizers on layers: written in, moved, replicated, taken off."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from torchpare.attach import detach_quantizers
+from torchpare.quantization import DoReFaQuantizer, LsqQuantizer, QAT_Quantizer
+
+WEIGHTS = [{"quant_types": ["weight"], "quant_bits": 4, "op_types": ["Linear"]}]
+
+
+@pytest.mark.parametrize("quantizer", [DoReFaQuantizer, QAT_Quantizer, LsqQuantizer])
+def test_a_shared_weight_is_written_in_once(quantizer):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(10, 6), nn.Linear(6, 10, bias=False))
+    model[1].weight = model[0].weight
+    quantizer(model, WEIGHTS).compress()
+    before = model[1].weight.detach().clone()
+    detach_quantizers(model, bake=True)
+    assert torch.equal(model[0].weight, before)
+    assert model[0].weight is model[1].weight
+
+
+def replica_of(module):
+    """As ``torch.nn.DataParallel`` makes it on the first device, whose tensors are the original's."""
+    replica = module._replicate_for_data_parallel()
+    replica._buffers = dict(module._buffers)
+    for name, child in module._modules.items():
+        replica._modules[name] = replica_of(child)
+    for name, parameter in module._parameters.items():
+        setattr(replica, name, parameter.view_as(parameter))
+    return replica
+
+
+@pytest.mark.parametrize("quantizer", [QAT_Quantizer, LsqQuantizer])
+def test_what_replicas_of_data_parallel_have_seen_counts_for_the_model(quantizer):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4))
+    quantizer(model, [{**WEIGHTS[0], "quant_types": ["input"], "quant_bits": 2}]).compress()
+    replica_of(model)(torch.randn(8, 4))
+    step = model[0].input_quantizer.scale.detach().clone()
+    replica_of(model)(100 * torch.randn(8, 4))
+    assert quantizer is QAT_Quantizer or torch.equal(model[0].input_quantizer.scale, step)
+    x = torch.randn(8, 4)
+    assert not torch.equal(model.eval()(x), nn.functional.linear(x, model[0].weight, model[0].bias))
+
+
+@pytest.mark.parametrize("counted_by", ["optimizer", "passes"])
+@pytest.mark.parametrize("kind", ["weight", "input", "output"])
+def test_as_many_steps_pass_unrounded_as_were_asked_for(counted_by, kind):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(8, 4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    entry = {**WEIGHTS[0], "quant_types": [kind], "quant_bits": 2, "quant_start_step": 3}
+    QAT_Quantizer(model, [entry], optimizer if counted_by == "optimizer" else None).compress()
+    rounded = []
+    for _ in range(5):
+        dense = nn.functional.linear(x, model[0].old_weight, model[0].bias)
+        output = model(x)
+        rounded.append(not torch.equal(output, dense))
+        optimizer.zero_grad()
+        output.sum().backward()
+        optimizer.step()
+    assert rounded == [False] * 3 + [True] * 2
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [({"quant_bits": 8}, "an affine grid of the integers from 0 to 255, and here is an affine grid .* 0 to 15"),
+     ({"quant_scheme": "symmetric"}, "a symmetric grid of the integers from -7 to 7, and"),
+     ({"signed": True}, "an affine grid of the integers from -8 to 7, and")],
+)  # fmt: skip
+def test_a_checkpoint_of_another_grid_is_refused_by_name(other, said):
+    entry = {**WEIGHTS[0], "quant_types": ["input"]}
+    saved, model = (nn.Sequential(nn.Linear(4, 4)) for _ in range(2))
+    QAT_Quantizer(saved, [{**entry, **other}]).compress()
+    QAT_Quantizer(model, [entry]).compress()
+    saved(torch.randn(8, 4))
+    for strict in (True, False):
+        with pytest.raises(RuntimeError, match=rf"0\.input_quantizer\.grid: saved of {said}"):
+            model.load_state_dict(saved.state_dict(), strict=strict)
+    assert not model[0].input_quantizer.active
+
+
+def test_what_is_learnt_stays_in_float32_with_its_gradient_and_counts_stay_counts():
+    model = nn.Sequential(nn.Linear(4, 4))
+    LsqQuantizer(model, [{**WEIGHTS[0], "quant_types": ["weight", "input"]}]).compress()
+    model(torch.randn(8, 4)).sum().backward()
+    step = model[0].weight_quantizer.scale
+    before, slope = step.detach().clone(), step.grad.clone()
+    model.bfloat16()
+    assert model[0].weight_quantizer.scale is step
+    assert (step.dtype, step.grad.dtype) == (torch.float32, torch.float32)
+    assert torch.equal(step, before)
+    torch.testing.assert_close(step.grad, slope, rtol=1e-2, atol=0)
+    assert model[0].input_quantizer.low.dtype == torch.float32
