@@ -131,3 +131,24 @@ def test_a_quantized_model_is_exported_to_onnx_as_it_stands(quantizer, tmp_path)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     (output,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     torch.testing.assert_close(torch.from_numpy(output), model(x))
+
+
+def test_a_model_that_averages_another_begins_when_that_has_begun():
+    model = nn.Sequential(nn.Linear(4, 4))
+    QAT_Quantizer(model, [{**WEIGHTS[0], "quant_types": ["input"], "quant_bits": 2}]).compress()
+    average = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
+    x = torch.randn(8, 4)
+    for _ in range(2):
+        model(x)
+        average.update_parameters(model)
+    assert torch.equal(average.eval()(x), model.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "error", "said"),
+    [(nn.LazyLinear(4), QuantizationError, r"0\.weight has no shape yet"),
+     (nn.Linear(4, 4, dtype=torch.complex64), ConfigError, "0, a Linear, has no weight to quantize")],
+)  # fmt: skip
+def test_weights_without_a_shape_and_complex_ones_are_refused_by_name(layer, error, said):
+    with pytest.raises(error, match=said):
+        QAT_Quantizer(nn.Sequential(layer), [{"quant_types": ["weight"], "quant_bits": 8, "op_names": ["0"]}])

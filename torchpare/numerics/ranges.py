@@ -27,7 +27,8 @@ def min_max(x: Tensor, dims: Sequence[int] | None = None) -> Range:
         return x.new_zeros(shape), x.new_zeros(shape)
     if dims is None:
         # In one pass; but no exporter to ONNX knows that operator, and a compiler fuses the two anyway.
-        low, high = (x.amin(), x.amax()) if torch.compiler.is_compiling() else torch.aminmax(x)
+        flat = x.flatten()
+        low, high = (flat.amin(0), flat.amax(0)) if torch.compiler.is_compiling() else torch.aminmax(flat)
         return low, high
     if not dims:
         return x, x
