@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 import torchpare
-from torchpare.attach import detach_quantizers
+from torchpare.attach import FakeQuantize, detach_quantizers
 from torchpare.errors import CheckpointError, ConfigError, QuantizationError
 from torchpare.quantization import DoReFaQuantizer, LsqQuantizer, NaiveQuantizer, QAT_Quantizer
 
@@ -152,3 +154,24 @@ def test_a_model_that_averages_another_begins_when_that_has_begun():
 def test_weights_without_a_shape_and_complex_ones_are_refused_by_name(layer, error, said):
     with pytest.raises(error, match=said):
         QAT_Quantizer(nn.Sequential(layer), [{"quant_types": ["weight"], "quant_bits": 8, "op_names": ["0"]}])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_layer_rounds_each_weight_once_in_a_pass(kind, monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(kind(4, 5, num_layers=2))
+    QAT_Quantizer(model, [{"quant_types": ["weight"], "quant_bits": 4, "op_names": ["0"]}]).compress()
+    baked = copy.deepcopy(model)
+    detach_quantizers(baked, bake=True)
+    rounded = []
+    whole = FakeQuantize.forward
+    monkeypatch.setattr(FakeQuantize, "forward", lambda own, x: rounded.append(own.name) or whole(own, x))
+    x = torch.randn(3, 2, 4)
+    torch.testing.assert_close(model(x)[0], baked(x)[0])
+    assert sorted(rounded) == sorted(f"0.weight_{at}_l{layer}" for at in ("ih", "hh") for layer in (0, 1))
+    with torch.no_grad():
+        model[0]._parameters["weight_ih_l0"].mul_(2)
+    assert not torch.equal(model(x)[0], baked(x)[0])
+    with pytest.raises(RuntimeError):
+        model(torch.randn(3, 2, 7))
+    assert "torchpare_flat_weights" not in vars(model[0])
