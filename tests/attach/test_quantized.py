@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
-from torchpare.attach import detach_quantizers
-from torchpare.quantization import DoReFaQuantizer, LsqQuantizer, QAT_Quantizer
+import torchpare
+from torchpare.attach import FakeQuantize, detach_quantizers
+from torchpare.errors import CheckpointError, ConfigError, QuantizationError
+from torchpare.quantization import DoReFaQuantizer, LsqQuantizer, NaiveQuantizer, QAT_Quantizer
 
 WEIGHTS = [{"quant_types": ["weight"], "quant_bits": 4, "op_types": ["Linear"]}]
 
@@ -97,3 +102,76 @@ def test_what_is_learnt_stays_in_float32_with_its_gradient_and_counts_stay_count
     assert torch.equal(step, before)
     torch.testing.assert_close(step.grad, slope, rtol=1e-2, atol=0)
     assert model[0].input_quantizer.low.dtype == torch.float32
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_weight_that_is_made_at_each_call_is_refused_by_name(norm):
+    model = nn.Sequential(norm(nn.Linear(4, 4)))
+    with pytest.raises(QuantizationError, match=r"0\.weight is made of 0\.weight_"):
+        QAT_Quantizer(model, WEIGHTS)
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
+    with pytest.raises(ConfigError, match="take its parametrization off first"):
+        QAT_Quantizer(model, [{"quant_types": ["weight"], "quant_bits": 8, "op_names": ["0"]}])
+
+
+def test_a_quantized_model_is_not_said_to_be_masked_where_it_cannot_be_saved(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 4))
+    QAT_Quantizer(model, WEIGHTS).compress()
+    with pytest.raises(CheckpointError, match="while quantizers hang on '0': save it before"):
+        torchpare.save(model, tmp_path / "model.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantizer", [NaiveQuantizer, QAT_Quantizer, DoReFaQuantizer, LsqQuantizer])
+@pytest.mark.filterwarnings("ignore:`isinstance")  # of torch, to torch
+def test_a_quantized_model_is_exported_to_onnx_as_it_stands(quantizer, tmp_path):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)).eval(), torch.randn(2, 4)
+    quantizer(model, WEIGHTS).compress()
+    torch.onnx.export(model, (x,), tmp_path / "model.onnx", dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (output,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(output), model(x))
+
+
+def test_a_model_that_averages_another_begins_when_that_has_begun():
+    model = nn.Sequential(nn.Linear(4, 4))
+    QAT_Quantizer(model, [{**WEIGHTS[0], "quant_types": ["input"], "quant_bits": 2}]).compress()
+    average = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
+    x = torch.randn(8, 4)
+    for _ in range(2):
+        model(x)
+        average.update_parameters(model)
+    assert torch.equal(average.eval()(x), model.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "error", "said"),
+    [(nn.LazyLinear(4), QuantizationError, r"0\.weight has no shape yet"),
+     (nn.Linear(4, 4, dtype=torch.complex64), ConfigError, "0, a Linear, has no weight to quantize")],
+)  # fmt: skip
+def test_weights_without_a_shape_and_complex_ones_are_refused_by_name(layer, error, said):
+    with pytest.raises(error, match=said):
+        QAT_Quantizer(nn.Sequential(layer), [{"quant_types": ["weight"], "quant_bits": 8, "op_names": ["0"]}])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_recurrent_layer_rounds_each_weight_once_in_a_pass(kind, monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(kind(4, 5, num_layers=2))
+    QAT_Quantizer(model, [{"quant_types": ["weight"], "quant_bits": 4, "op_names": ["0"]}]).compress()
+    baked = copy.deepcopy(model)
+    detach_quantizers(baked, bake=True)
+    rounded = []
+    whole = FakeQuantize.forward
+    monkeypatch.setattr(FakeQuantize, "forward", lambda own, x: rounded.append(own.name) or whole(own, x))
+    x = torch.randn(3, 2, 4)
+    torch.testing.assert_close(model(x)[0], baked(x)[0])
+    assert sorted(rounded) == sorted(f"0.weight_{at}_l{layer}" for at in ("ih", "hh") for layer in (0, 1))
+    with torch.no_grad():
+        model[0]._parameters["weight_ih_l0"].mul_(2)
+    assert not torch.equal(model(x)[0], baked(x)[0])
+    with pytest.raises(RuntimeError):
+        model(torch.randn(3, 2, 7))
+    assert "torchpare_flat_weights" not in vars(model[0])

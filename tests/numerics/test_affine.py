@@ -190,3 +190,10 @@ def test_what_is_said_to_be_covered_is_looked_at_where_the_grid_has_uneven_ends(
     assert torch.equal(values, dequantize(quantize(x, scale, zero_point, grid), scale, zero_point))
     (grad,) = torch.autograd.grad(values.sum(), x)
     assert grad[-1] == 0
+
+
+def test_the_last_step_of_a_range_up_to_the_largest_half_is_still_a_number():
+    x = torch.tensor([65504.0, -65504.0, 1.0], dtype=torch.float16, requires_grad=True)
+    scale, zero_point = scale_and_zero_point(*min_max(x), Grid(8))
+    for value in (x, x.detach()):
+        assert bool(fake_quantize(value, scale, zero_point, Grid(8)).isfinite().all())

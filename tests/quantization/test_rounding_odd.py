@@ -85,3 +85,26 @@ def test_biases_of_samples_that_are_no_batch_are_corrected_by_channel():
     x = torch.randn(3, 20) + 1
     correct_biases(model, [x])
     torch.testing.assert_close(model(x).mean(1), layer(x).mean(1))
+
+
+class Choosing(nn.Module):
+    """Its second layer is called by keyword, and not with every batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x, deep):
+        x = self.first(x)
+        return self.second(input=x) if deep else x
+
+
+def test_layers_that_are_called_by_keyword_or_only_later_take_part():
+    torch.manual_seed(0)
+    model = Choosing()
+    dense = copy.deepcopy(model)
+    QAT_Quantizer(model, [{"quant_types": ["weight"], "quant_bits": 3, "op_types": ["Linear"]}]).compress()
+    batches = [(torch.randn(64, 4) + 1, deep) for deep in (False, True)]
+    assert list(correct_biases(model, batches)) == ["first", "second"]
+    torch.testing.assert_close(model(*batches[1]).mean(0), dense(*batches[1]).mean(0))
+    assert list(round_adaptively(model, batches, iterations=2)) == ["first", "second"]

@@ -31,7 +31,14 @@ def quantizable(layer: nn.Module) -> tuple[str, ...]:
     own = layer._parameters.items()
     if isinstance(layer, nn.PReLU):
         return ("weight",)
-    return tuple(name for name, value in own if value is not None and value.dim() > 1 and not name.startswith("bias"))
+    return tuple(name for name, value in own if _is_matrix(value) and not name.startswith("bias"))
+
+
+def _is_matrix(value: Tensor | None) -> bool:
+    """Whether a parameter has two axes or more, of real numbers; one that has no shape yet may come to have them."""
+    if value is None or isinstance(value, nn.UninitializedParameter):
+        return value is not None
+    return value.dim() > 1 and value.is_floating_point()
 
 
 def check_quantizable(layer: nn.Module, name: str, child: str) -> None:
@@ -142,9 +149,8 @@ def quantized_weights(layer: CompressedLayer) -> Iterator[tuple[str, FakeQuantiz
 def before_forward(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """A step begins for the quantizers of a layer; what it is called with is observed and quantized."""
     learning = layer.training and not _is_recomputed()
-    if learning:
-        for name in layer.torchpare_quantized:  # type: ignore[union-attr]
-            _count_pass(layer._modules[name + QUANTIZER])
+    for name in layer.torchpare_quantized:  # type: ignore[union-attr]
+        _begin_pass(layer._modules[name + QUANTIZER], learning)
     quantizer = layer._modules.get(ACTIVATIONS["input"])
     if quantizer is None:
         return None
@@ -167,12 +173,7 @@ def after_forward(layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
 
 def _through(quantizer: FakeQuantize, values: tuple[Any, ...], learning: bool) -> tuple[Any, ...]:
     floating = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
-    if learning:
-        _count_pass(quantizer)
-    if (
-        not quantizer.active
-    ):  # a DataParallel replica begins with what the original knew, of which buffers alone move on
-        quantizer.see_whether_active()
+    _begin_pass(quantizer, learning)
     if floating and quantizer.observing and (learning or quantizer.calibrating):
         quantizer.observe(*floating)
     if not quantizer.active:
@@ -185,9 +186,12 @@ def _through(quantizer: FakeQuantize, values: tuple[Any, ...], learning: bool) -
     return tuple(made.get(id(value), value) for value in values)
 
 
-def _count_pass(quantizer: Any) -> None:
-    if quantizer.counts_passes and quantizer.spec.start_step:
+def _begin_pass(quantizer: Any, learning: bool) -> None:
+    if learning and quantizer.counts_passes and quantizer.spec.start_step:
         quantizer.count_step()
+    # A replica of DataParallel, and a model that averages another, are told by buffers alone that it has begun.
+    if not quantizer.active:
+        quantizer.see_whether_active()
 
 
 def _is_recomputed() -> bool:

@@ -74,9 +74,11 @@ def weight_places(
             owners.append((f"{name}.out_proj", target.module.out_proj))
         found = [(path, owner, key) for path, owner in owners for key in quantizable(owner)]
         if not found:
+            made = "take its parametrization off first" if hasattr(target.module, "parametrizations") else "exclude it"
             raise ConfigError(f"{name}, a {target.type}, has no weight to quantize: leave 'weight' out of its "
-                              "'quant_types', or exclude it")  # fmt: skip
+                              f"'quant_types', or {made}")  # fmt: skip
         for path, owner, key in found:
+            _check_made(owner, path, key)
             parameter = owner._parameters[key]  # noqa: SLF001 - reading the attribute would mask it
             holders = tuple(_holders(model, parameter))
             axis, _ = output_layout(owner)
@@ -192,6 +194,15 @@ def _holders(model: nn.Module, parameter: nn.Parameter | None) -> Iterator[tuple
         for key, own in module._parameters.items():  # noqa: SLF001 - to tell parameters by identity
             if own is not None and own is parameter:
                 yield module, key
+
+
+def _check_made(layer: nn.Module, path: str, key: str) -> None:
+    """Refuse what is no weight, but that of which one is made at each call."""
+    weight, _, part = key.rpartition("_")
+    normed = part in ("g", "v") or (part == "orig" and f"{weight}_u" in layer._buffers)  # noqa: SLF001
+    if normed and weight not in layer._parameters and isinstance(getattr(layer, weight, None), Tensor):  # noqa: SLF001
+        raise QuantizationError(f"{path}.{weight} is made of {path}.{key} at each call, so that rounding it would not "
+                                "put it on a grid: take the weight or spectral norm off first")  # fmt: skip
 
 
 def _check_weight(place: Place) -> None:
