@@ -89,8 +89,11 @@ def dorefa(model: nn.Module, data: Digits) -> Quantizer:
 
 
 def bnn(model: nn.Module, data: Digits) -> Quantizer:
-    """Signs, times the mean size of a channel."""
+    """Signs, times the mean size of a channel. What comes out of a ReLU has no signs worth speaking of."""
     del data
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, nn.ReLU):
+            model.set_submodule(name, nn.Hardtanh())
     return quantization.BNNQuantizer(model, SIGNS, scaled=True)
 
 

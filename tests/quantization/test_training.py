@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from tests.quantization.flows import Net, batch, train
 from torchpare.attach import quantizers_of
 from torchpare.attach.quantizer import DECAY
-from torchpare.quantization import DoReFaQuantizer, LsqQuantizer, PACTQuantizer, QAT_Quantizer
+from torchpare.quantization import BNNQuantizer, DoReFaQuantizer, LsqQuantizer, PACTQuantizer, QAT_Quantizer
 
 EVERYTHING = [{"quant_types": ["weight", "input", "output"], "quant_bits": 8, "op_types": ["Conv2d", "Linear"]}]
 
@@ -111,6 +111,15 @@ def test_the_bound_of_pact_takes_the_optimizers_weight_decay():
     optimizer = torch.optim.SGD(model.parameters(), 0.01, weight_decay=0.1)
     PACTQuantizer(model, [{"quant_types": ["output"], "quant_bits": 4, "op_types": ["ReLU"]}], optimizer).compress()
     assert optimizer.param_groups[1]["weight_decay"] == 0.1
+
+
+def test_signs_of_what_is_never_below_zero_are_warned_of_once():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    BNNQuantizer(model, [{"quant_types": ["input"], "quant_bits": 1, "op_names": ["0", "2"]}]).compress()
+    x = torch.randn(5, 4)
+    with pytest.warns(UserWarning, match=r"2\.input is never below zero"):
+        model(x)
+    model(x)  # warnings are errors here
 
 
 @pytest.mark.parametrize("quantizer", [QAT_Quantizer, LsqQuantizer])

@@ -224,7 +224,7 @@ class Quantizer(ABC):
             for name, target in self.targets.items()
         }  # fmt: skip
 
-    def _join(self, activations: list[tuple[Place, FakeQuantize]]) -> list[tuple[Place, FakeQuantize]]:
+    def _join(self, activations: Sequence[tuple[Place, FakeQuantize]]) -> list[tuple[Place, FakeQuantize]]:
         """Let those that need it have one grid: ranges are united; what is learnt is learnt once, by one quantizer."""
         own = {id(place): quantizer for place, quantizer in activations}
         for group in self.joined:

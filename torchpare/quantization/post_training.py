@@ -113,10 +113,8 @@ class ObserverQuantizer(Quantizer):
         dummy_input: Any = None,
     ) -> None:
         super().__init__(model, config_list, optimizer, dummy_input)
-        observers: list[tuple[Place, FakeQuantize]] = [
-            (place, Observer(place.spec, place.name)) for place in self.activations
-        ]
-        self._observers = self._join(observers)
+        self._observers = [(place, Observer(place.spec, place.name)) for place in self.activations]
+        self._join(self._observers)
         for place, observer in self._observers:
             for layer, kind in place.holders:
                 attach_activation_quantizer(layer, kind, observer)  # type: ignore[arg-type]
