@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -171,6 +171,7 @@ def test_onnx_runtime_gets_the_same_integers_and_the_same_values(grid, kind, cha
 @given(st.integers(2, 16), matrices, st.sampled_from([torch.float32, torch.bfloat16, torch.float64]))
 def test_a_grid_made_for_a_tensor_clips_nothing_of_it(bits, array, dtype):
     x = torch.from_numpy(array).to(dtype).requires_grad_()
+    assume(bool(x.isfinite().all()))  # the largest float32 are infinite in bfloat16
     grid = Grid(bits, signed=True, symmetric=True, narrow=True)
     scale, zero_point = scale_and_zero_point(*min_max(x), grid)
     slopes = torch.arange(1.0, x.numel() + 1, dtype=dtype).reshape(x.shape)

@@ -58,36 +58,6 @@ class Only(nn.Module):
         return self.layer(x)
 
 
-def slopes() -> nn.PReLU:
-    layer = nn.PReLU(3)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([0.1, 0.237, -0.4]))
-    return layer
-
-
-NETS = {
-    "Conv1d": (lambda: Only(nn.Conv1d(3, 4, 3)), images(2, 3, 8), {"weight"}),
-    "Conv2d": (lambda: Only(nn.Conv2d(3, 4, 3)), images(2, 3, 8, 7), {"weight"}),
-    "Conv3d": (lambda: Only(nn.Conv3d(3, 4, 3)), images(2, 3, 5, 6, 7), {"weight"}),
-    "ConvTranspose1d": (lambda: Only(nn.ConvTranspose1d(3, 4, 3)), images(2, 3, 8), {"weight"}),
-    "ConvTranspose2d": (lambda: Only(nn.ConvTranspose2d(3, 4, 3)), images(2, 3, 8, 7), {"weight"}),
-    "ConvTranspose3d": (lambda: Only(nn.ConvTranspose3d(3, 4, 3)), images(2, 3, 3, 4, 5), {"weight"}),
-    "Linear": (lambda: Only(nn.Linear(8, 4)), images(2, 8), {"weight"}),
-    "Bilinear": (lambda: Twofold(), images(2, 8), {"weight"}),
-    "Embedding": (lambda: Only(nn.Embedding(11, 8)), tokens, {"weight"}),
-    "EmbeddingBag": (lambda: Only(nn.EmbeddingBag(11, 8)), tokens, {"weight"}),
-    "PReLU": (lambda: Only(slopes()), images(2, 3, 4), {"weight"}),
-    "RNN": (lambda: Recurrent(nn.RNN), images(2, 6, 5), None),
-    "LSTM": (lambda: Recurrent(nn.LSTM), images(2, 6, 5), None),
-    "GRU": (lambda: Recurrent(nn.GRU), images(2, 6, 5), None),
-    "LSTMCell": (lambda: Cell(), images(2, 5), {"weight_ih", "weight_hh"}),
-    "MultiheadAttention": (lambda: Attentive(apart=False), images(2, 5, 8), {"in_proj_weight", "weight"}),
-    "MultiheadAttention, apart": (lambda: Attentive(apart=True), images(2, 5, 8),
-                                  {"q_proj_weight", "k_proj_weight", "v_proj_weight", "weight"}),
-}  # fmt: skip
-QUANTIZERS = [NaiveQuantizer, QAT_Quantizer, LsqQuantizer, LsqPlusQuantizer, ObserverQuantizer]
-
-
 class Twofold(nn.Module):
     """A bilinear layer, given the same twice."""
 
@@ -108,6 +78,36 @@ class Cell(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x)[0]
+
+
+def slopes() -> nn.PReLU:
+    layer = nn.PReLU(3)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([0.1, 0.237, -0.4]))
+    return layer
+
+
+NETS = {
+    "Conv1d": (lambda: Only(nn.Conv1d(3, 4, 3)), images(2, 3, 8), {"weight"}),
+    "Conv2d": (lambda: Only(nn.Conv2d(3, 4, 3)), images(2, 3, 8, 7), {"weight"}),
+    "Conv3d": (lambda: Only(nn.Conv3d(3, 4, 3)), images(2, 3, 5, 6, 7), {"weight"}),
+    "ConvTranspose1d": (lambda: Only(nn.ConvTranspose1d(3, 4, 3)), images(2, 3, 8), {"weight"}),
+    "ConvTranspose2d": (lambda: Only(nn.ConvTranspose2d(3, 4, 3)), images(2, 3, 8, 7), {"weight"}),
+    "ConvTranspose3d": (lambda: Only(nn.ConvTranspose3d(3, 4, 3)), images(2, 3, 3, 4, 5), {"weight"}),
+    "Linear": (lambda: Only(nn.Linear(8, 4)), images(2, 8), {"weight"}),
+    "Bilinear": (Twofold, images(2, 8), {"weight"}),
+    "Embedding": (lambda: Only(nn.Embedding(11, 8)), tokens, {"weight"}),
+    "EmbeddingBag": (lambda: Only(nn.EmbeddingBag(11, 8)), tokens, {"weight"}),
+    "PReLU": (lambda: Only(slopes()), images(2, 3, 4), {"weight"}),
+    "RNN": (lambda: Recurrent(nn.RNN), images(2, 6, 5), None),
+    "LSTM": (lambda: Recurrent(nn.LSTM), images(2, 6, 5), None),
+    "GRU": (lambda: Recurrent(nn.GRU), images(2, 6, 5), None),
+    "LSTMCell": (Cell, images(2, 5), {"weight_ih", "weight_hh"}),
+    "MultiheadAttention": (lambda: Attentive(apart=False), images(2, 5, 8), {"in_proj_weight", "weight"}),
+    "MultiheadAttention, apart": (lambda: Attentive(apart=True), images(2, 5, 8),
+                                  {"q_proj_weight", "k_proj_weight", "v_proj_weight", "weight"}),
+}  # fmt: skip
+QUANTIZERS = [NaiveQuantizer, QAT_Quantizer, LsqQuantizer, LsqPlusQuantizer, ObserverQuantizer]
 
 
 def quantized(name, quantizer, bits, x, types=("weight",), **more):
@@ -132,12 +132,12 @@ def test_its_weights_lie_on_a_grid_and_it_learns(name, quantizer, generator):
     assert set(found) == names
     for kind, (layer, own) in found.items():
         value = getattr(layer, kind)
-        scale, zero_point = own.qparams(layer._parameters[kind])  # noqa: SLF001 - what it is called with
+        scale, zero_point = own.qparams(layer._parameters[kind])
         codes = value / scale + zero_point
         torch.testing.assert_close(codes, codes.round(), atol=2e-3, rtol=0)
         # Whatever rounds only parts with half a step, but what the start of a learnt step clips.
         if quantizer is not LsqQuantizer and quantizer is not LsqPlusQuantizer:
-            assert bool(((value - layer._parameters[kind]).abs() <= scale / 2 * 1.001).all())  # noqa: SLF001
+            assert bool(((value - layer._parameters[kind]).abs() <= scale / 2 * 1.001).all())
     assert not torch.equal(model(x), dense(x))
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
     before = [parameter.detach().clone() for parameter in model.parameters()]
@@ -146,7 +146,7 @@ def test_its_weights_lie_on_a_grid_and_it_learns(name, quantizer, generator):
     optimizer.step()
     assert any(not torch.equal(now, then) for now, then in zip(model.parameters(), before, strict=True))
     for kind, (layer, _) in found.items():
-        assert layer._parameters[kind].grad is not None  # noqa: SLF001
+        assert layer._parameters[kind].grad is not None
 
 
 @pytest.mark.parametrize("bits", range(1, 17))

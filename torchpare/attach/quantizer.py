@@ -8,7 +8,7 @@ range is that of the weight at hand (``follows``), so that nothing has to be obs
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -46,6 +46,9 @@ class FakeQuantize(GridState):
 
     calibrating: bool
     """Whether it learns in evaluation too."""
+
+    joined: tuple[FakeQuantize, ...] = ()
+    """The others with which it has one grid. In a tuple, where ``nn.Module`` does not take them for children."""
 
     on_grid = True
     """Whether scale and zero point with the integers of ``spec`` are all there is to know."""
@@ -156,7 +159,7 @@ class FakeQuantize(GridState):
             high = torch.where(self.seen == 0, high, torch.maximum(self.high, high))
         self.low.copy_(low)
         self.high.copy_(high)
-        self.set_range(low, high)
+        self._cover()
 
     @torch.no_grad()
     def set_range(self, low: Tensor, high: Tensor) -> None:
@@ -189,9 +192,33 @@ class FakeQuantize(GridState):
     def freeze(self) -> None:
         """Observe no more and be calibrated; a range that counted values recommend is worked out now."""
         self.observing = self.calibrating = False
-        if self.counts is not None and bool(self.counts.any()):
-            seen = Histogram(self.counts, self.low.double(), self.high.double())
-            self.set_range(*recommended_range(seen, self.spec.observer, self.spec.grid, self.spec.percentile))
+        if bool(self.seen) and (self.counts is not None or self.joined):
+            self._cover()
+
+    # -------------------------------------------------------------------------------------------------- sharing a grid
+
+    def join(self, others: Iterable[FakeQuantize]) -> None:
+        """Have one grid with others from now on, which covers what each of them has to cover."""
+        self.joined = tuple(others)
+        for other in self.joined:
+            other.joined = (self, *(own for own in self.joined if own is not other))
+
+    def _cover(self) -> None:
+        """Cover what was observed, here and where the grid is shared."""
+        low, high = self.wish()
+        for other in self.joined:
+            # Those that have seen nothing wish for nothing: their range is that of a zero.
+            lower, higher = other.wish()
+            low, high = torch.minimum(low, lower.to(low.device)), torch.maximum(high, higher.to(high.device))
+        for own in (self, *self.joined):
+            own.set_range(low.to(own.low.device), high.to(own.high.device))
+
+    def wish(self) -> Range:
+        """The range to cover: what was seen, or, once no more is watched, what is worth covering of it."""
+        if self.observing or self.calibrating or self.counts is None or not bool(self.counts.any()):
+            return self.low, self.high
+        seen = Histogram(self.counts, self.low.double(), self.high.double())
+        return recommended_range(seen, self.spec.observer, self.spec.grid, self.spec.percentile)
 
     # ------------------------------------------------------------------------------------------------- steps and files
 

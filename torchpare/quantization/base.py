@@ -26,6 +26,7 @@ from torchpare.numerics.affine import check_finite
 from torchpare.numerics.ranges import min_max
 from torchpare.quantization.calibration import apply_calibration, calibration_of
 from torchpare.quantization.export import export
+from torchpare.quantization.joined import joined_outputs
 from torchpare.quantization.places import Place, activation_places, check_observer, folds_of, weight_places
 
 __all__ = ["Quantizer"]
@@ -42,7 +43,8 @@ class Quantizer(ABC):
             and an optimizer made of ``model.parameters()`` after ``compress()`` trains the grids.
         dummy_input: an example input (a tensor, a tuple of positional arguments, or a dict of keyword arguments). With
             it, batch norms directly behind quantized layers are found: such a weight is quantized as it will be once
-            the norm is folded into it, and what is quantized as the layer's output is that of the norm.
+            the norm is folded into it, and what is quantized as the layer's output is that of the norm. Outputs that
+            meet in a concatenation are found too, and get one grid between them, as integer runtimes need it.
 
     Raises:
         ConfigError: the config_list or another argument cannot be used. The model is untouched.
@@ -96,6 +98,7 @@ class Quantizer(ABC):
         for place in (*self.weights, *self.activations):
             check_observer(place, self.observers, name)
             self.check(place)
+        self.joined = joined_outputs(model, self.activations, dummy_input) if dummy_input is not None else []
         self._compressed = False
 
     # ------------------------------------------------------------------------------------------- what an algorithm says
@@ -129,7 +132,7 @@ class Quantizer(ABC):
             for place in self.weights:
                 check_finite(*min_max(place.parameter), place.name)
             weights = [(place, self.weight_quantizer(place)) for place in self.weights]
-            activations = [(place, self.activation_quantizer(place)) for place in self.activations]
+            activations = self._join([(place, self.activation_quantizer(place)) for place in self.activations])
             for place, quantizer in weights:
                 for layer, key in place.holders:
                     fold = self.folded.get(place.target.name) if len(place.holders) == 1 else None
@@ -222,6 +225,18 @@ class Quantizer(ABC):
             for name, target in self.targets.items()
         }  # fmt: skip
 
+    def _join(self, activations: list[tuple[Place, FakeQuantize]]) -> list[tuple[Place, FakeQuantize]]:
+        """Let those that need it have one grid: ranges are united; what is learnt is learnt once, by one quantizer."""
+        own = {id(place): quantizer for place, quantizer in activations}
+        for group in self.joined:
+            for grid in dict.fromkeys(place.spec.grid for place in group):
+                first, *rest = [place for place in group if place.spec.grid == grid]
+                if next(own[id(first)].parameters(), None) is not None:
+                    own.update((id(place), own[id(first)]) for place in rest)
+                elif own[id(first)].observing:
+                    own[id(first)].join(own[id(place)] for place in rest)
+        return [(place, own[id(place)]) for place, _ in activations]
+
     def _has_quantizers(self, what: str) -> None:
         if next(quantizers_of(self.bound_model), None) is None:
             raise QuantizationError(f"the model has no quantizers to {what}: call compress() first")
@@ -229,6 +244,7 @@ class Quantizer(ABC):
     def _follow_optimizer(self, quantizers: Sequence[FakeQuantize]) -> None:
         if self.optimizer is None:
             return
+        quantizers = list(dict.fromkeys(quantizers))  # one may hang in two places
         learnt = [parameter for quantizer in quantizers for parameter in quantizer.parameters()]
         if learnt:
             self.optimizer.add_param_group(

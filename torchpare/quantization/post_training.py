@@ -113,7 +113,10 @@ class ObserverQuantizer(Quantizer):
         dummy_input: Any = None,
     ) -> None:
         super().__init__(model, config_list, optimizer, dummy_input)
-        self._observers = [(place, Observer(place.spec, place.name)) for place in self.activations]
+        observers: list[tuple[Place, FakeQuantize]] = [
+            (place, Observer(place.spec, place.name)) for place in self.activations
+        ]
+        self._observers = self._join(observers)
         for place, observer in self._observers:
             for layer, kind in place.holders:
                 attach_activation_quantizer(layer, kind, observer)  # type: ignore[arg-type]
