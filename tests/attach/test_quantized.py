@@ -13,7 +13,14 @@ from torch.utils.checkpoint import checkpoint
 import torchpare
 from torchpare.attach import FakeQuantize, detach_quantizers
 from torchpare.errors import CheckpointError, ConfigError, QuantizationError
-from torchpare.quantization import DoReFaQuantizer, LsqQuantizer, NaiveQuantizer, ObserverQuantizer, QAT_Quantizer
+from torchpare.quantization import (
+    DoReFaQuantizer,
+    LsqPlusQuantizer,
+    LsqQuantizer,
+    NaiveQuantizer,
+    ObserverQuantizer,
+    QAT_Quantizer,
+)
 
 WEIGHTS = [{"quant_types": ["weight"], "quant_bits": 4, "op_types": ["Linear"]}]
 
@@ -206,3 +213,19 @@ def test_what_a_checkpoint_runs_again_is_observed_and_counted_once(quantizer, re
         assert torch.equal(ours, theirs)
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_zero_point_of_a_symmetric_grid_is_its_middle_whatever_is_learnt(signed):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(64, 4) + 1
+    entry = {**WEIGHTS[0], "quant_types": ["output"], "quant_scheme": "symmetric", "signed": signed}
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    LsqPlusQuantizer(model, [entry], optimizer).compress()
+    for _ in range(10):
+        optimizer.zero_grad()
+        (model(x) - 5).square().mean().backward()
+        optimizer.step()
+    assert int(model[0].zero_point) == (0 if signed else 8)
+    steps = model.eval()(x) / model[0].scale
+    torch.testing.assert_close(steps, steps.round(), atol=1e-4, rtol=0)
