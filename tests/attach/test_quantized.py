@@ -8,11 +8,19 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import torchpare
 from torchpare.attach import FakeQuantize, detach_quantizers
 from torchpare.errors import CheckpointError, ConfigError, QuantizationError
-from torchpare.quantization import DoReFaQuantizer, LsqQuantizer, NaiveQuantizer, QAT_Quantizer
+from torchpare.quantization import (
+    DoReFaQuantizer,
+    LsqPlusQuantizer,
+    LsqQuantizer,
+    NaiveQuantizer,
+    ObserverQuantizer,
+    QAT_Quantizer,
+)
 
 WEIGHTS = [{"quant_types": ["weight"], "quant_bits": 4, "op_types": ["Linear"]}]
 
@@ -175,3 +183,49 @@ def test_a_recurrent_layer_rounds_each_weight_once_in_a_pass(kind, monkeypatch):
     with pytest.raises(RuntimeError):
         model(torch.randn(3, 2, 7))
     assert "torchpare_flat_weights" not in vars(model[0])
+
+
+@pytest.mark.parametrize("quantizer", [QAT_Quantizer, LsqQuantizer, ObserverQuantizer])
+def test_what_is_hung_up_in_inference_mode_serves_training(quantizer):
+    model, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(8, 4)
+    own = quantizer(model, [{**WEIGHTS[0], "quant_types": ["weight", "input"]}])
+    with torch.inference_mode():
+        own.compress()
+    model(x).sum().backward()
+    model.load_state_dict(copy.deepcopy(model.state_dict()))
+    assert model[0].old_weight.grad is not None
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("quantizer", [QAT_Quantizer, LsqQuantizer])
+def test_what_a_checkpoint_runs_again_is_observed_and_counted_once(quantizer, reentrant):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    entry = {**WEIGHTS[0], "quant_types": ["weight", "input", "output"], "quant_start_step": 1}
+    quantizer(model, [entry]).compress()
+    twin = copy.deepcopy(model)
+    for size in (1, 3, 2):
+        x = size * torch.randn(8, 4)
+        checkpoint(model, x.clone().requires_grad_(), use_reentrant=reentrant).square().sum().backward()
+        twin(x).square().sum().backward()
+    assert int(model[0].output_quantizer.steps) == 3
+    for ours, theirs in zip(model.buffers(), twin.buffers(), strict=True):
+        assert torch.equal(ours, theirs)
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_zero_point_of_a_symmetric_grid_is_its_middle_whatever_is_learnt(signed):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(64, 4) + 1
+    entry = {**WEIGHTS[0], "quant_types": ["output"], "quant_scheme": "symmetric", "signed": signed}
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    LsqPlusQuantizer(model, [entry], optimizer).compress()
+    for _ in range(10):
+        optimizer.zero_grad()
+        (model(x) - 5).square().mean().backward()
+        optimizer.step()
+    assert int(model[0].zero_point) == (0 if signed else 8)
+    steps = model.eval()(x) / model[0].scale
+    torch.testing.assert_close(steps, steps.round(), atol=1e-4, rtol=0)

@@ -149,3 +149,10 @@ def test_binary_values_are_signs_and_learn_where_they_are_small():
     for clipped, expected in ((True, [0, 1, 1, 1, 1, 1, 0]), (False, [1] * 7)):
         (grad,) = torch.autograd.grad(binarize(x, clipped=clipped).sum(), x)
         assert grad.tolist() == expected
+
+
+@pytest.mark.parametrize("bits", [2, 8, 16])
+def test_dorefa_levels_of_doubles_are_doubles(bits, generator):
+    top = 2**bits - 1
+    steps = (dorefa_activation(torch.rand(500, generator=generator, dtype=torch.float64), bits) * top).double()
+    torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-10)

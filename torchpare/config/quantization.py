@@ -75,7 +75,8 @@ class QuantEntry(Selector):
 
     observer: dict[str, str] = Field(default_factory=dict)
     """How the range is found: ``"min_max"`` (all that was seen), ``"moving_average"`` (of the batches' ranges),
-    ``"percentile"``, ``"kl"``, ``"mse"`` (what is worth covering)."""
+    ``"percentile"``, ``"kl"``, ``"mse"`` (what is worth covering). `ObserverQuantizer` takes all of them, those
+    that train the first two at most, for what they observe."""
 
     percentile: float | None = None
     """For ``"percentile"``: above 50, up to 100; 99.99 if not given."""

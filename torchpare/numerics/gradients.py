@@ -114,7 +114,8 @@ def binarize(x: Tensor, scale: Tensor | None = None, *, clipped: bool = True) ->
 
 def _levels(unit: Tensor, bits: int) -> Tensor:
     """Values in [0, 1] on ``2**bits`` even levels."""
-    scale = torch.full((), 1 / ((1 << bits) - 1), device=unit.device)
+    precise = torch.float64 if unit.dtype == torch.float64 else torch.float32
+    scale = torch.full((), 1 / ((1 << bits) - 1), dtype=precise, device=unit.device)
     return fake_quantize(unit, scale, torch.zeros((), dtype=torch.int32, device=unit.device), Grid(bits))
 
 

@@ -120,6 +120,7 @@ class Quantizer(ABC):
 
     # ------------------------------------------------------------------------------------------------- the user's loop
 
+    @torch.inference_mode(False)  # what is made in a user's inference mode must still serve training
     def compress(self) -> nn.Module:
         """Put quantizers on the model and return it, the same object. A second call changes nothing.
 

@@ -162,6 +162,7 @@ class ObserverQuantizer(Quantizer):
             QuantizationError: there are no batches, a layer was not reached by them, or values are not finite.
         """
         for _, observer in self._observers:
+            assert isinstance(observer, Observer)
             observer.watch()
         with evaluated(self.bound_model):
             for batch in batches:
