@@ -97,9 +97,23 @@ def stored_levels(levels: Tensor, scale: Tensor, axis: int) -> Stored | str:
         return f"its values span {int((high - low).max()) + 1} levels, and eight bits hold 256"
     fits = bool((low >= -128).all() and (high <= 127).all())
     zero_point = torch.zeros_like(low) if fits else (-128 - low).clamp(max=127)
+    finer = _finest(low, high) if fits else torch.ones_like(low)
     shape = () if scale.dim() == 0 else tuple(-1 if at == axis else 1 for at in range(levels.dim()))
-    codes = (levels + zero_point.reshape(shape)).to(torch.int8)
-    return Stored(codes.contiguous(), scale.float().contiguous(), zero_point.long().contiguous(), axis)
+    codes = (levels * finer.reshape(shape) + zero_point.reshape(shape)).to(torch.int8)
+    return Stored(codes.contiguous(), (scale.float() / finer).contiguous(), zero_point.long().contiguous(), axis)
+
+
+def _finest(low: Tensor, high: Tensor) -> Tensor:
+    """The largest power of two, for each channel, by which its levels may be multiplied and still be int8.
+
+    The values stay the same to the bit, and the steps get smaller. Runtimes round a bias to the product of the steps of
+    input and weight, so that with steps of four bits it would be far off.
+    """
+    finer = torch.ones_like(low)
+    for power in range(1, 8):
+        roomy = (low * 2**power >= -128) & (high * 2**power <= 127) & (low < high)
+        finer = torch.where(roomy, 2**power, finer)
+    return finer
 
 
 def step_of(scale: Tensor, zero_point: Tensor, grid: Grid) -> Step | str:

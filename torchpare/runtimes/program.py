@@ -222,8 +222,7 @@ def _account(module: fx.GraphModule, kernels: set[fx.Node]) -> tuple[list[str], 
         elif not is_dequantize(node.args[0]):
             floats.append(FloatPlace(name, "its input lies on no grid: quantize it, or give calibration batches"))
         elif node.target is not torch.ops.aten.linear.default and not _leaves_rounded(node):
-            floats.append(FloatPlace(name, "what it returns lies on no one grid, which integer convolutions need: give "
-                                           "calibration batches"))  # fmt: skip
+            floats.append(FloatPlace(name, _why_float(node)))
         elif weight_axis(node) == 1:
             floats.append(FloatPlace(name, "a transposed convolution, which runtimes compute in float"))
         else:
@@ -231,9 +230,16 @@ def _account(module: fx.GraphModule, kernels: set[fx.Node]) -> tuple[list[str], 
     return integers, floats
 
 
+def _why_float(node: fx.Node) -> str:
+    if any(reader.target is torch.ops.aten.clamp.default for reader in chain_end(node).users):
+        return "what it returns has fewer than eight bits, which runtimes clip in float"
+    return "what it returns lies on no one grid, which integer convolutions need: give calibration batches"
+
+
 def _leaves_rounded(node: fx.Node) -> bool:
+    """Whether all that reads a layer, or the activation function that its kernel takes in, is one rounding."""
     readers = list(chain_end(node).users)
-    return len(readers) == 1 and (is_quantize(readers[0]) or readers[0].target is torch.ops.aten.clamp.default)
+    return len(readers) == 1 and is_quantize(readers[0])
 
 
 def _weight_name(module: fx.GraphModule, node: fx.Node) -> str | None:
