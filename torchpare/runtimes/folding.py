@@ -100,7 +100,7 @@ def _fold(module: fx.GraphModule, stored: dict[str, Stored], layer: fx.Node, nor
         )
     if held is not None:
         stored[target] = held
-    layer.args = (layer.args[0], new_weight, new_bias, *layer.args[3:])
+    layer.args = (*layer.args[:1], new_weight, new_bias, *layer.args[3:])
     _take_over(norm, layer)
     return None
 

@@ -36,29 +36,33 @@ class ModelSpeedupONNXRuntime(ModelSpeedupRuntime):
     def take(self, program: QuantizedProgram) -> Callable[[list[Tensor]], list[Tensor]]:
         """Write the file, and load it."""
         self._folder = tempfile.TemporaryDirectory()
-        self._file = Path(self._folder.name) / "model.onnx"
-        write_qdq(program, self._file)
-        return session_runner(onnx_session(self._file, threads=self.threads))
-
-    def export_quantized_model(self, path: str | os.PathLike[str]) -> None:
-        """Write the QDQ file; weights of 2 GiB and more go into a second one, ``<path>.data``."""
-        self._ready("export_quantized_model()")
-        export_file(self._file, path)
+        path = Path(self._folder.name) / "model.onnx"
+        write_qdq(program, path)
+        return self.read(path)
 
     def read(self, path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
         """Load a QDQ file."""
-        run = session_runner(onnx_session(path, threads=self.threads))
+        run = self.load_file(path)
         self._file = path
         return run
 
+    def load_file(self, path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
+        """What runs an ONNX file; verifying asks for this on parts of the program."""
+        return session_runner(onnx_session(path, threads=self.threads))
 
-def export_file(made: Path, path: str | os.PathLike[str]) -> None:
-    """Copy an ONNX file that was made, as one that appears whole or not at all."""
-    data = made.with_name(f"{made.name}.data")
-    if data.is_file():
-        raise ExportError(f"{os.fspath(path)} would be of 2 GiB and more: write it with write_qdq(program, path)")
-    with atomic_write(path) as lent:
-        shutil.copyfile(made, lent)
+    def export_quantized_model(self, path: str | os.PathLike[str]) -> None:
+        """Write the QDQ file.
+
+        Raises:
+            ExportError: ``compress()`` was not called, or the file would be of 2 GiB and more.
+            FileError: ``path`` cannot be written.
+        """
+        self._ready("export_quantized_model()")
+        data = self._file.with_name(f"{self._file.name}.data")
+        if data.is_file():
+            raise ExportError(f"{os.fspath(path)} would be of 2 GiB and more: write it with write_qdq(program, path)")
+        with atomic_write(path) as lent:
+            shutil.copyfile(self._file, lent)
 
 
 def onnx_session(

@@ -15,11 +15,12 @@ from torchpare.attach import quantizers_of
 from torchpare.errors import ConfigError
 from torchpare.files.calibration import Calibration
 from torchpare.graph.capture import call_arguments
+from torchpare.runtimes.biases import with_room
 from torchpare.runtimes.calibrate import calibrated_steps, weight_in_eight_bits
 from torchpare.runtimes.configured import configured
 from torchpare.runtimes.explicit import SITE, FloatPlace, explicit
 from torchpare.runtimes.folding import WEIGHTED, fold_norms, weight_axis
-from torchpare.runtimes.integers import Step
+from torchpare.runtimes.integers import Step, Stored
 from torchpare.runtimes.operators import (
     constant,
     is_dequantize,
@@ -30,7 +31,7 @@ from torchpare.runtimes.operators import (
 )
 from torchpare.runtimes.placing import chain_end, echoes, wishes
 from torchpare.runtimes.record import record
-from torchpare.runtimes.weights import write_weights
+from torchpare.runtimes.weights import split_biases, write_weights
 
 __all__ = ["FloatPlace", "QuantizedProgram", "Site", "build_program"]
 
@@ -160,6 +161,8 @@ def build_program(
         name = f"{names[origin.args[0].name][0]} handed on by {value.name}"  # type: ignore[union-attr]
         names[_insert(module, value, step_behind(origin), list(value.users), value.name).name] = name, True
     integers, kept = _account(module, kernels)
+    _make_room(module, stored, kernels)
+    split_biases(module, kernels)
     write_weights(module, stored)
     module.graph.lint()
     finished = fx.GraphModule(module, module.graph)
@@ -207,6 +210,17 @@ def _insert(module: fx.GraphModule, value: fx.Node, step: Step, readers: Sequenc
     codes = rounded.args[0]
     assert isinstance(codes, fx.Node)
     return codes
+
+
+def _make_room(module: fx.GraphModule, stored: dict[str, Stored], kernels: set[fx.Node]) -> None:
+    """See `torchpare.runtimes.biases`; a weight that several layers read has to suit them all."""
+    for node in module.graph.nodes:
+        name = _weight_name(module, node)
+        if node not in kernels or name not in stored or len(node.args) < 3 or not is_dequantize(node.args[0]):
+            continue
+        bias = constant(module, node.args[2])
+        if bias is not None:
+            stored[name] = with_room(stored[name], bias, step_behind(node.args[0]).scale)
 
 
 def _account(module: fx.GraphModule, kernels: set[fx.Node]) -> tuple[list[str], list[FloatPlace]]:

@@ -43,6 +43,8 @@ def write_qdq(
 
     def edit(model: Any) -> None:
         _name_sites(model, program.sites)
+        for node in list(model.graph.all_nodes()):
+            _pool_globally(node)
 
     made = export_onnx(program.module, path, program.example, opset_version=opset_version, edit=edit)
     check_qdq(path)
@@ -86,3 +88,18 @@ def _name_sites(model: Any, sites: tuple[Site, ...]) -> None:
             raise ExportError(f"the exporter wrote the site {site.name!r} with the scale {scale.numpy()}, and the "
                               f"program has {site.step.scale}")  # fmt: skip
         node.outputs[0].name = site_value(site)
+
+
+def _pool_globally(node: Any) -> None:
+    """A mean over height and width as the operator that runtimes have an integer kernel for."""
+    if node.op_type != "ReduceMean" or len(node.inputs) < 2 or node.inputs[1] is None:
+        return
+    axes, shape = node.inputs[1].const_value, node.inputs[0].shape
+    kept = node.attributes.get("keepdims")
+    if axes is None or shape is None or len(shape) != 4 or (kept is not None and kept.as_int() != 1):
+        return
+    if sorted(int(axis) % 4 for axis in axes.numpy().reshape(-1)) != [2, 3]:
+        return
+    node.op_type = "GlobalAveragePool"
+    node.resize_inputs(1)
+    node.attributes.clear()

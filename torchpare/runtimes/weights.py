@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import fx
 
 from torchpare.runtimes.integers import Stored
-from torchpare.runtimes.operators import constant, put, stored_node
+from torchpare.runtimes.operators import constant, is_quantize, put, stored_node
+from torchpare.runtimes.placing import chain_end
 
-__all__ = ["write_weights"]
+__all__ = ["split_biases", "write_weights"]
 
 _aten = torch.ops.aten
 
@@ -31,6 +34,27 @@ def write_weights(module: fx.GraphModule, stored: dict[str, Stored]) -> None:
             with module.graph.inserting_before(node):
                 node.replace_all_uses_with(stored_node(module, held, str(node.target)))
         module.graph.erase_node(node)
+
+
+def split_biases(module: fx.GraphModule, kernels: Collection[fx.Node]) -> None:
+    """Add the bias of linear layers that return floats by itself: integer products are floats by then, and it is exact.
+
+    Args:
+        module: edited in place.
+        kernels: the nodes of the layers in eight bits.
+    """
+    for node in list(module.graph.nodes):
+        bias = node.args[2] if len(node.args) > 2 else None
+        if node.target is not _aten.linear.default or node not in kernels or not isinstance(bias, fx.Node):
+            continue
+        readers = list(chain_end(node).users)
+        if len(readers) == 1 and is_quantize(readers[0]):
+            continue  # an integer kernel takes it in
+        with module.graph.inserting_after(node):
+            total = module.graph.call_function(_aten.add.Tensor, (node, bias))
+        total.meta = dict(node.meta)
+        node.replace_all_uses_with(total, delete_user_cb=lambda user, own=total: user is not own)
+        node.args = node.args[:2]
 
 
 def _write_lookup(module: fx.GraphModule, reader: fx.Node, held: Stored, name: str) -> None:
