@@ -33,6 +33,9 @@ class ModelSpeedupONNXRuntime(ModelSpeedupRuntime):
 
     runtime: ClassVar[str] = "ONNX Runtime"
 
+    file: Path
+    """The QDQ file that is being executed."""
+
     def take(self, program: QuantizedProgram) -> Callable[[list[Tensor]], list[Tensor]]:
         """Write the file, and load it."""
         self._folder = tempfile.TemporaryDirectory()
@@ -43,7 +46,7 @@ class ModelSpeedupONNXRuntime(ModelSpeedupRuntime):
     def read(self, path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
         """Load a QDQ file."""
         run = self.load_file(path)
-        self._file = path
+        self.file = path
         return run
 
     def load_file(self, path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
@@ -58,11 +61,11 @@ class ModelSpeedupONNXRuntime(ModelSpeedupRuntime):
             FileError: ``path`` cannot be written.
         """
         self._ready("export_quantized_model()")
-        data = self._file.with_name(f"{self._file.name}.data")
+        data = self.file.with_name(f"{self.file.name}.data")
         if data.is_file():
             raise ExportError(f"{os.fspath(path)} would be of 2 GiB and more: write it with write_qdq(program, path)")
         with atomic_write(path) as lent:
-            shutil.copyfile(self._file, lent)
+            shutil.copyfile(self.file, lent)
 
 
 def onnx_session(

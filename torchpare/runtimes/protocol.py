@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from abc import ABC, abstractmethod
@@ -139,7 +140,7 @@ class ModelSpeedupRuntime(ABC):
             ExportError: there is no program yet, or the runtime cannot run it on this input.
         """
         run = self._ready("inference()")
-        tensors = self._tensors(test_data)
+        tensors = self.tensors(test_data)
         start = time.perf_counter()
         try:
             outputs = run(tensors)
@@ -154,7 +155,7 @@ class ModelSpeedupRuntime(ABC):
 
     def runner(self, test_data: Any) -> Callable[[], object]:
         """What runs the program once on this input, for timing."""
-        run, tensors = self._ready("runner()"), self._tensors(test_data)
+        run, tensors = self._ready("runner()"), self.tensors(test_data)
         return lambda: run(tensors)
 
     def load_quantized_model(self, path: str | os.PathLike[str]) -> None:
@@ -168,16 +169,34 @@ class ModelSpeedupRuntime(ABC):
             raise ExportError(f"there is no file {os.fspath(path)}; write it with export_quantized_model")
         self._run = self.read(Path(path))
 
+    def tensors(self, data: Any) -> list[Tensor]:
+        """The tensors of an input in the order in which the program takes them."""
+        args, kwargs = call_arguments(data)
+        known = call_arguments(self.example)[1]
+        ordered = {key: kwargs[key] for key in known if key in kwargs} | kwargs
+        leaves = pytree.tree_leaves((args, ordered))
+        return [leaf.detach().cpu().contiguous() for leaf in leaves if isinstance(leaf, Tensor)]
+
+    def made(self) -> QuantizedProgram:
+        """The program that ``compress()`` made.
+
+        Raises:
+            ExportError: it was not called: a file that was loaded tells nothing of what PyTorch computes.
+        """
+        if self.program is None:
+            raise ExportError("there is no program to compare with: call compress() first")
+        return self.program
+
+    def model_output(self, data: Any) -> Tensor:
+        """The first tensor that the model itself returns, in float32 and evaluation mode; it stays as it is."""
+        args, kwargs = call_arguments(data)
+        with torch.no_grad():
+            made = copy.deepcopy(self.model).float().eval()(*args, **kwargs)
+        return next(leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor))
+
     # -------------------------------------------------------------------------------------------------------- inwards
 
     def _ready(self, what: str) -> Callable[[list[Tensor]], list[Tensor]]:
         if self._run is None:
             raise ExportError(f"{what} needs a program: call compress() or load_quantized_model(path) first")
         return self._run
-
-    def _tensors(self, data: Any) -> list[Tensor]:
-        args, kwargs = call_arguments(data)
-        known = call_arguments(self.example)[1]
-        ordered = {key: kwargs[key] for key in known if key in kwargs} | kwargs
-        leaves = pytree.tree_leaves((args, ordered))
-        return [leaf.detach().cpu().contiguous() for leaf in leaves if isinstance(leaf, Tensor)]
