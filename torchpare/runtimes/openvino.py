@@ -46,8 +46,8 @@ def openvino_runner(path: Path, *, threads: int | None = None) -> Callable[[list
         raise MissingExtraError(
             "openvino is not installed; it comes with: pip install 'torchpare[openvino]'"
         ) from error
-    # What is float stays float32: by itself OpenVINO turns to bfloat16 on processors that have it, and rounds the inputs
-    # of linear layers with int8 weights on grids of its own.
+    # What is float stays float32: by itself OpenVINO turns to bfloat16 on processors that have it, and rounds the
+    # inputs of linear layers with int8 weights on grids of its own.
     options: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "f32",
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,

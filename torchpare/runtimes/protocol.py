@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
+import tempfile
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from torchpare.errors import ExportError
+from torchpare.errors import ExportError, TorchpareError
 from torchpare.files.calibration import Calibration
 from torchpare.files.example import example_of
 from torchpare.graph.capture import call_arguments
@@ -144,6 +147,8 @@ class ModelSpeedupRuntime(ABC):
         start = time.perf_counter()
         try:
             outputs = run(tensors)
+        except TorchpareError:
+            raise
         except Exception as error:
             first = str(error).strip().partition("\n")[0][:300]
             shapes = [tuple(tensor.shape) for tensor in tensors]
@@ -168,6 +173,12 @@ class ModelSpeedupRuntime(ABC):
         if not Path(path).is_file():
             raise ExportError(f"there is no file {os.fspath(path)}; write it with export_quantized_model")
         self._run = self.read(Path(path))
+
+    def folder(self) -> Path:
+        """A new folder that is gone when this object is."""
+        made = tempfile.mkdtemp(prefix="torchpare-")
+        weakref.finalize(self, shutil.rmtree, made, ignore_errors=True)
+        return Path(made)
 
     def tensors(self, data: Any) -> list[Tensor]:
         """The tensors of an input in the order in which the program takes them."""

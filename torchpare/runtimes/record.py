@@ -18,8 +18,8 @@ from torchpare.runtimes.operators import library
 __all__ = ["export", "record"]
 
 
-def export(module: nn.Module, dummy_input: Any) -> torch.export.ExportedProgram:
-    """A module as ``torch.export`` sees it, of any batch size if it allows that.
+def export(module: nn.Module, dummy_input: Any, *, free_batch: bool = True) -> torch.export.ExportedProgram:
+    """A module as ``torch.export`` sees it, of any batch size if it allows that and ``free_batch`` asks for it.
 
     Raises:
         ExportError: it cannot be exported.
@@ -29,8 +29,9 @@ def export(module: nn.Module, dummy_input: Any) -> torch.export.ExportedProgram:
     with warnings.catch_warnings(), torch.no_grad(), plain_attention():
         warnings.simplefilter("ignore")  # of torch's own, about its own
         with suppress(Exception):  # whatever it was, the attempt with a fixed size decides
-            several_args, several_kwargs, free = with_free_batch(args, kwargs)
-            return torch.export.export(module, several_args, kwargs=several_kwargs, dynamic_shapes=free)
+            if free_batch:
+                several_args, several_kwargs, free = with_free_batch(args, kwargs)
+                return torch.export.export(module, several_args, kwargs=several_kwargs, dynamic_shapes=free)
         try:
             return torch.export.export(module, args, kwargs=kwargs)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Proof of numbers: what a runtime computes at each place where the program rounds, beside fake quantization in PyTorch.
+"""Proof of numbers: what a runtime computes wherever the program rounds, beside fake quantization in PyTorch.
 
 Each part of the program, from the roundings before it to its own, is run in the runtime by itself, on the integers that
 PyTorch has there. So what is told of a layer is that layer's own doing: in the whole program a last bit that falls the
@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from torch import Tensor
@@ -140,7 +139,11 @@ def snr(want: Tensor, have: Tensor) -> float:
 
 
 def _by_part(
-    runtime: ModelSpeedupONNXRuntime, program: QuantizedProgram, data: Any, expected: list[Tensor], seen: dict[str, Tensor]
+    runtime: ModelSpeedupONNXRuntime,
+    program: QuantizedProgram,
+    data: Any,
+    expected: list[Tensor],
+    seen: dict[str, Tensor],
 ) -> list[LayerProof]:
     layers = []
     with tempfile.TemporaryDirectory() as folder:
