@@ -24,7 +24,7 @@ from torchpare.errors import ExportError, MissingExtraError
 from torchpare.files.atomic import atomic_write
 from torchpare.graph.capture import call_arguments
 
-__all__ = ["OnnxExport", "check_onnx", "export_onnx", "runner"]
+__all__ = ["OnnxExport", "check_onnx", "export_onnx", "runner", "with_free_batch"]
 
 _ONE_FILE = 2**31 - 2**24  # protobuf's limit is 2 GiB; the graph itself needs some of it
 
@@ -37,7 +37,12 @@ class OnnxExport(NamedTuple):
 
 
 def export_onnx(
-    model: nn.Module, path: str | os.PathLike[str], dummy_input: Any, *, opset_version: int | None = None
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    dummy_input: Any,
+    *,
+    opset_version: int | None = None,
+    edit: Callable[[Any], None] | None = None,
 ) -> OnnxExport:
     """Writes `model`, as it evaluates, to an ONNX file that appears whole or not at all.
 
@@ -49,6 +54,7 @@ def export_onnx(
         path: the file to write.
         dummy_input: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
         opset_version: the ONNX operator set; the exporter's own choice if None.
+        edit: called with the exporter's graph (an ``onnx_ir.Model``) before it is written.
 
     Raises:
         MissingExtraError: onnx or onnxscript is not installed.
@@ -61,6 +67,8 @@ def export_onnx(
     with _quiet_evaluation(model):
         _run(model, args, kwargs)
         program, dynamic = _program(model, args, kwargs, opset_version)
+    if edit is not None:
+        edit(program.model)
     _save(program, Path(path), sum(tensor.nbytes for tensor in model.state_dict().values()))
     return OnnxExport(Path(path), dynamic)
 
@@ -175,7 +183,7 @@ def _program(
 ) -> tuple[torch.onnx.ONNXProgram, bool]:
     """The exported program, and whether its batch size may vary."""
     with suppress(Exception):  # whatever it was, the attempt with a fixed size decides
-        program = _export(model, *_with_free_batch(args, kwargs), opset_version)
+        program = _export(model, *with_free_batch(args, kwargs), opset_version)
         sizes = [value.shape[0] for value in program.model.graph.inputs if value.shape]
         if any(not isinstance(size, int) for size in sizes):
             return program, True
@@ -188,10 +196,10 @@ def _program(
         ) from error
 
 
-def _with_free_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """The input with at least two samples, and what may vary in it.
+def with_free_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """The input with at least two samples, and what may vary in it, for ``torch.export`` and exporters upon it.
 
-    The exporter takes a size of 1 for a constant, so a single sample is doubled.
+    They take a size of 1 for a constant, so a single sample is doubled.
     """
     first = next((leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim), None)
     size = first.shape[0] if first is not None else None

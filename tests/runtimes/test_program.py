@@ -1,0 +1,210 @@
+"""The program against the quantized model: the same numbers, in operators of their own."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tests.contract.test_every_quantizer import EVERY_QUANTIZER, X
+from tests.quantization.flows import Net, batch
+from torchpare.attach import quantizers_of
+from torchpare.errors import ConfigError, ExportError, QuantizationError
+from torchpare.pruning import L1FilterPruner
+from torchpare.quantization import BNNQuantizer, ObserverQuantizer, QAT_Quantizer
+from torchpare.runtimes import build_program
+
+every_quantizer = pytest.mark.parametrize("case", EVERY_QUANTIZER, ids=str)
+BATCHES = [batch(seed)[0] for seed in range(3)]
+
+
+def run(model, x=X):
+    with torch.no_grad():
+        return model(x)
+
+
+def sites_of(program, added=False):
+    return {site.name for site in program.sites if site.added == added}
+
+
+@every_quantizer
+def test_the_program_computes_what_the_quantized_model_computes_and_leaves_it_alone(case):
+    model, _ = case.ready()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    want = run(model)
+    program = build_program(model, X)
+    torch.testing.assert_close(program(X), want, rtol=1e-6, atol=1e-6 * float(want.abs().max()))
+    torch.testing.assert_close(program(X[:3]), want[:3], rtol=1e-6, atol=1e-6 * float(want.abs().max()))
+    assert torch.equal(run(model), want)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+
+
+@every_quantizer
+def test_every_quantizer_is_a_site_or_an_int8_weight_or_has_a_reason(case):
+    model, _ = case.ready()
+    program = build_program(model, X)
+    told = " ".join(str(place) for place in program.floats)
+    buffers = dict(program.module.named_buffers())
+    for path, _, kind, _ in quantizers_of(model):
+        name = f"{path}.{kind}"
+        held = [value for key, value in buffers.items() if key.startswith(f"{path}.weight") and "codes" in key]
+        if kind == "weight":
+            assert name in told or [value.dtype for value in held] == [torch.int8]
+        else:
+            assert name in told or name in sites_of(program)
+
+
+@every_quantizer
+def test_from_the_files_of_a_quantizer_comes_the_same_program(case, tmp_path):
+    model, quantizer = case.ready()
+    quantizer.export_model(tmp_path / "model.pth", tmp_path / "calibration.pth")
+    plain = Net.of(torch.load(tmp_path / "model.pth", weights_only=True))
+    again = build_program(plain, X, config=tmp_path / "calibration.pth")
+    if case.quantizer is BNNQuantizer:  # a calibration knows grids, and signs are none
+        assert any(place.name == "conv1.output" and "signs" in place.reason for place in again.floats)
+        return
+    assert torch.equal(again(X), build_program(model, X)(X))
+
+
+def test_norms_go_into_scales_whether_the_quantizer_knew_of_them_or_not():
+    entry = [{"quant_types": ["weight", "input"], "quant_bits": 8, "op_types": ["Conv2d"]}]
+    for dummy in (X, None):
+        torch.manual_seed(3)
+        model = Net()
+        model.bn1.weight.data.uniform_(-1, 1)  # a negative factor turns the signs of a channel
+        model.bn1.weight.data[2] = 0
+        model.bn1.running_var.uniform_(0.2, 3)
+        ObserverQuantizer(model, entry, dummy_input=dummy).calibrate(BATCHES)
+        program = build_program(model.eval(), X)
+        assert not any(n.target is torch.ops.aten._native_batch_norm_legit_no_training.default
+                       for n in program.module.graph.nodes)  # fmt: skip
+        torch.testing.assert_close(program(X), run(model), rtol=1e-5, atol=1e-5)
+        codes = next(v for k, v in program.module.named_buffers() if k.startswith("conv1.weight") and "codes" in k)
+        assert not bool(codes[2].any())
+
+
+class ReadTwice(nn.Module):
+    """What the convolution returns is read before the norm too, so that the norm cannot be folded."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) + y
+
+
+def test_a_norm_that_cannot_be_folded_stays_with_a_reason():
+    model = ReadTwice().eval()
+    model.norm.weight.data.uniform_(0.5, 2)
+    program = build_program(model, X, calibration=BATCHES)
+    assert any(place.name == "norm" and "read before the norm" in place.reason for place in program.floats)
+    assert float((program(X) - run(model)).abs().max()) < 0.02 * float(run(model).abs().max())
+
+
+def test_a_plain_model_with_batches_becomes_eight_bits_throughout():
+    model = Net().eval()
+    program = build_program(model, X, calibration=BATCHES)
+    assert program.integers == ("conv1", "conv2", "fc")
+    assert [place.name for place in program.floats] == ["up"]
+    want = run(model)
+    assert 0 < float((program(X) - want).abs().max()) < 0.02 * float(want.abs().max())
+    assert sites_of(program, added=True) == {site.name for site in program.sites}
+
+
+@pytest.mark.parametrize("observer", ["moving_average", "percentile", "kl", "mse"])
+def test_observers_choose_the_ranges_of_added_places(observer):
+    usual, other = (build_program(Net.of(Net().state_dict()), X, calibration=BATCHES, observer=name)
+                    for name in ("min_max", observer))  # fmt: skip
+    assert [a.step.scale for a in usual.sites] != [b.step.scale for b in other.sites]
+
+
+def test_excluded_layers_stay_float():
+    program = build_program(Net().eval(), X, calibration=BATCHES, exclude=["fc"])
+    assert "fc" not in program.integers
+    assert any(str(place) == "fc: excluded" for place in program.floats)
+    assert program.module.fc.weight.is_floating_point()
+
+
+def test_without_batches_a_layer_whose_result_has_no_grid_stays_float_and_with_them_it_does_not():
+    entry = [{"quant_types": ["weight", "input"], "quant_bits": 8, "op_types": ["Conv2d", "Linear"]}]
+    model = Net()
+    ObserverQuantizer(model, entry).calibrate(BATCHES)
+    program = build_program(model.eval(), X)
+    assert "conv2" not in program.integers
+    assert any(place.name == "conv2" and "calibration batches" in place.reason for place in program.floats)
+    full = build_program(model, X, calibration=BATCHES)
+    assert set(full.integers) == {"conv1", "conv2", "fc"}
+    assert sites_of(full) == sites_of(program)
+    assert sites_of(full, added=True)
+
+
+def test_a_pruned_model_keeps_its_zeros():
+    model = Net()
+    L1FilterPruner(model, [{"sparsity": 0.5, "op_names": ["conv1"]}]).compress()
+    QAT_Quantizer(model, [{"quant_types": ["weight"], "quant_bits": 8, "op_types": ["Conv2d"]}]).compress()
+    program = build_program(model.eval(), X)
+    codes = next(v for k, v in program.module.named_buffers() if k.startswith("conv1.weight") and "codes" in k)
+    gone = ~model.conv1.weight_mask.expand_as(model.conv1.weight)
+    assert bool(gone.any())
+    assert not bool(codes[gone].any())
+
+
+class Table(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, ids, scale=None):
+        return {"logits": self.head(self.table(ids)) * scale, "none": None}
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_tables_are_looked_up_as_integers_and_tied_weights_stay_one(granularity):
+    model = Table()
+    entry = {
+        "quant_types": ["weight"],
+        "quant_bits": 4,
+        "op_types": ["Embedding", "Linear"],
+        "granularity": granularity,
+    }
+    QAT_Quantizer(model, [entry]).compress()
+    given = {"scale": torch.tensor([[2.0]]), "ids": torch.tensor([[0, 3, 8]])}
+    program = build_program(model.eval(), given)
+    made = program(**given)
+    assert made.keys() == {"logits", "none"}
+    torch.testing.assert_close(made["logits"], model(**given)["logits"])
+    looked_up = [n for n in program.module.graph.nodes if n.target is torch.ops.aten.embedding.default]
+    first = program.module.get_buffer(str(looked_up[0].args[0].target))
+    assert first.dtype == torch.int8
+    assert program.rebuilt([made["logits"]])["none"] is None
+
+
+def test_wrong_arguments_are_told(tmp_path):
+    model = Net().eval()
+    with pytest.raises(ConfigError, match="exclude names 'nothing'"):
+        build_program(model, X, exclude=["nothing"])
+    with pytest.raises(QuantizationError, match="calibration holds no batch"):
+        build_program(model, X, calibration=[])
+    with pytest.raises(ConfigError, match="observer is 'best'; it is one of 'min_max'"):
+        build_program(model, X, calibration=[X], observer="best")
+    with pytest.raises(QuantizationError, match="config speaks of 'conv9'"):
+        build_program(model, X, config={"conv9": {"weight_bits": 8}})
+    broken = copy.deepcopy(model)
+    broken.conv1.weight.data[0, 0] = torch.nan
+    with pytest.raises(QuantizationError, match=r"conv1\.weight holds NaN"):
+        build_program(broken, X, calibration=[X])
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x + 1 if float(x.sum()) > 0 else x
+
+
+def test_a_model_without_one_program_is_told_in_a_sentence():
+    with pytest.raises(ExportError, match="Branching cannot be recorded as one program"):
+        build_program(Branching(), X)

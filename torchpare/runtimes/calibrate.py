@@ -1,0 +1,102 @@
+"""Grids for a program from a few batches, where no quantizer chose them: of weights, and of values that pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, get_args
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from torchpare.attach import FakeQuantize
+from torchpare.config.quantization import Observer as ObserverName
+from torchpare.errors import ConfigError, QuantizationError
+from torchpare.graph.capture import call_arguments
+from torchpare.numerics.affine import check_finite
+from torchpare.quantization.post_training import Observer
+from torchpare.quantization.qat import ACTIVATION, WEIGHT
+from torchpare.runtimes.explicit import FloatPlace
+from torchpare.runtimes.folding import WEIGHTED, weight_axis
+from torchpare.runtimes.integers import Step, Stored, step_of, store
+from torchpare.runtimes.operators import constant, owner
+
+__all__ = ["calibrated_steps", "weight_in_eight_bits"]
+
+
+def weight_in_eight_bits(module: fx.GraphModule, stored: dict[str, Stored], exclude: Sequence[str]) -> list[FloatPlace]:
+    """Put the constant weights of convolutions and linear layers in eight bits, each output channel for itself.
+
+    Args:
+        module: only read.
+        stored: what is found is added, by the name under which the graph reads it.
+        exclude: layers that stay as they are.
+
+    Returns:
+        what stays float, and why.
+
+    Raises:
+        QuantizationError: a weight holds NaN or infinities.
+    """
+    floats: list[FloatPlace] = []
+    for node in module.graph.nodes:
+        if node.target not in WEIGHTED:
+            continue
+        name, axis, weight = owner(node), weight_axis(node), constant(module, node.args[1])
+        if any(name == path or name.startswith(f"{path}.") for path in exclude):
+            floats.append(FloatPlace(name, "excluded"))
+        elif axis is None or weight is None:
+            floats.append(FloatPlace(f"{name}.weight", "no constant with its channels along one axis"))
+        else:
+            low, high = weight.aminmax()
+            check_finite(low, high, f"{name}.weight")
+            scale, _ = FakeQuantize(WEIGHT, f"{name}.weight", axis=axis, follows=True).qparams(weight)
+            found = store((weight / scale).round().clamp(-127, 127) * scale, scale, axis)
+            assert isinstance(found, Stored), found
+            stored[str(node.args[1].target)] = found
+    return floats
+
+
+def calibrated_steps(
+    module: fx.GraphModule, places: Sequence[tuple[fx.Node, str]], batches: Iterable[Any], observer: str
+) -> list[Step]:
+    """Grids for values of a graph, each over the range that it has in some batches.
+
+    Args:
+        module: only read and run.
+        places: the nodes whose values are watched, with their names for messages.
+        batches: inputs as the module takes them.
+        observer: how a range follows from what was seen.
+
+    Raises:
+        ConfigError: there is no such observer.
+        QuantizationError: there are no batches, or values are not finite.
+    """
+    if observer not in get_args(ObserverName):
+        raise ConfigError(f"observer is {observer!r}; it is one of {', '.join(map(repr, get_args(ObserverName)))}")
+    spec = replace(ACTIVATION, observer=observer)
+    watched = {node: Observer(spec, name) for node, name in places}
+
+    class Watch(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            if n in watched:
+                watched[n].observe(value)
+            return value
+
+    none = True
+    with torch.no_grad():
+        for batch in batches:
+            none = False
+            leaves = pytree.tree_leaves(call_arguments(batch))
+            Watch(module).run(*leaves, enable_io_processing=False)
+    if none:
+        raise QuantizationError("calibration holds no batch: give some that are like those the model will meet")
+    steps = []
+    for node, _ in places:
+        watched[node].freeze()
+        step = step_of(*watched[node].qparams(torch.empty(0)), spec.grid)
+        assert isinstance(step, Step), step
+        steps.append(step)
+    return steps

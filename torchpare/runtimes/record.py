@@ -1,0 +1,72 @@
+"""A module as one graph of functional operators, by ``torch.export``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from torchpare.errors import ExportError
+from torchpare.files.onnx import with_free_batch
+from torchpare.graph.capture import call_arguments
+from torchpare.runtimes.operators import library
+
+__all__ = ["export", "record"]
+
+
+def export(module: nn.Module, dummy_input: Any, *, free_batch: bool = True) -> torch.export.ExportedProgram:
+    """A module as ``torch.export`` sees it, of any batch size if it allows that and ``free_batch`` asks for it.
+
+    Raises:
+        ExportError: it cannot be exported.
+    """
+    library()
+    args, kwargs = call_arguments(dummy_input)
+    with warnings.catch_warnings(), torch.no_grad(), plain_attention():
+        warnings.simplefilter("ignore")  # of torch's own, about its own
+        with suppress(Exception):  # whatever it was, the attempt with a fixed size decides
+            if free_batch:
+                several_args, several_kwargs, free = with_free_batch(args, kwargs)
+                return torch.export.export(module, several_args, kwargs=several_kwargs, dynamic_shapes=free)
+        try:
+            return torch.export.export(module, args, kwargs=kwargs)
+        except Exception as error:
+            first = str(error).strip().partition("\n")[0][:300]
+            raise ExportError(
+                f"{type(module).__name__} cannot be recorded as one program: {type(error).__name__}: {first}; a model "
+                "whose path depends on the values of its input has none"
+            ) from error
+
+
+def record(module: nn.Module, dummy_input: Any) -> fx.GraphModule:
+    """A module's functional graph with its tensors, callable as the module is.
+
+    Raises:
+        ExportError: it cannot be exported.
+    """
+    program = export(module, dummy_input)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = program.run_decompositions({}).module(check_guards=False)
+    graph = made.graph
+    for node in list(graph.nodes):
+        # What dropout leaves behind. One that asks for a memory layout may be what a later view needs.
+        if node.target is torch.ops.aten.clone.default and not node.kwargs:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    return fx.GraphModule(made, graph)
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention layers as the operators they consist of, not as torch's own fused one, which no runtime knows."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

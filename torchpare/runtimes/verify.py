@@ -1,0 +1,183 @@
+"""Proof of numbers: what a runtime computes wherever the program rounds, beside fake quantization in PyTorch.
+
+Each part of the program, from the roundings before it to its own, is run in the runtime by itself, on the integers that
+PyTorch has there. So what is told of a layer is that layer's own doing: in the whole program a last bit that falls the
+other way is handed on, and behind fifty layers much of the difference is everybody's. Both are measured, the whole run
+as a signal-to-noise ratio; it is the part by itself that passes or fails.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from torch import Tensor
+
+from torchpare.runtimes.onnxruntime import ModelSpeedupONNXRuntime
+from torchpare.runtimes.parts import Part, parts_of
+from torchpare.runtimes.program import QuantizedProgram, Site
+from torchpare.runtimes.protocol import ModelSpeedupRuntime
+
+__all__ = ["LayerProof", "NumbersProof", "snr", "verify"]
+
+SHARE = 0.999
+"""Of a layer's integers, how many may be off by one step at most; kernels round a product that lies half-way between
+two integers their own way."""
+
+MIN_SNR = 40.0
+"""Of outputs that are floats, in dB: float32 sums in another order are far above, another function is far below."""
+
+
+@dataclass(frozen=True)
+class LayerProof:
+    """One place where the program rounds, or one of its outputs."""
+
+    name: str
+    elements: int
+
+    within: float | None
+    """The share of integers that are at most one step from PyTorch's; None of an output that is floats."""
+
+    worst: int | None
+    """The largest difference, in steps."""
+
+    snr: float
+    """Of the values, in dB; infinite where they are equal."""
+
+    snr_in_whole: float
+    """The same where the whole program ran in the runtime, everything before it included."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is the same numbers."""
+        return self.within >= SHARE if self.within is not None else self.snr >= MIN_SNR
+
+
+@dataclass(frozen=True)
+class NumbersProof:
+    """What was found, layer by layer in the order of execution."""
+
+    runtime: str
+    layers: tuple[LayerProof, ...]
+
+    model_snr: float
+    """Of the whole program's first output in the runtime against the model's own in PyTorch, in dB."""
+
+    @property
+    def first_offending(self) -> LayerProof | None:
+        """The first layer that is not the same numbers."""
+        return next((layer for layer in self.layers if not layer.ok), None)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all are."""
+        return self.first_offending is None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON knows them; an infinite ratio is null."""
+        rows = [{key: _finite(value) for key, value in asdict(layer).items()} for layer in self.layers]
+        first = self.first_offending
+        return {"runtime": self.runtime, "ok": self.ok, "first_offending": first.name if first else None,
+                "model_snr": _finite(self.model_snr), "layers": rows}  # fmt: skip
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """A row for each layer, and a sentence."""
+        table = Table(title=f"{self.runtime} against fake quantization in PyTorch")
+        table.add_column("layer")
+        for head in ("elements", "within one step", "worst", "SNR dB", "SNR in the whole run"):
+            table.add_column(head, justify="right")
+        for layer in self.layers:
+            within = "float" if layer.within is None else f"{layer.within:.4%}"
+            worst = "" if layer.worst is None else str(layer.worst)
+            row = (layer.name, str(layer.elements), within, worst, f"{layer.snr:.1f}", f"{layer.snr_in_whole:.1f}")
+            table.add_row(*row, style=None if layer.ok else "bold red")
+        yield table
+        first = self.first_offending
+        verdict = "all layers are the same numbers" if first is None else f"{first.name} is the first that differs"
+        yield f"{verdict}; the model's output against the runtime's: {self.model_snr:.1f} dB"
+
+
+def verify(runtime: ModelSpeedupRuntime, test_data: Any) -> NumbersProof:
+    """Run a program in a runtime and in PyTorch, and compare each place where it rounds, and its outputs.
+
+    A runtime that takes no ONNX file is compared by its outputs alone.
+
+    Args:
+        runtime: ``compress()`` was called.
+        test_data: an input in the form of the runtime's ``dummy_input``.
+
+    Raises:
+        ExportError: there is no program, or the runtime cannot run it or a part of it.
+    """
+    program = runtime.made()
+    expected, seen = program.values(test_data)
+    got = [leaf.float() for leaf in runtime.runner(test_data)()]  # type: ignore[attr-defined]
+    layers: list[LayerProof] = []
+    if isinstance(runtime, ModelSpeedupONNXRuntime):
+        layers = _by_part(runtime, program, test_data, expected, seen)
+    else:
+        for at, (want, have) in enumerate(zip(expected, got, strict=True)):
+            layers.append(_of_output(f"output {at}", want, have, have))
+    model = runtime.model_output(test_data)
+    return NumbersProof(runtime.runtime, tuple(layers), snr(model, got[0]))
+
+
+def snr(want: Tensor, have: Tensor) -> float:
+    """How much stronger a signal is than what differs from it, in dB; infinite where nothing does."""
+    want, have = want.double(), have.double()
+    noise = float(((want - have) ** 2).sum())
+    signal = float((want**2).sum())
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 and math.isfinite(noise) else -math.inf
+
+
+def _by_part(
+    runtime: ModelSpeedupONNXRuntime,
+    program: QuantizedProgram,
+    data: Any,
+    expected: list[Tensor],
+    seen: dict[str, Tensor],
+) -> list[LayerProof]:
+    layers = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "part.onnx"
+        whole, parts = parts_of(runtime.file, program, runtime.tensors(data), seen)
+        together = _run(runtime, path, whole)
+        for at, part in enumerate(parts):
+            alone = _run(runtime, path, part)[0]
+            site = program.sites[at] if at < len(program.sites) else None
+            if site is None:
+                output = at - len(program.sites)
+                layers.append(_of_output(f"output {output}", expected[output], alone, together[at]))
+            else:
+                layers.append(_of_site(site, seen[site.name], alone, together[at]))
+    return layers
+
+
+def _run(runtime: ModelSpeedupONNXRuntime, path: Path, part: Part) -> list[Tensor]:
+    path.write_bytes(part.model)
+    run: Callable[[list[Tensor]], list[Tensor]] = runtime.load_file(path)
+    return run(list(part.inputs))
+
+
+def _of_site(site: Site, want: Tensor, alone: Tensor, together: Tensor) -> LayerProof:
+    zero, step = site.step.zero_point, (want.int() - alone.int()).abs()
+    within = float((step <= 1).double().mean()) if step.numel() else 1.0
+    worst = int(step.max()) if step.numel() else 0
+    ratios = (snr(want.int() - zero, made.int() - zero) for made in (alone, together))
+    return LayerProof(site.name, want.numel(), within, worst, *ratios)
+
+
+def _of_output(name: str, want: Tensor, alone: Tensor, together: Tensor) -> LayerProof:
+    return LayerProof(name, want.numel(), None, None, snr(want, alone), snr(want, together))
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

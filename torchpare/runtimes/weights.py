@@ -1,0 +1,74 @@
+"""Weights in eight bits, written into a program: what was read as floats is read as integers, and given its values."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import fx
+
+from torchpare.runtimes.integers import Stored
+from torchpare.runtimes.operators import constant, is_quantize, put, stored_node
+from torchpare.runtimes.placing import chain_end
+
+__all__ = ["split_biases", "write_weights"]
+
+_aten = torch.ops.aten
+
+
+def write_weights(module: fx.GraphModule, stored: dict[str, Stored]) -> None:
+    """Replace every reading of a stored weight; rows of a table are looked up as integers and multiplied then.
+
+    Args:
+        module: edited in place.
+        stored: by the names under which the graph reads them.
+    """
+    for node in [node for node in module.graph.nodes if node.op == "get_attr"]:
+        held = stored.get(str(node.target))
+        if held is None or constant(module, node) is None:
+            continue
+        for reader in list(node.users):
+            if reader.target is _aten.embedding.default and held.axis == 0 and not bool(held.zero_point.any()):
+                _write_lookup(module, reader, held, str(node.target))
+        if node.users:
+            with module.graph.inserting_before(node):
+                node.replace_all_uses_with(stored_node(module, held, str(node.target)))
+        module.graph.erase_node(node)
+
+
+def split_biases(module: fx.GraphModule, kernels: Collection[fx.Node]) -> None:
+    """Add the bias of linear layers that return floats by itself: integer products are floats by then, and it is exact.
+
+    Args:
+        module: edited in place.
+        kernels: the nodes of the layers in eight bits.
+    """
+    for node in list(module.graph.nodes):
+        bias = node.args[2] if len(node.args) > 2 else None
+        if node.target is not _aten.linear.default or node not in kernels or not isinstance(bias, fx.Node):
+            continue
+        readers = list(chain_end(node).users)
+        if len(readers) == 1 and is_quantize(readers[0]):
+            continue  # an integer kernel takes it in
+        with module.graph.inserting_after(node):
+            total = module.graph.call_function(_aten.add.Tensor, (node, bias))
+        total.meta = dict(node.meta)
+        node.replace_all_uses_with(total, delete_user_cb=lambda user, own=total: user is not own)
+        node.args = node.args[:2]
+
+
+def _write_lookup(module: fx.GraphModule, reader: fx.Node, held: Stored, name: str) -> None:
+    """A table's rows as integers times their scales: a whole table of floats is made nowhere."""
+    graph, index = module.graph, reader.args[1]
+    with graph.inserting_before(reader):
+        codes = graph.get_attr(put(module, f"{name}_codes", held.codes))
+        rows = graph.call_function(_aten.embedding.default, (codes, index))
+        values = graph.call_function(_aten._to_copy.default, (rows,), {"dtype": torch.float32})  # noqa: SLF001 - its name
+        if held.scale.dim() == 0:
+            scaled = graph.call_function(_aten.mul.Tensor, (values, float(held.scale)))
+        else:
+            scales = graph.get_attr(put(module, f"{name}_scale", held.scale.reshape(-1, 1)))
+            looked_up = graph.call_function(_aten.embedding.default, (scales, index))
+            scaled = graph.call_function(_aten.mul.Tensor, (values, looked_up))
+    reader.replace_all_uses_with(scaled)
+    graph.erase_node(reader)
