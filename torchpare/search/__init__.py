@@ -7,6 +7,7 @@ executor.py       who runs trials: this process, several, or Ray
 journal.py        what was found, on disk, so that a killed search goes on
 run.py            the three together: what a strategy has in its hands
 base.py           the pruner around a strategy
+mixed_precision.py, candidates.py, frontier.py   bits for each layer, by time on a runtime
 net_adapt.py, simulated_annealing.py, auto_compress.py, amc.py, sensitivity_pruner.py, budget.py    the strategies
 """
 
@@ -17,6 +18,7 @@ from torchpare.search.auto_compress import AutoCompressPruner
 from torchpare.search.base import SearchPruner
 from torchpare.search.budget import BudgetSearchPruner
 from torchpare.search.executor import Executor, Processes, Serial
+from torchpare.search.mixed_precision import MixedPrecisionSearch
 from torchpare.search.net_adapt import NetAdaptPruner
 from torchpare.search.objective import Objective
 from torchpare.search.ray_executor import RayCluster
@@ -30,6 +32,7 @@ __all__ = [
     "AutoCompressPruner",
     "BudgetSearchPruner",
     "Executor",
+    "MixedPrecisionSearch",
     "NetAdaptPruner",
     "Objective",
     "Processes",
