@@ -272,7 +272,9 @@ def test_a_tampered_weight_is_found_and_its_layer_named_first(case, tmp_path):
 
     runtime = case.on(plain(), calib_data_loader=BATCHES)
     model = onnx.load(runtime.file)
-    codes = next(tensor for tensor in model.graph.initializer if "conv2.weight" in tensor.name and "codes" in tensor.name)
+    codes = next(
+        tensor for tensor in model.graph.initializer if "conv2.weight" in tensor.name and "codes" in tensor.name
+    )
     values = onnx.numpy_helper.to_array(codes).copy()
     values[0] = -values[0]
     codes.CopyFrom(onnx.numpy_helper.from_array(values, codes.name))
