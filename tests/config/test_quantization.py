@@ -98,3 +98,38 @@ def test_a_contradiction_is_named_with_its_entry_and_key(entry, key, words):
 def test_an_empty_list_shows_what_a_quantizers_entry_looks_like():
     with pytest.raises(ConfigError, match="'quant_bits': 8"):
         read_entries([], QuantEntry)
+
+
+def of(**more):
+    (entry,) = read_entries([{"quant_types": ["weight", "output"], **WHERE, **more}], QuantEntry)
+    return {kind: entry.spec(kind, QuantSpec()) for kind in entry.quant_types}
+
+
+def test_words_of_later_nni_configs_are_understood():
+    own = of(
+        quant_bits={"weight": 8, "output": 4},
+        quant_dtype={"weight": "int", "output": "uint"},
+        quant_scheme={"weight": "per_channel_symmetric", "output": "per_tensor_affine"},
+    )
+    assert own["weight"].grid == Grid(8, signed=True, symmetric=True, narrow=True)
+    assert own["weight"].granularity == "channel"
+    assert own["output"].grid == Grid(4)
+    assert own["output"].granularity == "tensor"
+    assert of(quant_dtype="int6", quant_scheme="symmetric")["output"].grid.bits == 6
+    assert of(quant_dtype="uint8", quant_scheme="symmetric")["output"].grid.signed is False
+    assert of(quant_bits=8, quant_dtype="int8") == of(quant_bits=8, signed=True)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"quant_bits": 4, "quant_dtype": "int8"}, "asks for quant_bits 8, and .* for 4"),
+        ({"quant_bits": 8, "quant_dtype": {"weight": "int"}, "signed": False}, "asks for signed True"),
+        ({"quant_bits": 8, "quant_dtype": "float8"}, "has 'float8'; give 'int'"),
+        ({"quant_bits": 8, "quant_scheme": "per_channel_affine", "granularity": "tensor"}, "granularity 'channel'"),
+        ({"quant_bits": 8, "quant_scheme": "per_row_affine"}, "is 'per_row_affine'; it is one of 'affine'"),
+    ],
+)
+def test_what_they_contradict_is_named(more, said):
+    with pytest.raises(ConfigError, match=said):
+        of(**more)

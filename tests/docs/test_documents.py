@@ -19,6 +19,7 @@ PAGES = (
     "docs/coming-from-nni.md",
     "docs/structures.md",
     "docs/pruners.md",
+    "docs/quantizers.md",
     "docs/search.md",
 )
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

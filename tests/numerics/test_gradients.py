@@ -39,9 +39,9 @@ def test_lsq_has_the_gradient_of_its_paper(bits, channels, generator):
     for i in range(4):
         for j in range(9):
             ratio = float(x.detach()[i, j]) / 0.3
-            if ratio <= grid.qmin - 0.5:
+            if ratio <= grid.qmin:
                 slope, passes = grid.qmin, False
-            elif ratio >= grid.qmax + 0.5:
+            elif ratio >= grid.qmax:
                 slope, passes = grid.qmax, False
             else:
                 slope, passes = round(ratio) - ratio, True
@@ -72,13 +72,36 @@ def test_lsq_plus_moves_its_offset_by_what_is_clipped_and_its_zero_point_is_whol
     y = lsq_plus(x, scale, offset, grid)
     assert torch.equal(y, fake_quantize(x.detach(), scale.detach(), zero_point, grid))
     of_x, of_scale, of_offset = torch.autograd.grad((y * g).sum(), (x, scale, offset))
-    ratio = x.detach() / 0.3
-    clipped = (ratio.round() < -2) | (ratio.round() > 5)
+    place = x.detach() / 0.3 + 2
+    clipped = (place <= 0) | (place >= 7)
     factor = 1 / math.sqrt(200 * 7)
     assert torch.equal(of_x, g * ~clipped)
     torch.testing.assert_close(of_offset, (g * clipped).sum() * factor)
-    slope = torch.where(clipped, ratio.round().clamp(-2, 5), ratio.round() - ratio)
+    slope = torch.where(clipped, place.clamp(0, 7), place.round() - place)
     torch.testing.assert_close(of_scale, (g * slope).sum() * factor)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_lsq_and_lsq_plus_have_the_gradient_of_clamp_and_round_written_out(signed, generator):
+    grid, g = Grid(3, signed=signed), torch.randn(300, generator=generator, dtype=torch.float64)
+    x = data(generator, 300)
+    scale = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    offset = torch.tensor(-0.6, dtype=torch.float64, requires_grad=True)
+
+    def passed_through(value):
+        return value + (value.round() - value).detach()
+
+    written = [
+        passed_through((x / scale).clamp(grid.qmin, grid.qmax)) * scale,
+        passed_through(((x - offset) / scale).clamp(grid.qmin, grid.qmax)) * scale + offset,
+    ]
+    ours = [lsq(x, scale, ZERO, grid), lsq_plus(x, scale, offset, grid)]
+    for y, expected, of in zip(ours, written, ((x, scale), (x, scale, offset)), strict=True):
+        torch.testing.assert_close(y, expected)
+        found, wanted = (torch.autograd.grad((value * g).sum(), of) for value in (y, expected))
+        torch.testing.assert_close(found[0], wanted[0])
+        for one, other in zip(found[1:], wanted[1:], strict=True):
+            torch.testing.assert_close(one, other / math.sqrt(300 * grid.qmax))
 
 
 def test_pact_hands_what_it_clips_to_alpha(generator):
@@ -126,3 +149,10 @@ def test_binary_values_are_signs_and_learn_where_they_are_small():
     for clipped, expected in ((True, [0, 1, 1, 1, 1, 1, 0]), (False, [1] * 7)):
         (grad,) = torch.autograd.grad(binarize(x, clipped=clipped).sum(), x)
         assert grad.tolist() == expected
+
+
+@pytest.mark.parametrize("bits", [2, 8, 16])
+def test_dorefa_levels_of_doubles_are_doubles(bits, generator):
+    top = 2**bits - 1
+    steps = (dorefa_activation(torch.rand(500, generator=generator, dtype=torch.float64), bits) * top).double()
+    torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-10)

@@ -10,6 +10,7 @@ from torch import nn
 
 from torchpare.errors import CaptureError, QuantizationError
 from torchpare.pruning import LevelPruner
+from torchpare.quantization import ObserverQuantizer
 from torchpare.quantization.equalization import equalize
 
 
@@ -192,3 +193,12 @@ def test_what_cannot_be_equalized_is_named_and_the_model_stays_as_it_was():
     with pytest.raises(CaptureError):
         equalize(model, torch.zeros(1, 3))
     torch.testing.assert_close(dict(model.state_dict()), dict(state), rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_quantized_model_is_refused_since_its_grids_would_no_longer_fit():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    ObserverQuantizer(model, [{"quant_types": ["weight"], "quant_bits": 8, "op_types": ["Linear"]}]).compress()
+    before = model(torch.ones(1, 4))
+    with pytest.raises(QuantizationError, match="0 is quantized already"):
+        equalize(model, torch.zeros(1, 4))
+    assert torch.equal(model(torch.ones(1, 4)), before)

@@ -35,6 +35,7 @@ from torchpare.attach.reading import (
     before_quantizer,
     flat_weights,
     qparam_property,
+    recurrent_forward,
     shadowing_property,
 )
 from torchpare.config.layers import plain_class, type_name
@@ -252,7 +253,11 @@ def _compressed_class(plain: type[nn.Module], names: tuple[str, ...]) -> type[nn
     members |= {name: shadowing_property(name) for name in names}
     if issubclass(plain, nn.RNNBase):
         # Recurrent layers read their weights from a list made once; make that list anew at each reading.
-        members["_flat_weights"] = flat_weights()
+        members |= {
+            "_flat_weights": flat_weights(),
+            "_weights_have_changed": lambda _: False,
+            "forward": recurrent_forward(plain),
+        }
     # Name and module are the plain class's: printed models, op_types, scripts that look at the class name, and tracers
     # that look for torch's own layers all see what they saw before.
     members |= {

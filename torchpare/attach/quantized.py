@@ -31,7 +31,14 @@ def quantizable(layer: nn.Module) -> tuple[str, ...]:
     own = layer._parameters.items()
     if isinstance(layer, nn.PReLU):
         return ("weight",)
-    return tuple(name for name, value in own if value is not None and value.dim() > 1 and not name.startswith("bias"))
+    return tuple(name for name, value in own if _is_matrix(value) and not name.startswith("bias"))
+
+
+def _is_matrix(value: Tensor | None) -> bool:
+    """Whether a parameter has two axes or more, of real numbers; one that has no shape yet may come to have them."""
+    if value is None or isinstance(value, nn.UninitializedParameter):
+        return value is not None
+    return value.dim() > 1 and value.is_floating_point()
 
 
 def check_quantizable(layer: nn.Module, name: str, child: str) -> None:
@@ -93,13 +100,10 @@ def detach_quantizers(model: nn.Module, bake: bool) -> None:
         model: changed in place; the ``Parameter`` objects stay.
         bake: True writes the quantized values into the parameters, False leaves the dense ones.
     """
-    for layer in list(model.modules()):
-        if not isinstance(layer, CompressedLayer):
-            continue
-        with torch.no_grad():
-            used = {name: getattr(layer, name).clone() for name in layer.torchpare_quantized} if bake else {}
-            for name, value in used.items():
-                layer._parameters[name].copy_(value)  # type: ignore[union-attr]
+    layers = [layer for layer in model.modules() if isinstance(layer, CompressedLayer)]
+    if bake:
+        _bake(layers)
+    for layer in layers:
         for name in (*(name + QUANTIZER for name in layer.torchpare_quantized), *ACTIVATIONS.values()):
             layer._modules.pop(name, None)
         layer.__dict__.pop("torchpare_fold", None)
@@ -107,6 +111,18 @@ def detach_quantizers(model: nn.Module, bake: bool) -> None:
             for key in [key for key, hook in hooks.items() if hook in (before_forward, after_forward)]:
                 del hooks[key]
         unshadow(layer)
+
+
+@torch.no_grad()
+def _bake(layers: list[CompressedLayer]) -> None:
+    """Write what is used in place of each parameter into it: read all first, since layers may share one."""
+    used = {
+        id(layer._parameters[name]): (layer._parameters[name], getattr(layer, name).clone())
+        for layer in layers
+        for name in layer.torchpare_quantized
+    }
+    for parameter, value in used.values():
+        parameter.copy_(value)  # type: ignore[union-attr]
 
 
 def quantizers_of(model: nn.Module) -> Iterator[tuple[str, CompressedLayer, str, FakeQuantize]]:
@@ -133,9 +149,8 @@ def quantized_weights(layer: CompressedLayer) -> Iterator[tuple[str, FakeQuantiz
 def before_forward(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """A step begins for the quantizers of a layer; what it is called with is observed and quantized."""
     learning = layer.training and not _is_recomputed()
-    if learning:
-        for name in layer.torchpare_quantized:  # type: ignore[union-attr]
-            _count_pass(layer._modules[name + QUANTIZER])
+    for name in layer.torchpare_quantized:  # type: ignore[union-attr]
+        _begin_pass(layer._modules[name + QUANTIZER], learning)
     quantizer = layer._modules.get(ACTIVATIONS["input"])
     if quantizer is None:
         return None
@@ -158,8 +173,7 @@ def after_forward(layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
 
 def _through(quantizer: FakeQuantize, values: tuple[Any, ...], learning: bool) -> tuple[Any, ...]:
     floating = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
-    if learning:
-        _count_pass(quantizer)
+    _begin_pass(quantizer, learning)
     if floating and quantizer.observing and (learning or quantizer.calibrating):
         quantizer.observe(*floating)
     if not quantizer.active:
@@ -172,9 +186,12 @@ def _through(quantizer: FakeQuantize, values: tuple[Any, ...], learning: bool) -
     return tuple(made.get(id(value), value) for value in values)
 
 
-def _count_pass(quantizer: Any) -> None:
-    if quantizer.counts_passes and quantizer.spec.start_step:
+def _begin_pass(quantizer: Any, learning: bool) -> None:
+    if learning and quantizer.counts_passes and quantizer.spec.start_step:
         quantizer.count_step()
+    # A replica of DataParallel, and a model that averages another, are told by buffers alone that it has begun.
+    if not quantizer.active:
+        quantizer.see_whether_active()
 
 
 def _is_recomputed() -> bool:

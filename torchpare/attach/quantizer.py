@@ -7,16 +7,18 @@ range is that of the weight at hand (``follows``), so that nothing has to be obs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import math
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor
 
+from torchpare.attach.grid_state import GridState
+from torchpare.attach.ranks import many_ranks, range_over_ranks, sum_over_ranks
 from torchpare.config.quantization import QuantSpec
 from torchpare.numerics.affine import check_finite, fake_quantize, scale_and_zero_point
-from torchpare.numerics.histograms import BINS, Histogram, kl_range
-from torchpare.numerics.ranges import Range, min_max, moving_average, mse_range, percentile_range
+from torchpare.numerics.histograms import BINS, Histogram, recommended_range
+from torchpare.numerics.ranges import Range, min_max, moving_average
 
 __all__ = ["FakeQuantize"]
 
@@ -24,7 +26,7 @@ DECAY = 0.99
 """Of the moving average: what the range so far keeps of its weight with each batch."""
 
 
-class FakeQuantize(nn.Module):
+class FakeQuantize(GridState):
     """Rounds a tensor to a grid of integers and back.
 
     Until it is ``active`` it lets tensors pass: before its first step has come, and before it knows a range.
@@ -37,12 +39,6 @@ class FakeQuantize(nn.Module):
         counts_passes: every training pass is a step. Otherwise `count_step` is called by whoever knows the optimizer.
     """
 
-    scale: Tensor
-    zero_point: Tensor
-    low: Tensor
-    high: Tensor
-    seen: Tensor
-    steps: Tensor
     counts: Tensor | None
 
     observing: bool
@@ -50,6 +46,9 @@ class FakeQuantize(nn.Module):
 
     calibrating: bool
     """Whether it learns in evaluation too."""
+
+    joined: tuple[FakeQuantize, ...] = ()
+    """The others with which it has one grid. In a tuple, where ``nn.Module`` does not take them for children."""
 
     on_grid = True
     """Whether scale and zero point with the integers of ``spec`` are all there is to know."""
@@ -62,15 +61,13 @@ class FakeQuantize(nn.Module):
     ) -> None:
         super().__init__()
         self.spec, self.name, self.axis, self.follows, self.counts_passes = spec, name, axis, follows, counts_passes
-        self.observing = not follows
-        self.calibrating = False
+        self._may_follow, self.observing, self.calibrating = follows, not follows, False
         self.register_buffer("scale", torch.ones(()))
-        self.register_buffer("zero_point", torch.full((), spec.grid.middle if spec.grid.symmetric else spec.grid.qmin))
-        self.zero_point = self.zero_point.to(torch.int32)
-        self.register_buffer("low", torch.zeros(()))
-        self.register_buffer("high", torch.zeros(()))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        zero = spec.grid.middle if spec.grid.symmetric else spec.grid.qmin
+        self.register_buffer("zero_point", torch.tensor(zero, dtype=torch.int32))
+        for buffer, start in (("low", 0.0), ("high", 0.0), ("seen", 0), ("steps", 0)):
+            self.register_buffer(buffer, torch.tensor(start))
+        self.register_buffer("grid", torch.tensor([spec.grid.qmin, spec.grid.qmax, spec.grid.symmetric]))
         counted = spec.observer in ("percentile", "kl", "mse") and spec.granularity == "tensor" and not follows
         self.register_buffer("counts", torch.zeros(BINS, dtype=torch.float64) if counted else None)
         self.active = False
@@ -83,13 +80,13 @@ class FakeQuantize(nn.Module):
         if not self.active:
             return x
         granules = self.granules(x)
-        scale, zero_point = self._parameters_for(granules)
-        return fake_quantize(granules, scale, zero_point, self.spec.grid, covered=self.follows).reshape(x.shape)
+        own = self._parameters_for(granules)
+        return fake_quantize(granules, *own, self.spec.grid, covered=self.follows).reshape(x.shape)
 
     def qparams(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``scale`` and ``zero_point`` that the tensor meets, broadcasting to its `granules`; without gradient."""
         with torch.no_grad():
-            scale, zero_point = self._parameters_for(self.granules(x))
+            scale, zero_point = self._parameters_for(self.granules(x) if self.follows else x)
             return scale.detach(), zero_point.detach()
 
     def granules(self, x: Tensor) -> Tensor:
@@ -119,30 +116,40 @@ class FakeQuantize(nn.Module):
             QuantizationError: they hold NaN or infinities. Nothing was noted.
         """
         tensors = tuple(self.granules(x.detach()) for x in tensors if x.numel())
-        if not tensors:
+        if (ends := self._range_of(tensors)) is None:
             return
-        ranges = [min_max(x, self.dims(x)) for x in tensors]
-        low, high = ranges[0]
-        for lower, higher in ranges[1:]:
-            low, high = torch.minimum(low, lower), torch.maximum(high, higher)
+        self._note(*ends, tensors)
+        self.seen += 1
+        self.active = self.active or self.spec.start_step == 0
+        if not self.active:
+            self.see_whether_active()
+
+    def _range_of(self, granules: Sequence[Tensor]) -> Range | None:
+        """The range of tensors, in all processes that train together; None where none of them has a value.
+
+        Raises:
+            QuantizationError: somewhere it is not finite; in all processes, or the others would wait for this one.
+        """
+        if not granules and not many_ranks():
+            return None
+        low, high = torch.tensor([math.inf, -math.inf], device=self.low.device)
+        for at, x in enumerate(granules):
+            lower, higher = (end.to(self.low.dtype) for end in min_max(x, self.dims(x)))
+            low, high = (torch.minimum(low, lower), torch.maximum(high, higher)) if at else (lower, higher)
+        low, high = range_over_ranks(low, high)
+        if not granules and bool(low > high):
+            return None
         if not torch.compiler.is_compiling():
             check_finite(low, high, self.name)
-        low, high = _over_all_ranks(low.to(self.low.dtype), high.to(self.high.dtype))
-        self._note(low, high, tensors)
-        self.seen += 1
-        if not self.active and self.spec.start_step == 0:
-            self.active = True
-        elif not self.active:
-            self.see_whether_active()
+        return low, high
 
     def _note(self, low: Tensor, high: Tensor, tensors: tuple[Tensor, ...]) -> None:
         if self.low.shape != low.shape:
             self.low, self.high = torch.zeros_like(low), torch.zeros_like(high)
         if self.counts is not None:
-            histogram = Histogram(self.counts, self.low.double(), self.high.double())
-            for x in tensors:
-                histogram = histogram.with_values(x)
-            self.counts.copy_(histogram.counts)
+            histogram = Histogram(self.counts, self.low.double(), self.high.double()).covering(low, high)
+            new = sum((histogram.counted(x) for x in tensors), torch.zeros_like(histogram.counts))
+            self.counts.copy_(histogram.counts + sum_over_ranks(new))
             low, high = histogram.low.to(low.dtype), histogram.high.to(high.dtype)
         elif self.spec.observer == "moving_average":
             low = moving_average(self.low, low, self.seen, DECAY)
@@ -152,7 +159,7 @@ class FakeQuantize(nn.Module):
             high = torch.where(self.seen == 0, high, torch.maximum(self.high, high))
         self.low.copy_(low)
         self.high.copy_(high)
-        self.set_range(low, high)
+        self._cover()
 
     @torch.no_grad()
     def set_range(self, low: Tensor, high: Tensor) -> None:
@@ -171,26 +178,47 @@ class FakeQuantize(nn.Module):
     def take_as_seen(self) -> None:
         """Let the range that was set count as observed, so that nothing has to be waited for."""
         scale, zero_point = self.qparams(torch.empty(0, device=self.seen.device))
-        low, high = ((end - zero_point) * scale for end in (self.spec.grid.qmin, self.spec.grid.qmax))
-        self.low, self.high = low.to(self.low.dtype), high.to(self.high.dtype)
+        grid = self.spec.grid
+        self.low, self.high = ((end - zero_point) * scale.float() for end in (grid.qmin, grid.qmax))
         self.seen.clamp_(min=1)
         self.see_whether_active()
+
+    def fix(self, scale: Tensor, zero_point: Tensor) -> None:
+        """Stay on this grid, whatever becomes of the tensor; a checkpoint remembers."""
+        self.follows = False
+        self.set_qparams(scale, zero_point)
+        self.take_as_seen()
 
     def freeze(self) -> None:
         """Observe no more and be calibrated; a range that counted values recommend is worked out now."""
         self.observing = self.calibrating = False
-        if self.counts is not None and bool(self.seen):
-            self.set_range(*self._recommended())
+        if bool(self.seen) and (self.counts is not None or self.joined):
+            self._cover()
 
-    def _recommended(self) -> Range:
-        assert self.counts is not None
-        histogram = Histogram(self.counts, self.low.double(), self.high.double())
-        if self.spec.observer == "kl":
-            return kl_range(histogram, self.spec.grid)
-        if self.spec.observer == "percentile":
-            return percentile_range(histogram.centres.to(self.low.dtype), self.spec.percentile, histogram.counts)
-        whole = (histogram.low, histogram.high)
-        return mse_range(histogram.centres, self.spec.grid, weights=histogram.counts, whole=whole)
+    # -------------------------------------------------------------------------------------------------- sharing a grid
+
+    def join(self, others: Iterable[FakeQuantize]) -> None:
+        """Have one grid with others from now on, which covers what each of them has to cover."""
+        self.joined = tuple(others)
+        for other in self.joined:
+            other.joined = (self, *(own for own in self.joined if own is not other))
+
+    def _cover(self) -> None:
+        """Cover what was observed, here and where the grid is shared."""
+        low, high = self.wish()
+        for other in self.joined:
+            # Those that have seen nothing wish for nothing: their range is that of a zero.
+            lower, higher = other.wish()
+            low, high = torch.minimum(low, lower.to(low.device)), torch.maximum(high, higher.to(high.device))
+        for own in (self, *self.joined):
+            own.set_range(low.to(own.low.device), high.to(own.high.device))
+
+    def wish(self) -> Range:
+        """The range to cover: what was seen, or, once no more is watched, what is worth covering of it."""
+        if self.observing or self.calibrating or self.counts is None or not bool(self.counts.any()):
+            return self.low, self.high
+        seen = Histogram(self.counts, self.low.double(), self.high.double())
+        return recommended_range(seen, self.spec.observer, self.spec.grid, self.spec.percentile)
 
     # ------------------------------------------------------------------------------------------------- steps and files
 
@@ -204,56 +232,22 @@ class FakeQuantize(nn.Module):
         """Work out ``active`` anew, from the steps and from what was observed."""
         # Inside of compiled code a count is no number yet: there a delayed start waits for the next call from outside.
         if not torch.compiler.is_compiling():
-            self.active = int(self.steps) >= self.spec.start_step and (self.knows_range or bool(self.seen))
+            # A pass is counted when it begins, and is not behind us then.
+            past = int(self.steps) - (self.counts_passes and self.spec.start_step > 0)
+            self.active = past >= self.spec.start_step and (self.knows_range or bool(self.seen))
 
     @property
     def knows_range(self) -> bool:
         """Whether nothing has to be observed first."""
         return self.follows
 
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Any, strict: bool,
-        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
-    ) -> None:  # fmt: skip
-        """A checkpoint that knows no quantizers leaves this one as it is; a granularity that fits is taken over."""
-        own = [name for name in (*self._buffers, *self._parameters) if prefix + name in state_dict]
-        if not own:
-            return
-        for name in ("scale", "zero_point", "low", "high"):
-            given, known = state_dict.get(prefix + name), self._buffers.get(name)
-            if given is not None and known is not None and given.shape != known.shape:
-                self._buffers[name] = torch.empty(given.shape, dtype=known.dtype, device=known.device)
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )  # type: ignore[arg-type]
+    def loaded(self) -> None:
+        """What was fixed has seen its tensor, which what follows never does."""
+        self.follows = self._may_follow and not bool(self.seen)
         self.see_whether_active()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FakeQuantize:
-        """Move with the model, but keep the precision: a scale in half precision would be another scale."""
-        before = dict(self._buffers)
-        learnt = {name: value.data for name, value in self._parameters.items() if value is not None}
-        super()._apply(fn, recurse)
-        for name, old in learnt.items():
-            new = self._parameters[name]
-            if new is not None and new.dtype != old.dtype:
-                new.data = old.to(new.device)
-        for name, old in before.items():
-            new = self._buffers[name]
-            if old is not None and new is not None and new.dtype != old.dtype:
-                self._buffers[name] = old.to(new.device)
-        return self
 
     def extra_repr(self) -> str:
         """The grid in a few words."""
         grid = self.spec.grid
         kind = f"{'' if grid.signed else 'u'}int{grid.bits}, {'symmetric' if grid.symmetric else 'affine'}"
         return f"{kind}, per {self.spec.granularity}{'' if self.active else ', waiting'}"
-
-
-def _over_all_ranks(low: Tensor, high: Tensor) -> Range:
-    """The range over all processes that train together, so that they keep one grid."""
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-        return low, high
-    both = torch.stack([-low, high])
-    distributed.all_reduce(both, distributed.ReduceOp.MAX)
-    return -both[0], both[1]

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from torchpare.config.layers import output_layout
 
 __all__ = ["ACTIVATIONS", "MASK", "QPARAMS", "QUANTIZER", "before_quantizer", "flat_weights", "qparam_property",
-           "shadowing_property"]  # fmt: skip
+           "recurrent_forward", "shadowing_property"]  # fmt: skip
 
 MASK = "_mask"
 """Behind a parameter's name, the name of its mask among the layer's buffers."""
@@ -22,6 +24,9 @@ QUANTIZER = "_quantizer"
 
 ACTIVATIONS = {"output": "output_quantizer", "input": "input_quantizer"}
 """The names of the children that quantize what a layer returns and what it is called with."""
+
+_IN_USE = "torchpare_flat_weights"
+"""Where the list of a recurrent layer's weights lies while it runs."""
 
 QPARAMS = ("scale", "zero_point")
 
@@ -111,4 +116,22 @@ def qparam_property(at: int, name: str) -> property:
 
 def flat_weights() -> property:
     """The list of weights that a recurrent layer makes once, made anew at each reading; writing has no effect."""
-    return property(lambda layer: [getattr(layer, name) for name in layer._flat_weights_names], lambda *_: None)
+    return property(lambda layer: layer.__dict__.get(_IN_USE) or _made_anew(layer), lambda *_: None)
+
+
+def recurrent_forward(plain: type[nn.Module]) -> Callable[..., Any]:
+    """The ``forward`` of a recurrent layer, which reads its list of weights ten times, with a list made once."""
+
+    @functools.wraps(plain.forward)
+    def forward(layer: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        layer.__dict__[_IN_USE] = _made_anew(layer)
+        try:
+            return plain.forward(layer, *args, **kwargs)
+        finally:
+            del layer.__dict__[_IN_USE]
+
+    return forward
+
+
+def _made_anew(layer: Any) -> list[Tensor]:
+    return [getattr(layer, name) for name in layer._flat_weights_names]

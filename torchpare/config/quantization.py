@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from torchpare.config.quantization_words import translated
 from torchpare.config.selectors import Selector, problem
 from torchpare.numerics.affine import MAX_BITS, Grid
 
@@ -44,6 +45,7 @@ class QuantEntry(Selector):
 
     example = "{'quant_types': ['weight'], 'quant_bits': 8, 'op_types': ['Conv2d']}"
     verb = "quantized"
+    words = ("quant_dtype",)
 
     quant_types: tuple[QuantType, ...] = ()
     """Which tensors: of ``"weight"``, ``"input"``, ``"output"``. A weight is every matrix or filter that the layer
@@ -75,7 +77,8 @@ class QuantEntry(Selector):
 
     observer: dict[str, str] = Field(default_factory=dict)
     """How the range is found: ``"min_max"`` (all that was seen), ``"moving_average"`` (of the batches' ranges),
-    ``"percentile"``, ``"kl"``, ``"mse"`` (what is worth covering)."""
+    ``"percentile"``, ``"kl"``, ``"mse"`` (what is worth covering). `ObserverQuantizer` takes all of them, those
+    that train the first two at most, for what they observe."""
 
     percentile: float | None = None
     """For ``"percentile"``: above 50, up to 100; 99.99 if not given."""
@@ -136,6 +139,7 @@ class QuantEntry(Selector):
     @model_validator(mode="before")
     @classmethod
     def _one_for_all_is_one_for_each(cls, given: dict[str, Any]) -> dict[str, Any]:
+        given = translated(given)
         types = given.get("quant_types") or ()
         keys = ("quant_bits", "quant_scheme", "granularity", "signed", "narrow_range", "observer")
         known = [kind for kind in types if kind in QUANT_TYPES] if isinstance(types, list | tuple) else []

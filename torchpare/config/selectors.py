@@ -33,6 +33,9 @@ class Selector(BaseModel):
     verb: ClassVar[str]
     """What happens to the layers it reaches, for messages: "pruned"."""
 
+    words: ClassVar[tuple[str, ...]] = ()
+    """Keys of other tools that are understood as keys of ours."""
+
     op_types: tuple[str, ...] | None = None
     """Class names, compared exactly; ``"default"`` stands for all types that the chosen algorithm can handle."""
 
@@ -99,7 +102,7 @@ def _read_entry(at: int, entry: Any, kind: type[Selector]) -> Selector:
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{where} is {entry!r} ({type(entry).__name__}), not a dict")
     for key in entry:
-        if key not in kind.model_fields:
+        if key not in kind.model_fields and key not in kind.words:
             near = get_close_matches(str(key), kind.model_fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "remove it."
             raise ConfigError(

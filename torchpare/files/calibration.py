@@ -22,6 +22,9 @@ __all__ = ["Calibration", "check_calibration", "load_calibration", "save_calibra
 Calibration: TypeAlias = dict[str, dict[str, Any]]
 """By qualified layer name, numbers and tensors by key."""
 
+_HUGE = 1e300
+"""No range and no count comes near; whole numbers beyond do not become floating-point ones."""
+
 
 def save_calibration(config: Calibration, path: str | os.PathLike[str]) -> None:
     """Write a calibration to a file that ``torch.load(path, weights_only=True)`` reads; it appears whole or not at all.
@@ -68,6 +71,8 @@ def check_calibration(content: Any, what: str) -> Calibration:
         for key, value in own.items():
             if not isinstance(key, str) or not isinstance(value, int | float | Tensor):
                 raise FileError(f"{what}: {layer}[{key!r}] is a {type(value).__name__}, not a number or a tensor")
-            if isinstance(value, float) and value != value:  # noqa: PLR0124 - what only NaN says of itself
-                raise FileError(f"{what}: {layer}[{key!r}] is NaN")
+            if isinstance(value, int | float) and not abs(value) < _HUGE:
+                raise FileError(f"{what}: {layer}[{key!r}] is not a finite number")
+            if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_quantized or value.is_meta):
+                raise FileError(f"{what}: {layer}[{key!r}] is not a plain dense tensor")
     return {layer: dict(own) for layer, own in content.items()}

@@ -127,7 +127,15 @@ def _structure_of(model: nn.Module) -> Any:
 
 def _refuse_masked(model: nn.Module, failure: str) -> None:
     # Asked of the class by name: the room that attaches masks lies on this floor, so neither imports the other.
-    masked = [name for name, module in model.named_modules() if hasattr(type(module), "torchpare_masked")]
+    layers: dict[str, Any] = {
+        name: module for name, module in model.named_modules() if hasattr(type(module), "torchpare_masked")
+    }
+    masked = [name for name, layer in layers.items() if layer.torchpare_masked]
+    if layers and not masked:
+        raise CheckpointError(
+            f"{failure} while quantizers hang on {listed(list(layers))}: save it before they are put on, and beside it "
+            "model.state_dict(), which the model takes over once it is loaded and quantized by the same config_list"
+        )
     if masked:
         raise CheckpointError(
             f"{failure} while masks are attached to {listed(masked)}: make the model smaller first "

@@ -58,11 +58,15 @@ def save_pretrained(model: nn.Module, directory: str | os.PathLike[str], example
         raise CheckpointError(
             f"{kind.__name__} is no transformers model, so there is no from_pretrained to load it: use torchpare.save"
         )
-    masked = [name for name, module in model.named_modules() if hasattr(type(module), "torchpare_masked")]
-    if masked:
-        raise CheckpointError(
-            f"{kind.__name__} cannot be saved while masks are attached to {masked[0]!r}: make the model smaller first"
-        )
+    attached: dict[str, Any] = {
+        name: module for name, module in model.named_modules() if hasattr(type(module), "torchpare_masked")
+    }
+    if attached:
+        name, layer = next(iter(attached.items()))
+        what, remedy = ("masks are attached to", "make the model smaller first")
+        if not layer.torchpare_masked:
+            what, remedy = ("quantizers hang on", "save it before they are put on")
+        raise CheckpointError(f"{kind.__name__} cannot be saved while {what} {name!r}: {remedy}")
     with _quiet(), _new_folder(directory) as lent:
         try:
             _write_first_that_fits(model, lent, example_inputs)

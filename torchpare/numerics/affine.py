@@ -36,6 +36,7 @@ __all__ = [
 MAX_BITS = 16
 """Beyond these, the rounding of float32 itself is no longer small beside a step."""
 
+_LARGEST_HALF = torch.finfo(torch.float16).max
 _SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 
 
@@ -174,7 +175,10 @@ def nearest(codes: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid, dtype:
     inside = codes.clamp(grid.qmin, grid.qmax)
     if not _centred(grid):
         inside.sub_(zero_point.to(inside.dtype))
-    return inside.mul_(scale).to(dtype)
+    inside.mul_(scale)
+    if dtype == torch.float16:  # of a range up to its largest number, the last step may lie beyond that
+        inside.clamp_(-_LARGEST_HALF, _LARGEST_HALF)
+    return inside.to(dtype)
 
 
 def where_kept(grad: Tensor, codes: Tensor, grid: Grid) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchpare.numerics.affine import Grid, codes_of, fake_quantize, nearest, where_kept
+from torchpare.numerics.affine import Grid, codes_of, fake_quantize, nearest
 
 __all__ = ["binarize", "dorefa_activation", "dorefa_weight", "lsq", "lsq_plus", "lsq_start", "pact", "whole_offset"]
 
@@ -22,7 +22,7 @@ def lsq(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
     """Fake quantization whose step size is learnt.
 
     Esser et al., "Learned Step Size Quantization", ICLR 2020, section 2: the rounding passes the gradient of ``x``
-    straight through where nothing is clipped; the step's is ``round(x/s) - x/s`` there and the clipped integer
+    straight through where ``qmin < x/s < qmax``; the step's is ``round(x/s) - x/s`` there and the end of the grid
     elsewhere, divided by ``sqrt(n * qmax)``, ``n`` being how many values share a step.
 
     Args:
@@ -40,7 +40,7 @@ def lsq_plus(x: Tensor, scale: Tensor, offset: Tensor, grid: Grid) -> Tensor:
     Bhalgat et al., "LSQ+: Improving Low-Bit Quantization Through Learnable Offsets and Better Initialization", CVPR
     Workshops 2020, section 3.1. The paper's offset is the real value of the integer 0; it is used rounded to whole
     steps (`whole_offset`), so that the grid has a whole zero point, as integer runtimes need it. Its gradient is that
-    of the clipped values, scaled like the step's.
+    of the clipped values, scaled like the step's; the step's gradient of a clipped value is ``qmin`` or ``qmax``.
 
     Args:
         x: the values.
@@ -114,12 +114,19 @@ def binarize(x: Tensor, scale: Tensor | None = None, *, clipped: bool = True) ->
 
 def _levels(unit: Tensor, bits: int) -> Tensor:
     """Values in [0, 1] on ``2**bits`` even levels."""
-    scale = torch.full((), 1 / ((1 << bits) - 1), device=unit.device)
+    precise = torch.float64 if unit.dtype == torch.float64 else torch.float32
+    scale = torch.full((), 1 / ((1 << bits) - 1), dtype=precise, device=unit.device)
     return fake_quantize(unit, scale, torch.zeros((), dtype=torch.int32, device=unit.device), Grid(bits))
 
 
 def _summed_to(grad: Tensor, parameter: Tensor) -> Tensor:
     return grad.sum_to_size(parameter.shape).to(parameter.dtype)
+
+
+def _within(value: Tensor, place: Tensor, grid: Grid) -> Tensor:
+    """A value where ``place`` lies between the ends of the grid, and zero where it lies on or beyond them."""
+    kept = torch.ops.aten.hardtanh_backward(value.to(place.dtype), place, float(grid.qmin), float(grid.qmax))
+    return kept.to(value.dtype)
 
 
 class _Learned(torch.autograd.Function):
@@ -130,17 +137,22 @@ class _Learned(torch.autograd.Function):
         ratio = (x if x.dtype == torch.float64 else x.float()) / scale
         codes = codes_of(x, scale, zero_point, grid)
         value = nearest(codes, scale, zero_point, grid, codes.dtype)
+        place = ratio if grid.symmetric and grid.middle == 0 else ratio + zero_point
         ctx.grid, ctx.learns_offset = grid, offset is not None
         ctx.factor = 1 / math.sqrt(max(ratio.numel() // max(scale.numel(), 1), 1) * max(grid.qmax, 1))
-        # What is kept moves by round(x/s) - x/s with the step, what is clipped by its integer.
-        whole = codes.clamp(grid.qmin, grid.qmax) - zero_point
-        ctx.save_for_backward(scale, whole.sub_(where_kept(ratio, codes, grid)), codes)
+        # What is kept moves by round(x/s) - x/s with the step; what is clipped by its integer, counted from the offset
+        # if that is learnt, or else from zero.
+        slope = codes.clamp(grid.qmin, grid.qmax)
+        if offset is None:
+            slope = slope.sub_(zero_point)
+        slope = slope.sub_(_within(ratio if offset is None else place, place, grid))
+        ctx.save_for_backward(scale, slope, place)
         return value.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        scale, slope, codes = ctx.saved_tensors
-        kept = where_kept(grad, codes, ctx.grid)
+        scale, slope, place = ctx.saved_tensors
+        kept = _within(grad, place, ctx.grid)
         of_scale = _summed_to(grad.to(slope.dtype) * slope, scale) * ctx.factor
         clipped = _summed_to((grad - kept).to(slope.dtype), scale) if ctx.learns_offset else None
         return kept, of_scale, None, None if clipped is None else clipped * ctx.factor, None

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from torchpare.numerics.affine import Grid
-from torchpare.numerics.ranges import Range
+from torchpare.numerics.ranges import Range, mse_range, percentile_range
 
-__all__ = ["BINS", "Histogram", "kl_range"]
+__all__ = ["BINS", "Histogram", "kl_range", "recommended_range"]
 
 BINS = 2048
 """The resolution of a histogram."""
@@ -46,14 +46,39 @@ class Histogram:
         x = x.detach().double().flatten()
         if x.numel() == 0:
             return self
-        low, high = torch.aminmax(x)
-        grown = self
+        grown = self.covering(*torch.aminmax(x))
+        return replace(grown, counts=grown.counts + grown.counted(x))
+
+    def covering(self, low: Tensor, high: Tensor) -> Histogram:
+        """The histogram with room for values from ``low`` to ``high``; one that is empty has room for them alone."""
+        low, high = low.double(), high.double()
         if not bool(self.counts.any()):
-            grown = replace(self, low=low, high=high)
-        elif bool((low < self.low) | (high > self.high)):
-            low, high = torch.minimum(low, self.low), torch.maximum(high, self.high)
-            grown = Histogram(_count(self.centres, low, high, self.counts), low, high)
-        return replace(grown, counts=grown.counts + _count(x, grown.low, grown.high, torch.ones_like(x)))
+            return replace(self, low=low, high=high)
+        if not bool((low < self.low) | (high > self.high)):
+            return self
+        low, high = torch.minimum(low, self.low), torch.maximum(high, self.high)
+        return Histogram(_count(self.centres, low, high, self.counts), low, high)
+
+    def counted(self, x: Tensor) -> Tensor:
+        """How many values fall into each bin, those beyond the ends into the outermost."""
+        x = x.detach().double().flatten()
+        return _count(x, self.low, self.high, torch.ones_like(x))
+
+
+def recommended_range(histogram: Histogram, observer: str, grid: Grid, percentile: float) -> Range:
+    """The range that counted values recommend.
+
+    Args:
+        histogram: of the values.
+        observer: ``"kl"``, ``"percentile"`` or ``"mse"``.
+        grid: the integers.
+        percentile: for ``"percentile"``.
+    """
+    if observer == "kl":
+        return kl_range(histogram, grid)
+    if observer == "percentile":
+        return percentile_range(histogram.centres.float(), percentile, histogram.counts)
+    return mse_range(histogram.centres, grid, weights=histogram.counts, whole=(histogram.low, histogram.high))
 
 
 def kl_range(histogram: Histogram, grid: Grid) -> Range:

@@ -71,30 +71,47 @@ def round_adaptively(
         By layer name what came of it, in the order of the calls.
 
     Raises:
-        QuantizationError: nothing is quantized, there are no batches, or a layer's outputs are not finite. In the last
-            case the layers before the one that is named are rounded.
+        QuantizationError: nothing is quantized, there are no batches, weights lie on no even grid (DoReFa, BNN), or a
+            layer's outputs are not finite. In the last case the layers before the one that is named are rounded.
     """
     order, held = quantized_layers(model, batches)
+    for name in order:
+        if isinstance(compressed(model, name), FILTERED) and not _quantizer(compressed(model, name)).on_grid:
+            raise QuantizationError(f"{name}.weight is quantized by a formula, not on a grid of its own: there is no "
+                                    "up and down to choose between")  # fmt: skip
     twin = float_twin(model)
     done: dict[str, Rounded] = {}
     for name in order:
         layer = compressed(model, name)
         if not isinstance(layer, FILTERED) or not _quantizer(layer).active:
             continue
-        given = torch.cat(seen(model, name, held, lambda x, _: x.detach()))
-        wanted = torch.cat(seen(twin, name, held, lambda _, y: y.detach()))
-        if not bool(given.isfinite().all() and wanted.isfinite().all()):
+        given = seen(model, name, held, lambda x, _: x.detach())
+        wanted = seen(twin, name, held, lambda _, y: y.detach())
+        if not all(bool(tensor.isfinite().all()) for tensor in (*given, *wanted)):
             raise QuantizationError(f"{name} is given or returns NaN or infinite values, from which nothing is learnt")
-        task = _Task(layer, twin.get_submodule(name), given, wanted)
-        done[name] = task.learn(iterations, batch_size, rate, strength, generator)
+        task = _Task(layer, twin.get_submodule(name), _by_shape(layer, given, wanted))
+        if task.sets:
+            with torch.enable_grad():
+                done[name] = task.learn(iterations, batch_size, rate, strength, generator)
     return done
+
+
+def _by_shape(layer: CompressedLayer, given: list[Tensor], wanted: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Inputs and the outputs wanted for them, one pair for all samples of a size; what is no batch becomes one."""
+    single = 1 if isinstance(layer, nn.Linear) else before_quantizer(layer, "weight").dim() - 1
+    sets: dict[Any, list[tuple[Tensor, Tensor]]] = {}
+    for x, y in zip(given, wanted, strict=True):
+        pair = (x[None], y[None]) if x.dim() == single else (x, y)
+        if len(pair[0]):
+            sets.setdefault(pair[0].shape[1:], []).append(pair)
+    return [(torch.cat([x for x, _ in own]), torch.cat([y for _, y in own])) for own in sets.values()]
 
 
 class _Task:
     """The rounding of one layer."""
 
-    def __init__(self, layer: CompressedLayer, plain: nn.Module, given: Tensor, wanted: Tensor) -> None:
-        self.layer, self.plain, self.given, self.wanted = layer, plain, given, wanted
+    def __init__(self, layer: CompressedLayer, plain: nn.Module, sets: list[tuple[Tensor, Tensor]]) -> None:
+        self.layer, self.plain, self.sets = layer, plain, sets
         quantizer = _quantizer(layer)
         weight = before_quantizer(layer, "weight").detach()
         self.shape, self.grid = weight.shape, quantizer.spec.grid
@@ -117,6 +134,16 @@ class _Task:
             own["bias"] = bias.detach()
         return functional_call(self.plain, own, (given,))
 
+    def samples(self, count: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Some samples of one size, each size as often as it has samples."""
+        at = 0
+        if len(self.sets) > 1:
+            sizes = torch.tensor([float(len(x)) for x, _ in self.sets])
+            at = int(torch.multinomial(sizes, 1, generator=generator))
+        given, wanted = self.sets[at]
+        some = torch.randint(len(given), (min(count, len(given)),), generator=generator).to(given.device)
+        return given[some], wanted[some]
+
     def learn(
         self, iterations: int, batch_size: int, rate: float, strength: float, generator: torch.Generator | None
     ) -> Rounded:
@@ -125,10 +152,9 @@ class _Task:
         nearest = nearest.detach().clone()
         optimizer = torch.optim.Adam([self.v], rate)
         for at in range(iterations):
-            some = torch.randint(len(self.given), (min(batch_size, len(self.given)),), generator=generator)
-            some = some.to(self.given.device)
+            given, wanted = self.samples(batch_size, generator)
             share = share_up(self.v)
-            difference = self.output(self.weight(share), self.given[some]) - self.wanted[some]
+            difference = self.output(self.weight(share), given) - wanted
             # As in the paper the error is summed over channels and averaged over samples and places.
             axis = -1 if isinstance(self.plain, nn.Linear) else 1
             loss = difference.square().sum(axis).mean()
@@ -152,15 +178,13 @@ class _Task:
         assert parameter is not None
         mask = self.layer._buffers.get("weight_mask")  # noqa: SLF001
         parameter.copy_(learnt if mask is None else torch.where(mask, learnt, parameter))
-        quantizer = _quantizer(self.layer)
-        quantizer.follows = False
-        quantizer.set_qparams(self.scale, self.zero_point)
+        _quantizer(self.layer).fix(self.scale, self.zero_point)
         return Rounded(errors[0], errors[1], moved)
 
     def _error(self, weight: Tensor) -> float:
-        parts = zip(self.given.split(256), self.wanted.split(256), strict=True)
+        parts = [part for x, y in self.sets for part in zip(x.split(256), y.split(256), strict=True)]
         total = sum(float((self.output(weight, x) - y).double().square().sum()) for x, y in parts)
-        return total / max(self.wanted.numel(), 1)
+        return total / max(sum(y.numel() for _, y in self.sets), 1)
 
 
 def _step(task: _Task) -> Tensor:

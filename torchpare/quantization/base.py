@@ -19,14 +19,15 @@ from torch.optim import Optimizer
 from torchpare.attach import FakeQuantize, attach_activation_quantizer, attach_weight_quantizer, quantizers_of
 from torchpare.config import QuantEntry, QuantSpec, Target, select
 from torchpare.config.layers import WEIGHTED
-from torchpare.config.quantization import QuantType
+from torchpare.config.quantization import Observer, QuantType
 from torchpare.errors import ConfigError, QuantizationError
 from torchpare.files.calibration import Calibration
 from torchpare.numerics.affine import check_finite
 from torchpare.numerics.ranges import min_max
 from torchpare.quantization.calibration import apply_calibration, calibration_of
 from torchpare.quantization.export import export
-from torchpare.quantization.places import Place, activation_places, folds_of, weight_places
+from torchpare.quantization.joined import joined_outputs
+from torchpare.quantization.places import Place, activation_places, check_observer, folds_of, weight_places
 
 __all__ = ["Quantizer"]
 
@@ -42,7 +43,8 @@ class Quantizer(ABC):
             and an optimizer made of ``model.parameters()`` after ``compress()`` trains the grids.
         dummy_input: an example input (a tensor, a tuple of positional arguments, or a dict of keyword arguments). With
             it, batch norms directly behind quantized layers are found: such a weight is quantized as it will be once
-            the norm is folded into it, and what is quantized as the layer's output is that of the norm.
+            the norm is folded into it, and what is quantized as the layer's output is that of the norm. Outputs that
+            meet in a concatenation are found too, and get one grid between them, as integer runtimes need it.
 
     Raises:
         ConfigError: the config_list or another argument cannot be used. The model is untouched.
@@ -63,6 +65,9 @@ class Quantizer(ABC):
 
     decays: ClassVar[bool] = False
     """Whether what the algorithm learns takes the optimizer's weight decay."""
+
+    observers: ClassVar[Mapping[QuantType, tuple[Observer, ...]]] = {}
+    """Which ``observer`` an entry may choose for each type; none, where ranges are not observed but learnt or given."""
 
     defaults: ClassVar[Mapping[QuantType, QuantSpec]]
     """How each type is quantized where the ``config_list`` does not say."""
@@ -91,7 +96,9 @@ class Quantizer(ABC):
         self.weights = weight_places(model, self.targets, self._specs("weight"))
         self.activations = activation_places(model, self.targets, self.folded, self._specs("input", "output"))
         for place in (*self.weights, *self.activations):
+            check_observer(place, self.observers, name)
             self.check(place)
+        self.joined = joined_outputs(model, self.activations, dummy_input) if dummy_input is not None else []
         self._compressed = False
 
     # ------------------------------------------------------------------------------------------- what an algorithm says
@@ -113,6 +120,7 @@ class Quantizer(ABC):
 
     # ------------------------------------------------------------------------------------------------- the user's loop
 
+    @torch.inference_mode(False)  # what is made in a user's inference mode must still serve training
     def compress(self) -> nn.Module:
         """Put quantizers on the model and return it, the same object. A second call changes nothing.
 
@@ -124,7 +132,7 @@ class Quantizer(ABC):
             for place in self.weights:
                 check_finite(*min_max(place.parameter), place.name)
             weights = [(place, self.weight_quantizer(place)) for place in self.weights]
-            activations = [(place, self.activation_quantizer(place)) for place in self.activations]
+            activations = self._join([(place, self.activation_quantizer(place)) for place in self.activations])
             for place, quantizer in weights:
                 for layer, key in place.holders:
                     fold = self.folded.get(place.target.name) if len(place.holders) == 1 else None
@@ -217,6 +225,18 @@ class Quantizer(ABC):
             for name, target in self.targets.items()
         }  # fmt: skip
 
+    def _join(self, activations: Sequence[tuple[Place, FakeQuantize]]) -> list[tuple[Place, FakeQuantize]]:
+        """Let those that need it have one grid: ranges are united; what is learnt is learnt once, by one quantizer."""
+        own = {id(place): quantizer for place, quantizer in activations}
+        for group in self.joined:
+            for grid in dict.fromkeys(place.spec.grid for place in group):
+                first, *rest = [place for place in group if place.spec.grid == grid]
+                if next(own[id(first)].parameters(), None) is not None:
+                    own.update((id(place), own[id(first)]) for place in rest)
+                elif own[id(first)].observing:
+                    own[id(first)].join(own[id(place)] for place in rest)
+        return [(place, own[id(place)]) for place, _ in activations]
+
     def _has_quantizers(self, what: str) -> None:
         if next(quantizers_of(self.bound_model), None) is None:
             raise QuantizationError(f"the model has no quantizers to {what}: call compress() first")
@@ -224,6 +244,7 @@ class Quantizer(ABC):
     def _follow_optimizer(self, quantizers: Sequence[FakeQuantize]) -> None:
         if self.optimizer is None:
             return
+        quantizers = list(dict.fromkeys(quantizers))  # one may hang in two places
         learnt = [parameter for quantizer in quantizers for parameter in quantizer.parameters()]
         if learnt:
             self.optimizer.add_param_group(

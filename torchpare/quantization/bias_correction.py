@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchpare.attach.reading import before_quantizer
 from torchpare.config.layers import FILTERED
 from torchpare.errors import QuantizationError
 from torchpare.quantization.twin import compressed, float_twin, quantized_layers, seen
@@ -47,7 +48,8 @@ def correct_biases(model: nn.Module, batches: Iterable[Any]) -> dict[str, float]
         place, sign = _corrected(layer)
         if place is None:
             continue
-        axis = -1 if isinstance(layer, nn.Linear) else 1
+        # From the end, since what a layer is given may be one sample, not a batch.
+        axis = -1 if isinstance(layer, nn.Linear) else 1 - before_quantizer(layer, "weight").dim()
         shift = _mean(model, name, held, axis) - _mean(twin, name, held, axis)
         if not bool(shift.isfinite().all()):
             raise QuantizationError(

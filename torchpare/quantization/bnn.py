@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -29,7 +30,8 @@ _SIGN = QuantSpec(Grid(1))
 class BNNQuantizer(Quantizer):
     """Weights and activations +1 or -1, zero being +1; gradients pass where the value lies within [-1, 1].
 
-    Meant for training from the start, with norms behind the layers. A pruned weight is made zero behind the sign.
+    Meant for training from the start, with norms behind the layers and no ReLU before a sign: a ``Hardtanh`` is usual.
+    A pruned weight is made zero behind the sign.
 
     Courbariaux, Hubara, Soudry, El-Yaniv, Bengio, "Binarized Neural Networks: Training Neural Networks with Weights and
     Activations Constrained to +1 or -1", 2016.
@@ -73,7 +75,28 @@ class BNNQuantizer(Quantizer):
 
     def activation_quantizer(self, place: Place) -> FakeQuantize:
         """The sign of an activation."""
-        return FixedLevels(place.spec, place.name, binarize, _one, keeps_zero=False)
+        return Signs(place.spec, place.name, binarize, _one, keeps_zero=False)
+
+
+class Signs(FixedLevels):
+    """Signs of activations. Of the first batch it looks whether they tell anything."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.observing = True
+
+    @torch.no_grad()
+    def observe(self, *tensors: Tensor) -> None:
+        """Warn where nothing is below zero: behind a ReLU all signs are +1, and the layers behind learn nothing."""
+        if torch.compiler.is_compiling() or not any(x.numel() for x in tensors):
+            return
+        self.observing = False
+        if all(bool((x >= 0).all()) for x in tensors):
+            warnings.warn(
+                f"{self.name} is never below zero, so that all its signs are +1 and tell nothing: put a Hardtanh, or "
+                "nothing, in place of the ReLU before it",
+                stacklevel=2,
+            )
 
 
 def _signs(weight: Tensor, step: Any) -> Tensor:

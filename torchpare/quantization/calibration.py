@@ -57,48 +57,62 @@ def apply_calibration(model: nn.Module, given: Calibration | str | os.PathLike[s
                                     f"quantized are {', '.join(sorted(layers))}")  # fmt: skip
     wanted: list[tuple[FakeQuantize, Tensor | None, Any]] = []
     for (path, kind), quantizer in places.items():
-        own = config.get(path, {})
+        own, where = config.get(path, {}), f"{path!r}, {kind}"
         _check_bits(own, path, kind, quantizer)
         scale, zero_point = own.get(f"{kind}_scale"), own.get(f"{kind}_zero_point")
-        if isinstance(scale, Tensor) and isinstance(zero_point, Tensor):
-            _check_numbers(scale, zero_point, path, kind, quantizer)
-            wanted.append((quantizer, scale, zero_point))
-            continue
         low, high = (_first(own, f"tracked_{end}", kind) for end in ("min", "max"))
-        if low is not None and high is not None:
-            wanted.append((quantizer, None, (low, high)))
+        if scale is not None and zero_point is not None:
+            wanted.append((quantizer, *_checked(torch.as_tensor(scale), torch.as_tensor(zero_point), where, quantizer)))
+        elif low is not None and high is not None:
+            wanted.append((quantizer, None, _ends(low, high, where)))
     for quantizer, scale, rest in wanted:
         if quantizer.follows or not quantizer.on_grid:
             continue
         if scale is not None:
             quantizer.set_qparams(scale.to(quantizer.seen.device), rest.to(quantizer.seen.device))
         else:
-            quantizer.set_range(*(torch.tensor(float(end), device=quantizer.seen.device) for end in rest))
+            quantizer.set_range(*(end.to(quantizer.seen.device) for end in rest))
         quantizer.take_as_seen()
 
 
 def _check_bits(own: dict[str, Any], path: str, kind: str, quantizer: FakeQuantize) -> None:
     for key in (f"{kind}_bits", f"{_EARLIER.get(kind, kind)}_bit"):
-        if key in own and own[key] != quantizer.spec.grid.bits:
+        if key in own and not torch.equal(
+            torch.as_tensor(own[key]).flatten(), torch.tensor([quantizer.spec.grid.bits])
+        ):
             bits = quantizer.spec.grid.bits
             raise QuantizationError(f"the calibration has {own[key]} bits for {path!r}[{key!r}], and the model's "
                                     f"quantizer {bits}: use the config_list it was made with")  # fmt: skip
 
 
-def _check_numbers(scale: Tensor, zero_point: Tensor, path: str, kind: str, quantizer: FakeQuantize) -> None:
-    whole = zero_point.is_floating_point() and not torch.equal(zero_point, zero_point.round())
-    if not bool((scale > 0).all() & scale.isfinite().all()) or whole or scale.shape != zero_point.shape:
-        raise QuantizationError(f"the calibration's scale or zero point of {path!r}, {kind}, is none: scales are above "
-                                "zero, zero points whole, both of one shape")  # fmt: skip
-    if not quantizer.follows and quantizer.on_grid:
-        known = quantizer.qparams(torch.empty(0))[0].shape
-        if scale.shape != known:
-            raise QuantizationError(f"the calibration's scale of {path!r}, {kind}, has the shape {tuple(scale.shape)}, "
-                                    f"and the quantizer's {tuple(known)}")  # fmt: skip
+def _checked(scale: Tensor, zero_point: Tensor, where: str, quantizer: FakeQuantize) -> tuple[Tensor, Tensor]:
+    """A scale and a zero point that are some, in the shape that the quantizer's have."""
+    grid = quantizer.spec.grid
+    real = not scale.is_complex() and not zero_point.is_complex() and scale.shape == zero_point.shape
+    inside = real and torch.equal(zero_point, zero_point.double().round().clamp(grid.qmin, grid.qmax).to(zero_point))
+    if not inside or not bool((scale > 0).all() & scale.isfinite().all()):
+        raise QuantizationError(f"the calibration's scale or zero point of {where}, is none: scales are above zero, "
+                                f"zero points whole, from {grid.qmin} to {grid.qmax}, both of one shape")  # fmt: skip
+    if quantizer.follows or not quantizer.on_grid:
+        return scale, zero_point
+    known = quantizer.qparams(torch.empty(0))[0].shape
+    if scale.numel() != known.numel():
+        raise QuantizationError(f"the calibration's scale of {where}, has the shape {tuple(scale.shape)}, and the "
+                                f"quantizer's {tuple(known)}")  # fmt: skip
+    return scale.reshape(known).float(), zero_point.reshape(known).to(torch.int32)
 
 
-def _first(own: dict[str, Any], key: str, kind: str) -> float | None:
+def _ends(low: Any, high: Any, where: str) -> tuple[Tensor, Tensor]:
+    """The ends of a range that is one."""
+    ends = [torch.as_tensor(end, dtype=torch.float64).flatten() for end in (low, high)]
+    if not all(len(end) == 1 and bool(end.abs() < torch.finfo(torch.float32).max) for end in ends) or ends[0] > ends[1]:
+        raise QuantizationError(f"the calibration's range of {where}, from {low} to {high}, is none: give two finite "
+                                "numbers, the smaller one first")  # fmt: skip
+    return ends[0].float().squeeze(), ends[1].float().squeeze()
+
+
+def _first(own: dict[str, Any], key: str, kind: str) -> Any:
     for name in (kind, _EARLIER.get(kind, kind)):
         if f"{key}_{name}" in own:
-            return float(own[f"{key}_{name}"])
+            return own[f"{key}_{name}"]
     return None

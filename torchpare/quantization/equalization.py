@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchpare.attach import quantizers_of
 from torchpare.errors import QuantizationError
 from torchpare.graph.capture import capture
 from torchpare.graph.chains import Chain, chains
@@ -57,8 +58,12 @@ def equalize(model: nn.Module, dummy_input: Any, *, sweeps: int = 40, tolerance:
 
     Raises:
         CaptureError: the model does not run on ``dummy_input``.
-        QuantizationError: a weight of a pair holds NaN or infinities. In each case the model is as it was.
+        QuantizationError: a weight of a pair holds NaN or infinities, or the model is quantized already, on grids that
+            would no longer fit. In each case the model is as it was.
     """
+    if (hung := next(quantizers_of(model), None)) is not None:
+        raise QuantizationError(f"{hung[0]} is quantized already, on a grid that would no longer fit: equalize the "
+                                "model before a quantizer is made")  # fmt: skip
     pairs = chains(capture(model, dummy_input))
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     names = {name for pair in pairs for name in (pair.first, pair.bias, pair.second, pair.norm, pair.norm_bias) if name}

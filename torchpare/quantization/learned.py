@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from torchpare.attach import FakeQuantize
+from torchpare.attach.ranks import mean_over_ranks
 from torchpare.config import QuantSpec
-from torchpare.numerics.affine import check_finite, scale_and_zero_point
+from torchpare.numerics.affine import scale_and_zero_point
 from torchpare.numerics.gradients import lsq, lsq_plus, lsq_start, pact, whole_offset
-from torchpare.numerics.ranges import min_max
 
 __all__ = ["LearnedBound", "LearnedGrid", "LearnedStep"]
 
@@ -60,19 +60,18 @@ class LearnedStep(FakeQuantize):
         Raises:
             QuantizationError: they hold NaN or infinities. Nothing was noted.
         """
-        tensors = tuple(x.detach() for x in tensors if x.numel())
-        if not tensors:
+        granules = [self.granules(x.detach()) for x in tensors if x.numel()]
+        ends = self._range_of(granules)
+        if ends is None:
             return
-        granules = [self.granules(x) for x in tensors]
-        for x in granules:
-            check_finite(*min_max(x), self.name)
-        self._begin(granules)
+        self._begin(granules, *ends)
         self.seen += 1
         self.see_whether_active()
 
-    def _begin(self, granules: list[Tensor]) -> None:
-        steps = torch.stack([self._start(self, x).to(self.scale.dtype) for x in granules])
-        step = _mean_over_ranks(steps.mean(0))
+    def _begin(self, granules: list[Tensor], low: Tensor, high: Tensor) -> None:
+        del high
+        steps = [self._start(self, x).to(self.scale.dtype) for x in granules]
+        step = mean_over_ranks(torch.stack(steps).mean(0) if steps else None, torch.zeros_like(low))
         self.set_qparams(step, torch.full_like(step, self.spec.grid.middle, dtype=torch.int32))
 
     @torch.no_grad()
@@ -107,10 +106,8 @@ class LearnedGrid(LearnedStep):
         del granules
         return self._step(), whole_offset(self._step(), self.offset, self.spec.grid)
 
-    def _begin(self, granules: list[Tensor]) -> None:
-        ends = [min_max(x) for x in granules]
-        low = _mean_over_ranks(torch.stack([end[0] for end in ends]).min().float())
-        high = _mean_over_ranks(torch.stack([end[1] for end in ends]).max().float())
+    def _begin(self, granules: list[Tensor], low: Tensor, high: Tensor) -> None:
+        del granules
         self.set_qparams(*scale_and_zero_point(low, high, self.spec.grid))
 
     @torch.no_grad()
@@ -135,9 +132,9 @@ class LearnedBound(LearnedStep):
     def _step(self) -> Tensor:
         return self.bound.abs().clamp(min=_SMALLEST) / self.spec.grid.qmax
 
-    def _begin(self, granules: list[Tensor]) -> None:
-        highest = _mean_over_ranks(torch.stack([min_max(x)[1].float() for x in granules]).max())
-        self.bound.copy_(torch.where(highest > 0, highest, 1.0))
+    def _begin(self, granules: list[Tensor], low: Tensor, high: Tensor) -> None:
+        del granules, low
+        self.bound.copy_(torch.where(high > 0, high, 1.0))
 
     @torch.no_grad()
     def set_qparams(self, scale: Tensor, zero_point: Tensor) -> None:
@@ -148,11 +145,3 @@ class LearnedBound(LearnedStep):
 
 def _usual_start(quantizer: FakeQuantize, granules: Tensor) -> Tensor:
     return lsq_start(granules, quantizer.spec.grid, quantizer.dims(granules))
-
-
-def _mean_over_ranks(value: Tensor) -> Tensor:
-    """The same start in all processes that train together."""
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-        return value
-    distributed.all_reduce(value)
-    return value / distributed.get_world_size()

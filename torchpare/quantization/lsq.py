@@ -80,8 +80,9 @@ class LsqPlusQuantizer(LsqQuantizer):
         return quantizer
 
     def activation_quantizer(self, place: Place) -> FakeQuantize:
-        """A step and an offset that start from the first batch."""
-        return LearnedGrid(place.spec, place.name)
+        """A step and an offset that start from the first batch; of a symmetric grid, a step alone."""
+        kind = LearnedStep if place.spec.grid.symmetric else LearnedGrid
+        return kind(place.spec, place.name)
 
 
 def _three_deviations(quantizer: FakeQuantize, granules: Tensor) -> Tensor:

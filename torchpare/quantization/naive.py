@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from torchpare.attach import FakeQuantize
 from torchpare.config import QuantSpec
-from torchpare.config.quantization import QuantType
+from torchpare.config.quantization import Observer, QuantType
 from torchpare.quantization.base import Quantizer
 from torchpare.quantization.places import Place
 from torchpare.quantization.qat import WEIGHT
@@ -33,6 +33,7 @@ class NaiveQuantizer(Quantizer):
     """
 
     types: ClassVar[tuple[QuantType, ...]] = ("weight",)
+    observers: ClassVar[Mapping[QuantType, tuple[Observer, ...]]] = {"weight": ("min_max",)}
     folds: ClassVar[bool] = False
     defaults: ClassVar[Mapping[QuantType, QuantSpec]] = {"weight": replace(WEIGHT, granularity="tensor")}
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torchpare.attach import FakeQuantize
 from torchpare.config import QuantSpec
-from torchpare.config.quantization import QuantType
+from torchpare.config.quantization import Observer, QuantType
 from torchpare.errors import ConfigError
 from torchpare.numerics.affine import Grid
 from torchpare.quantization.learned import LearnedBound
@@ -31,6 +31,8 @@ class PACTQuantizer(QATQuantizer):
 
     decays: ClassVar[bool] = True
     defaults: ClassVar[Mapping[QuantType, QuantSpec]] = {"weight": WEIGHT, "input": _BOUNDED, "output": _BOUNDED}
+
+    observers: ClassVar[Mapping[QuantType, tuple[Observer, ...]]] = {"weight": ("min_max",)}
 
     def check(self, place: Place) -> None:
         """A bound above zero asks for unsigned integers."""

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torchpare.attach.quantized import check_quantizable, quantizable
 from torchpare.attach.reading import ACTIVATIONS, QUANTIZER
 from torchpare.config import QuantSpec, Target, output_layout
+from torchpare.config.layers import FILTERED
+from torchpare.config.quantization import Observer, QuantType
 from torchpare.errors import CaptureError, ConfigError, QuantizationError
 from torchpare.graph.capture import call_arguments
 
-__all__ = ["Place", "activation_places", "evaluating", "folds_of", "weight_places"]
+__all__ = ["Place", "activation_places", "check_observer", "evaluating", "folds_of", "weight_places"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
@@ -72,9 +74,11 @@ def weight_places(
             owners.append((f"{name}.out_proj", target.module.out_proj))
         found = [(path, owner, key) for path, owner in owners for key in quantizable(owner)]
         if not found:
+            made = "take its parametrization off first" if hasattr(target.module, "parametrizations") else "exclude it"
             raise ConfigError(f"{name}, a {target.type}, has no weight to quantize: leave 'weight' out of its "
-                              "'quant_types', or exclude it")  # fmt: skip
+                              f"'quant_types', or {made}")  # fmt: skip
         for path, owner, key in found:
+            _check_made(owner, path, key)
             parameter = owner._parameters[key]  # noqa: SLF001 - reading the attribute would mask it
             holders = tuple(_holders(model, parameter))
             axis, _ = output_layout(owner)
@@ -109,24 +113,45 @@ def activation_places(
     return places
 
 
+def check_observer(place: Place, known: Mapping[QuantType, tuple[Observer, ...]], algorithm: str) -> None:
+    """Refuse an ``observer`` that the algorithm would not heed.
+
+    Raises:
+        ConfigError: the entry asks for one that is not among ``known``.
+    """
+    kind: Any = place.kind if place.kind in ACTIVATIONS else "weight"
+    asked, can = place.target.entry.observer.get(kind), known.get(kind, ())
+    if asked is not None and asked not in can:
+        ways = f"only by {' or '.join(map(repr, can))}" if can else "by no observer"
+        raise ConfigError(
+            f"{place.name}: 'observer' is {asked!r}; {algorithm} finds the grid of {kind!r} {ways}: leave it out, or "
+            "take ObserverQuantizer"
+        )
+
+
 def folds_of(model: nn.Module, targets: Mapping[str, Target], dummy_input: Any) -> dict[str, nn.Module]:
     """The batch norm directly behind each target, found by running the model: what one returned, the other was given.
 
     Raises:
         CaptureError: the model does not run on ``dummy_input``.
     """
-    made: dict[int, str] = {}
+    made: dict[int, tuple[str, int]] = {}
     kept: list[Tensor] = []  # while they live, no other tensor gets their identity
     calls: dict[int, int] = {}
-    found: dict[str, nn.Module] = {}
+    found: dict[str, list[nn.Module]] = {}
     names = {id(target.module): name for name, target in targets.items()}
 
     def see(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         calls[id(module)] = calls.get(id(module), 0) + 1
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and args and id(args[0]) in made:  # noqa: SLF001 - torch's common base
-            found[made[id(args[0])]] = module
+        given = args[0] if args and isinstance(args[0], Tensor) else None
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and id(given) in made:  # noqa: SLF001 - torch's common base
+            name, version = made[id(given)]
+            layer = targets[name].module
+            # What was changed in place since, as by a ReLU, is the same tensor, and not what the layer returned.
+            if given._version == version and _has_channels_second(layer, given):  # type: ignore[union-attr]  # noqa: SLF001
+                found.setdefault(name, []).append(module)
         if id(module) in names and isinstance(output, Tensor):
-            made[id(output)] = names[id(module)]
+            made[id(output)] = (names[id(module)], output._version)  # noqa: SLF001
             kept.append(output)
 
     handles = [module.register_forward_hook(see) for module in model.modules()]
@@ -139,13 +164,17 @@ def folds_of(model: nn.Module, targets: Mapping[str, Target], dummy_input: Any) 
     finally:
         for handle in handles:
             handle.remove()
-    return {name: norm for name, norm in found.items() if _can_fold(targets[name].module, norm, calls)}
+    return {name: own[0] for name, own in found.items() if _can_fold(targets[name].module, own, calls)}
 
 
-def _can_fold(layer: nn.Module, norm: Any, calls: Mapping[int, int]) -> bool:
-    once = calls[id(layer)] == 1 and calls[id(norm)] == 1
-    weight = layer._parameters.get("weight")  # noqa: SLF001 - its shape; reading it would mask it
-    return once and norm.running_var is not None and weight is not None and weight.dim() > 1
+def _has_channels_second(layer: nn.Module, output: Any) -> bool:
+    """Whether a layer's channels lie on axis 1 of what it returned, where a norm looks for them."""
+    return output.dim() == 2 if isinstance(layer, nn.Linear) else output.dim() > 2
+
+
+def _can_fold(layer: nn.Module, norms: list[Any], calls: Mapping[int, int]) -> bool:
+    once = len(norms) == 1 and calls[id(layer)] == 1 and calls[id(norms[0])] == 1
+    return once and isinstance(layer, FILTERED) and norms[0].running_var is not None
 
 
 @contextmanager
@@ -165,6 +194,15 @@ def _holders(model: nn.Module, parameter: nn.Parameter | None) -> Iterator[tuple
         for key, own in module._parameters.items():  # noqa: SLF001 - to tell parameters by identity
             if own is not None and own is parameter:
                 yield module, key
+
+
+def _check_made(layer: nn.Module, path: str, key: str) -> None:
+    """Refuse what is no weight, but that of which one is made at each call."""
+    weight, _, part = key.rpartition("_")
+    normed = part in ("g", "v") or (part == "orig" and f"{weight}_u" in layer._buffers)  # noqa: SLF001
+    if normed and weight not in layer._parameters and isinstance(getattr(layer, weight, None), Tensor):  # noqa: SLF001
+        raise QuantizationError(f"{path}.{weight} is made of {path}.{key} at each call, so that rounding it would not "
+                                "put it on a grid: take the weight or spectral norm off first")  # fmt: skip
 
 
 def _check_weight(place: Place) -> None:

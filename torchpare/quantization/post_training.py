@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from torchpare.attach import FakeQuantize, attach_activation_quantizer
 from torchpare.attach.reading import fold_factor
 from torchpare.config import QuantSpec
-from torchpare.config.quantization import QuantType
+from torchpare.config.quantization import QUANT_TYPES, QuantType
+from torchpare.config.quantization import Observer as Watching
 from torchpare.errors import ConfigError, QuantizationError
 from torchpare.numerics.histograms import Histogram, kl_range
 from torchpare.numerics.ranges import Range, min_max, mse_range, percentile_range
@@ -43,6 +44,21 @@ class Observer(FakeQuantize):
             raise QuantizationError(f"{self.name} has seen no data: run some batches through the model first")
         super().freeze()
         self.frozen.fill_(True)  # type: ignore[operator] - a buffer
+        self.see_whether_active()
+
+    def take_as_seen(self) -> None:
+        """Let the range that was set be the one that is fixed."""
+        super().take_as_seen()
+        self.frozen.fill_(True)  # type: ignore[operator] - a buffer
+        self.see_whether_active()
+
+    def watch(self) -> None:
+        """Watch; what was fixed is forgotten."""
+        if bool(self.frozen):
+            self.frozen.fill_(False)  # type: ignore[operator] - a buffer
+            self.seen.zero_()
+            if self.counts is not None:
+                self.counts.zero_()
         self.see_whether_active()
 
     def see_whether_active(self) -> None:
@@ -82,6 +98,7 @@ class ObserverQuantizer(Quantizer):
         CaptureError: the model does not run on ``dummy_input``.
     """
 
+    observers: ClassVar[Mapping[QuantType, tuple[Watching, ...]]] = dict.fromkeys(QUANT_TYPES, get_args(Watching))
     defaults: ClassVar[Mapping[QuantType, QuantSpec]] = {
         "weight": WEIGHT,
         "input": replace(ACTIVATION, observer="min_max"),
@@ -97,6 +114,7 @@ class ObserverQuantizer(Quantizer):
     ) -> None:
         super().__init__(model, config_list, optimizer, dummy_input)
         self._observers = [(place, Observer(place.spec, place.name)) for place in self.activations]
+        self._join(self._observers)
         for place, observer in self._observers:
             for layer, kind in place.holders:
                 attach_activation_quantizer(layer, kind, observer)  # type: ignore[arg-type]
@@ -134,6 +152,9 @@ class ObserverQuantizer(Quantizer):
     def calibrate(self, batches: Iterable[Any]) -> nn.Module:
         """Run the model on batches in evaluation mode, fix every grid, and return the model.
 
+        What was watched before and is not fixed yet counts too; what was fixed is fixed anew, on these batches alone.
+        Weights are fixed once.
+
         Args:
             batches: each a tensor, a tuple of positional arguments, or a dict of keyword arguments. No labels.
 
@@ -141,7 +162,8 @@ class ObserverQuantizer(Quantizer):
             QuantizationError: there are no batches, a layer was not reached by them, or values are not finite.
         """
         for _, observer in self._observers:
-            observer.observing = observer.calibrating = True
+            assert isinstance(observer, Observer)
+            observer.watch()
         with evaluated(self.bound_model):
             for batch in batches:
                 run(self.bound_model, batch)

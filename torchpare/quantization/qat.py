@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torchpare.attach import FakeQuantize
 from torchpare.config import QuantSpec
-from torchpare.config.quantization import QuantType
+from torchpare.config.quantization import Observer, QuantType
 from torchpare.numerics.affine import Grid
 from torchpare.quantization.base import Quantizer
 from torchpare.quantization.places import Place
@@ -34,6 +34,12 @@ class QATQuantizer(Quantizer):
     """
 
     defaults: ClassVar[Mapping[QuantType, QuantSpec]] = {"weight": WEIGHT, "input": ACTIVATION, "output": ACTIVATION}
+
+    observers: ClassVar[Mapping[QuantType, tuple[Observer, ...]]] = {
+        "weight": ("min_max",),
+        "input": ("min_max", "moving_average"),
+        "output": ("min_max", "moving_average"),
+    }
 
     def weight_quantizer(self, place: Place) -> FakeQuantize:
         """A grid that follows the weight."""

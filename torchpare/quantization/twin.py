@@ -45,12 +45,15 @@ def quantized_layers(model: nn.Module, batches: Iterable[Any]) -> tuple[list[str
     ]  # fmt: skip
     try:
         with evaluated(model):
-            run(model, held[0])
+            for batch in held:
+                run(model, batch)
+                if len(order) == len(names):
+                    break
     finally:
         for handle in handles:
             handle.remove()
     if not order:
-        raise QuantizationError("the model called none of its quantized layers on the first batch")
+        raise QuantizationError("the model called none of its quantized layers on these batches")
     return list(order), held
 
 
@@ -81,12 +84,13 @@ def seen(model: nn.Module, name: str, batches: Iterable[Any], take: Callable[[Te
     found: list[Any] = []
     layer = dict(model.named_modules())[name]
 
-    def see(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         del module
-        if args and isinstance(output, Tensor):
-            found.append(take(args[0], output))
+        given = args[0] if args else kwargs.get("input")
+        if given is not None and isinstance(output, Tensor):
+            found.append(take(given, output))
 
-    handle = layer.register_forward_hook(see, prepend=True)
+    handle = layer.register_forward_hook(see, prepend=True, with_kwargs=True)
     try:
         with evaluated(model):
             for batch in batches:

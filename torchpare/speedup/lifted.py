@@ -72,7 +72,7 @@ def _cut(change: Transaction, own: Lifted, cut: Cut) -> None:
     if quantizer.spec.granularity == "group":
         _check_groups(own, cut)
     for name, old in [*quantizer._buffers.items(), *quantizer._parameters.items()]:
-        if old is None or old.dim() == 0 or name == "counts":
+        if old is None or old.dim() == 0 or name not in ("scale", "zero_point", "low", "high"):
             continue
         if quantizer.spec.granularity == "group":
             rows = cut.indices(0) or []
