@@ -1,4 +1,4 @@
-"""What ``torchpare bench`` and ``torchpare verify`` do: a model in the runtimes where it will live, timed and proved."""
+"""What ``torchpare bench`` and ``torchpare verify`` do: a model where it will live, timed, and its numbers proved."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""What keeps a compressed model from being fast, layer by layer: not in eight bits, not fused, odd widths, too small."""
+"""What keeps a compressed model from being fast, by layer: not in eight bits, not fused, odd widths, too small."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from torchpare.runtimes.folding import WEIGHTED
 from torchpare.runtimes.onnxruntime import ModelSpeedupONNXRuntime, onnx_session
@@ -30,7 +32,8 @@ def obstacles(made: ModelSpeedupRuntime) -> list[str]:
         made: a runtime whose ``compress()`` was called.
     """
     program = made.made()
-    found = [str(place) for place in program.floats] if program.sites else []
+    quantized = any(tensor.dtype == torch.int8 for tensor in program.module.buffers())
+    found = [str(place) for place in program.floats] if quantized else []
     if type(made) is ModelSpeedupONNXRuntime and program.sites:
         known = {place.name for place in program.floats}
         found += [f"{layer}: not fused: ONNX Runtime gives its integers their values and computes in float"
@@ -76,7 +79,7 @@ def _work(program: QuantizedProgram) -> int:
         value = node.meta.get("val")
         positions = 1
         if value is not None:
-            spatial = value.shape[2:] if node.target is not _linear() else value.shape[1:-1]
+            spatial = value.shape[2:] if node.target is not torch.ops.aten.linear.default else value.shape[1:-1]
             for size in spatial:
                 positions *= int(size)
         total += positions * shape.numel()
@@ -93,9 +96,3 @@ def _weights(program: QuantizedProgram) -> Iterator[tuple[Any, Any]]:
         held = constant(program.module, source.args[0] if stored else source)
         if held is not None:
             yield node, held.shape
-
-
-def _linear() -> Any:
-    import torch
-
-    return torch.ops.aten.linear.default
