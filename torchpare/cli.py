@@ -57,6 +57,62 @@ def plan(
 
 
 @app.command()
+def bench(
+    dense: Annotated[str, typer.Argument(help="package.module:callable, the model before it was compressed")],
+    compressed: Annotated[list[str], typer.Argument(help="[name=]package.module:callable, one or more")],
+    *,
+    inputs: Annotated[
+        list[str],
+        typer.Option("--input", help="shape of an example input: 1x3x224x224, 2x16:int64, or name=2x16:int64"),
+    ],
+    runtimes: Annotated[
+        str, typer.Option("--runtime", help="with commas: onnxruntime, openvino, inductor, executorch, tensorrt")
+    ] = "onnxruntime",
+    batch: Annotated[str, typer.Option(help="batch sizes, with commas")] = "1",
+    calibration: Annotated[str | None, typer.Option(help="package.module:callable that gives batches")] = None,
+    runs: Annotated[int, typer.Option(help="timed rounds", min=2)] = 30,
+    threads: Annotated[int | None, typer.Option(help="within one operator", min=1)] = None,
+    json: Annotated[Path | None, typer.Option(help="write the figures here")] = None,
+) -> None:
+    """Time compressed models beside the dense one, in the same runtimes; exit code 1 if one of them is not faster."""
+    from torchpare.commands import deploy
+
+    sizes = batch.split(",")
+    if not all(size.isdigit() for size in sizes):
+        raise typer.BadParameter(f"--batch is {batch!r}; give sizes with commas between them, such as 1,8")
+    with _usage_errors():
+        found = deploy.bench(
+            dense, compressed, inputs, runtimes=runtimes.split(","), batch_sizes=[int(size) for size in sizes],
+            calibration=calibration, runs=runs, threads=threads, target=json,
+        )  # fmt: skip
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    model: Annotated[str, typer.Argument(help="package.module:callable that gives a quantized model")],
+    *,
+    inputs: Annotated[
+        list[str],
+        typer.Option("--input", help="shape of an example input: 1x3x224x224, 2x16:int64, or name=2x16:int64"),
+    ],
+    runtime: Annotated[
+        str, typer.Option(help="onnxruntime, openvino, inductor, executorch or tensorrt")
+    ] = "onnxruntime",
+    calibration: Annotated[str | None, typer.Option(help="package.module:callable that gives batches")] = None,
+    json: Annotated[Path | None, typer.Option(help="write the figures here")] = None,
+) -> None:
+    """Compare a runtime's numbers with fake quantization in PyTorch, layer by layer; exit code 1 if they differ."""
+    from torchpare.commands import deploy
+
+    with _usage_errors():
+        found = deploy.prove(model, inputs, runtime=runtime, calibration=calibration, target=json)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
 def zoo(
     files: Annotated[
         list[Path] | None, typer.Argument(help="with --render: files of --json", show_default=False)

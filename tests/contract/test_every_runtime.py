@@ -235,9 +235,10 @@ def test_a_missing_library_names_the_extra(monkeypatch, kind, library, extra):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, library, None)
     runtime = kind(plain(), dummy_input=X, calib_data_loader=None)
+    if kind is ModelSpeedupTensorRT:
+        runtime.compress()  # the file is made without it
     with pytest.raises(MissingExtraError, match=rf"{library} is not installed.*pip install 'torchpare\[{extra}\]'"):
-        runtime.compress()
-        runtime.inference(X)
+        (runtime.inference if kind is ModelSpeedupTensorRT else lambda _: runtime.compress())(X)
 
 
 def test_tensorrt_gets_a_valid_file_of_symmetric_grids_and_others_are_named(tmp_path):

@@ -15,7 +15,9 @@ from torch import Tensor, fx
 
 from torchpare.errors import ExportError, MissingExtraError
 from torchpare.files.atomic import atomic_write
-from torchpare.runtimes.operators import is_dequantize, is_quantize
+from torchpare.runtimes.folding import WEIGHTED
+from torchpare.runtimes.operators import constant, is_dequantize, is_quantize, library, put
+from torchpare.runtimes.placing import chain_end
 from torchpare.runtimes.program import QuantizedProgram
 from torchpare.runtimes.protocol import ModelSpeedupRuntime
 from torchpare.runtimes.record import export
@@ -40,7 +42,7 @@ class ModelSpeedupExecuTorch(ModelSpeedupRuntime):
         try:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
-                exported = export(in_signed_integers(program.module), program.example, free_batch=False)
+                exported = export(for_xnnpack(program.module), program.example, free_batch=False)
                 edge = exir.to_edge_transform_and_lower(exported, partitioner=[xnnpack.XnnpackPartitioner()])
                 self._bytes = bytes(edge.to_executorch().buffer)
         except Exception as error:
@@ -80,15 +82,48 @@ class ModelSpeedupExecuTorch(ModelSpeedupRuntime):
         return run
 
 
-def in_signed_integers(module: fx.GraphModule) -> fx.GraphModule:
-    """A copy whose activations are int8 where they were uint8, 128 lower: XNNPACK has signed kernels alone."""
+def for_xnnpack(module: fx.GraphModule) -> fx.GraphModule:
+    """A copy in the form in which XNNPACK has kernels.
+
+    These are signed: activations are int8 where they were uint8, 128 lower. Their weights have a scale for each channel
+    along the first axis, and their results are rounded; the weights of other layers are written in as floats.
+    """
     made = copy.deepcopy(module)
-    for node in made.graph.nodes:
-        if (is_quantize(node) or is_dequantize(node)) and node.args[5] is torch.uint8:
+    for node in list(made.graph.nodes):
+        held = constant(made, node.args[0]) if node.args else None
+        if held is not None and (is_dequantize(node) or node.target is library().dequantize_per_channel.default):
+            _write_weight(made, node, held)
+        elif (is_quantize(node) or is_dequantize(node)) and node.args[5] is torch.uint8:
             value, scale, *numbers = node.args[:5]
             node.args = (value, scale, *(number - 128 for number in numbers), torch.int8)  # type: ignore[operator]
-    made.recompile()
-    return made
+    made.graph.eliminate_dead_code()
+    return fx.GraphModule(made, made.graph)
+
+
+def _write_weight(module: fx.GraphModule, node: fx.Node, codes: Tensor) -> None:
+    """One weight, as the layers that read it can take it."""
+    path = str(node.all_input_nodes[0].target)
+    ops, whole = library(), is_dequantize(node)
+    kernels = all(
+        WEIGHTED.get(reader.target) == 0 and is_quantize(next(iter(chain_end(reader).users), None))
+        for reader in node.users
+    )
+    with module.graph.inserting_before(node):
+        if not kernels:
+            with torch.no_grad():
+                tensors = [constant(module, each) if isinstance(each, fx.Node) else each for each in node.args]
+                value: Any = node.target(*tensors)  # type: ignore[operator] - an operator
+            new = module.graph.get_attr(put(module, f"{path}_float", value))
+        elif whole:
+            scale = module.graph.get_attr(put(module, f"{path}_scales", torch.full((len(codes),), node.args[1])))  # type: ignore[arg-type]
+            zero = torch.full((len(codes),), node.args[2], dtype=torch.int64)  # type: ignore[arg-type]
+            zero_point = module.graph.get_attr(put(module, f"{path}_zero_points", zero))
+            arguments = (node.args[0], scale, zero_point, 0, -128, 127, torch.int8)
+            new = module.graph.call_function(ops.dequantize_per_channel.default, arguments)
+        else:
+            return
+    node.replace_all_uses_with(new)
+    module.graph.erase_node(node)
 
 
 def _library(name: str) -> Any:

@@ -86,7 +86,7 @@ def onnx_session(
         raise MissingExtraError("onnxruntime is not installed; it comes with: pip install 'torchpare[onnx]'") from error
     options = library.SessionOptions()
     options.log_severity_level = 3
-    # Float inputs of linear layers with int8 weights stay float: by itself ONNX Runtime rounds them on grids of its own.
+    # Float inputs of linear layers with int8 weights stay float: by itself ONNX Runtime rounds them on its own grids.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if threads is not None:
         options.intra_op_num_threads = threads

@@ -1,0 +1,119 @@
+"""What ``torchpare bench`` and ``torchpare verify`` do: a model where it will live, timed, and its numbers proved."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from torchpare.commands.models import build_model, read_inputs
+from torchpare.errors import ConfigError
+from torchpare.files.atomic import atomic_write
+from torchpare.runtimes import RUNTIMES, NumbersProof, verify
+from torchpare.runtimes.bench import Benchmark, benchmark
+
+__all__ = ["bench", "prove"]
+
+
+def bench(
+    dense: str,
+    compressed: Sequence[str],
+    inputs: Sequence[str],
+    *,
+    runtimes: Sequence[str],
+    batch_sizes: Sequence[int],
+    calibration: str | None,
+    runs: int,
+    threads: int | None,
+    target: Path | None,
+) -> Benchmark:
+    """Time models, print the table, and write it as JSON.
+
+    Args:
+        dense: as ``package.module:callable``.
+        compressed: likewise, each also ``name=package.module:callable``.
+        inputs: as for `read_inputs`.
+        runtimes: by name.
+        batch_sizes: each is timed.
+        calibration: a callable that gives batches, as ``package.module:callable``.
+        runs: timed rounds.
+        threads: within one operator; torch's own number if None.
+        target: where the JSON goes; None for nowhere.
+
+    Raises:
+        ConfigError: a model, a runtime or the inputs cannot be used.
+        MissingExtraError: a runtime is not installed.
+        ExportError: a model cannot be one program, or a runtime refuses it.
+    """
+    models: dict[str, Any] = {}
+    for word in compressed:
+        name, equals, path = word.rpartition("=")
+        models[name if equals else path.rpartition(":")[2]] = build_model(path)
+    found = benchmark(
+        build_model(dense),
+        models,
+        read_inputs(inputs),
+        runtimes=runtimes,
+        batch_sizes=batch_sizes,
+        calibration=_batches(calibration),
+        runs=runs,
+        threads=threads,
+    )
+    _tell(found, target)
+    return found
+
+
+def prove(
+    model: str, inputs: Sequence[str], *, runtime: str, calibration: str | None, target: Path | None
+) -> NumbersProof:
+    """Compare a runtime with fake quantization, layer by layer, print the table, and write it as JSON.
+
+    Args:
+        model: quantized, or plain with ``calibration``; as ``package.module:callable``.
+        inputs: as for `read_inputs`.
+        runtime: by name.
+        calibration: a callable that gives batches, as ``package.module:callable``.
+        target: where the JSON goes; None for nowhere.
+
+    Raises:
+        ConfigError: the model, the runtime or the inputs cannot be used.
+        MissingExtraError: the runtime is not installed.
+        ExportError: the model cannot be one program, or the runtime refuses it.
+    """
+    if runtime not in RUNTIMES:
+        raise ConfigError(f"--runtime is {runtime!r}; known are {', '.join(RUNTIMES)}")
+    example = read_inputs(inputs)
+    made = RUNTIMES[runtime](build_model(model), dummy_input=example, calib_data_loader=_batches(calibration))
+    made.compress()
+    found = verify(made, example)
+    _tell(found, target)
+    return found
+
+
+def _batches(path: str | None) -> list[Any] | None:
+    """What a callable without arguments gives, as a list."""
+    if path is None:
+        return None
+    module, colon, name = path.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), name)() if colon else None
+        return list(made)  # type: ignore[arg-type] - what is no list is told below
+    except Exception as error:
+        raise ConfigError(
+            f"--calibration {path!r} gives no batches: {type(error).__name__}: {error}; name a callable without "
+            "arguments that returns them, as package.module:callable"
+        ) from error
+
+
+def _tell(found: Benchmark | NumbersProof, target: Path | None) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(found)
+    if target is not None:
+        with atomic_write(target) as lent:
+            lent.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
