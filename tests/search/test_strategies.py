@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import functools
 import json
 import math
 from pathlib import Path
@@ -96,7 +97,23 @@ def test_net_adapt_keeps_what_the_winner_was_trained_to(tmp_path: Path) -> None:
     pruner = STRATEGIES["net_adapt"](model, likelihood, tmp_path)
     pruner.compress()
     assert not torch.equal(model.head.weight, before)
-    assert not list(tmp_path.rglob("*.safetensors"))  # nothing is left lying about
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1  # what it takes to have the result again, and no more
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_search_that_has_ended_is_had_again_without_a_trial(name: str, tmp_path: Path) -> None:
+    found = []
+    for evaluator in (likelihood, _never_needed):
+        model = trained(Chain)
+        pruner = STRATEGIES[name](model, evaluator, tmp_path)
+        pruner.compress()
+        found.append((pruner.get_config_list(), of_model(model)))
+    assert found[0] == found[1]
+
+
+@functools.wraps(likelihood)
+def _never_needed(model: torch.nn.Module) -> float:
+    raise AssertionError("evaluated again")
 
 
 def test_annealing_looks_at_candidates_of_one_cost_and_keeps_the_best(tmp_path: Path) -> None:

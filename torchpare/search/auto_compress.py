@@ -108,7 +108,7 @@ class AutoCompressPruner(SearchPruner):
             best = max(history, key=lambda trial: trial.gain)
             run.train(f"round {number}", functools.partial(self._train_towards, run.sparsities(best.vector)))
             (now,) = run.try_all(f"round {number}, trained", [best.vector])
-            run = run.end_stage("round", number, now)
+            run, now = run.end_stage("round", number, now)
             log.info("round %d: cost %.6g of at most %.6g, score %.6g", number, now.cost, run.limit, now.score)
         return now
 

@@ -175,11 +175,11 @@ class SearchPruner(RankedPruner):
                 module.training = training
 
     def finish(self, run: SearchRun, best: Trial) -> None:
-        """Write down what was found."""
-        run.journal.drop_states()
+        """Write down what was found; of the trained weights, the result's stay, so that it can be had again."""
         result = {"performance": _plain(best.score), "cost": best.cost, "config_list": self.get_config_list()}
         with atomic_write(self.folder / "search_result.json") as lent:
             lent.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        run.journal.drop_states(keep=best.key)
 
     @contextmanager
     def _at_work(self) -> Iterator[SearchRun]:

@@ -17,7 +17,7 @@ __all__ = ["of_code", "of_model"]
 def of_model(model: nn.Module) -> str:
     """A name for a model's parameters and buffers: their names, types, shapes and values."""
     found = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in sorted(model.state_dict().items()):  # masks lie in the order in which they were put on
         if isinstance(tensor, Tensor):
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -144,7 +144,7 @@ class SensitivityPruner(SearchPruner):
             run.commit(now)
             if self._finetune is not None:
                 run.train(f"iteration {iteration}", self._finetune)
-            run = run.end_stage("iteration", iteration, now)
+            run, now = run.end_stage("iteration", iteration, now)
             log.info("iteration %d: cost %.6g of at most %.6g, score %.6g", iteration, now.cost, run.limit, now.score)
         return now
 
