@@ -16,6 +16,7 @@ import torch
 from tests.search.nets import CONVOLUTIONS, Chain, accuracy, example, likelihood, trained, tune
 from tests.search.strategies import STRATEGIES
 from torchpare import ModelSpeedup
+from torchpare.attach import detach
 from torchpare.errors import ConfigError, SearchError
 from torchpare.pruning import (
     AMCPruner,
@@ -302,6 +303,23 @@ def test_single_weights_are_searched_too(tmp_path: Path) -> None:
     pruner.compress()
     zeros = sum(int((m.weight == 0).sum()) for m in (model.wide, model.stem, model.inner, model.head))
     assert zeros / (144 + 96 + 324 + 12) == pytest.approx(0.7, abs=0.01)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_what_an_evaluator_does_to_the_model_it_does_to_a_copy(given: bool, tmp_path: Path) -> None:
+    def careless(model):
+        with torch.no_grad():
+            model.head.bias.add_(1.0)
+        model.train()
+        return float(model(example()).detach().var())
+
+    model = trained(Chain)
+    before = of_model(model)
+    pruner = SimulatedAnnealingPruner(model, CONVOLUTIONS, careless, stop_temperature=80, experiment_data_dir=tmp_path,
+                                      dummy_input=example() if given else None)  # fmt: skip
+    pruner.compress()
+    detach(model, bake=False)
+    assert of_model(model) == before
 
 
 def test_smaller_is_better_where_it_is_said(tmp_path: Path) -> None:

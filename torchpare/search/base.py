@@ -6,6 +6,7 @@ with a masked model can be done with this one. A strategy is one method, `Search
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -236,8 +237,9 @@ class SearchPruner(RankedPruner):
         line = journal.get("dense")
         if line is not None and (self.dummy_input is not None or not self.structured):
             return math.nan if line["score"] is None else float(line["score"])
-        with seeded(self.seed), first_batch(self.bound_model) as seen:
-            score = self._number(self.evaluator(self.bound_model))
+        model = copy.deepcopy(self.bound_model)  # evaluators that forget model.eval() move the statistics of norms
+        with seeded(self.seed), first_batch(model) as seen:
+            score = self._number(self.evaluator(model))
         if self.dummy_input is None and seen and self.structured:
             self.dummy_input = seen[0]
         if line is None:
