@@ -30,7 +30,7 @@ from torchpare.pruning.training import checked_batches
 from torchpare.search.arguments import check_arguments
 from torchpare.search.costs import Costs
 from torchpare.search.executors import Executors, executor_of
-from torchpare.search.fingerprint import of_code, of_model
+from torchpare.search.fingerprint import of_code, of_example, of_model
 from torchpare.search.first_batch import first_batch
 from torchpare.search.journal import Journal, digest
 from torchpare.search.objective import Metric, Objective, objective_of
@@ -122,6 +122,7 @@ class SearchPruner(RankedPruner):
         self.folder = Path(experiment_data_dir)
         asked = (entry.sparsity for entry in read_entries(config_list, self.entry) if entry.sparsity is not None)
         self.sparsity = next(asked, 0.0)
+        self._kind_of_example = of_example(dummy_input)  # as it was given: a search without one finds its own
         self._found: dict[str, float] = {}
         self._kept_scores: dict[str, Tensor] = {}
 
@@ -228,6 +229,7 @@ class SearchPruner(RankedPruner):
             "evaluator": of_code(self.evaluator),
             "fine_tuner": of_code(self.fine_tuner),
             "model": of_model(self.bound_model),
+            "example": self._kind_of_example,
         }
         folder = self.folder / f"{type(self).__name__}-{digest(search)[:12]}"
         return Journal(folder, search, resume=self.resume)
