@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import functools
 import json
 import math
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from tests.search.nets import CONVOLUTIONS, Chain, accuracy, example, likelihood, trained, tune
 from tests.search.strategies import STRATEGIES
 from torchpare import ModelSpeedup
+from torchpare.attach import detach
 from torchpare.errors import ConfigError, SearchError
 from torchpare.pruning import (
     AMCPruner,
@@ -96,7 +98,23 @@ def test_net_adapt_keeps_what_the_winner_was_trained_to(tmp_path: Path) -> None:
     pruner = STRATEGIES["net_adapt"](model, likelihood, tmp_path)
     pruner.compress()
     assert not torch.equal(model.head.weight, before)
-    assert not list(tmp_path.rglob("*.safetensors"))  # nothing is left lying about
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1  # what it takes to have the result again, and no more
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_search_that_has_ended_is_had_again_without_a_trial(name: str, tmp_path: Path) -> None:
+    found = []
+    for evaluator in (likelihood, _never_needed):
+        model = trained(Chain)
+        pruner = STRATEGIES[name](model, evaluator, tmp_path)
+        pruner.compress()
+        found.append((pruner.get_config_list(), of_model(model)))
+    assert found[0] == found[1]
+
+
+@functools.wraps(likelihood)
+def _never_needed(model: torch.nn.Module) -> float:
+    raise AssertionError("evaluated again")
 
 
 def test_annealing_looks_at_candidates_of_one_cost_and_keeps_the_best(tmp_path: Path) -> None:
@@ -285,6 +303,23 @@ def test_single_weights_are_searched_too(tmp_path: Path) -> None:
     pruner.compress()
     zeros = sum(int((m.weight == 0).sum()) for m in (model.wide, model.stem, model.inner, model.head))
     assert zeros / (144 + 96 + 324 + 12) == pytest.approx(0.7, abs=0.01)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_what_an_evaluator_does_to_the_model_it_does_to_a_copy(given: bool, tmp_path: Path) -> None:
+    def careless(model):
+        with torch.no_grad():
+            model.head.bias.add_(1.0)
+        model.train()
+        return float(model(example()).detach().var())
+
+    model = trained(Chain)
+    before = of_model(model)
+    pruner = SimulatedAnnealingPruner(model, CONVOLUTIONS, careless, stop_temperature=80, experiment_data_dir=tmp_path,
+                                      dummy_input=example() if given else None)  # fmt: skip
+    pruner.compress()
+    detach(model, bake=False)
+    assert of_model(model) == before
 
 
 def test_smaller_is_better_where_it_is_said(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torchpare.pruning.training import checked_batches
 from torchpare.search.amc_walk import Bounds, Walk, features
 from torchpare.search.base import SearchPruner
 from torchpare.search.executors import Executors
+from torchpare.search.fingerprint import of_code
 from torchpare.search.objective import Metric, Objective
 from torchpare.search.run import SearchRun, Trial
 from torchpare.search.trial import seeded
@@ -177,7 +178,7 @@ class AMCPruner(SearchPruner):
     def settings(self) -> dict[str, Any]:
         """How the agent learns, and what it may say."""
         bounds = [self.lbound, self.rbound, self.channel_round, self.sparsity]
-        return {"ddpg": self.ddpg, "bounds": bounds, "reward": self.reward.__qualname__}
+        return {"ddpg": self.ddpg, "bounds": bounds, "reward": of_code(self.reward)}
 
     def search(self, run: SearchRun) -> Trial:
         """Let the agent act and learn, and return the best trial."""

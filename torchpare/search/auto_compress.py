@@ -17,6 +17,7 @@ from torchpare.pruning.admm import ADMMPruner
 from torchpare.pruning.ranked import Criterion
 from torchpare.pruning.training import checked_batches
 from torchpare.search.base import SearchOptions, SearchPruner
+from torchpare.search.fingerprint import of_code
 from torchpare.search.run import SearchRun, Trial
 from torchpare.search.simulated_annealing import Annealing, anneal
 from torchpare.speedup import ModelSpeedup
@@ -96,7 +97,8 @@ class AutoCompressPruner(SearchPruner):
     def settings(self) -> dict[str, Any]:
         """Rounds, temperatures, and how ADMM trains."""
         own = (self.num_iterations, self.admm_num_iterations, self.admm_epochs, self.row)
-        return {"cooling": vars(self.cooling), "rounds": list(own)}
+        functions = [of_code(self.trainer), of_code(self.criterion)]
+        return {"cooling": vars(self.cooling), "rounds": list(own), "training": functions}
 
     def search(self, run: SearchRun) -> Trial:
         """Anneal, train and prune by turns."""
@@ -108,7 +110,7 @@ class AutoCompressPruner(SearchPruner):
             best = max(history, key=lambda trial: trial.gain)
             run.train(f"round {number}", functools.partial(self._train_towards, run.sparsities(best.vector)))
             (now,) = run.try_all(f"round {number}, trained", [best.vector])
-            run = run.end_stage("round", number, now)
+            run, now = run.end_stage("round", number, now)
             log.info("round %d: cost %.6g of at most %.6g, score %.6g", number, now.cost, run.limit, now.score)
         return now
 

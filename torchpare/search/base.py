@@ -6,6 +6,7 @@ with a masked model can be done with this one. A strategy is one method, `Search
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -29,7 +30,7 @@ from torchpare.pruning.training import checked_batches
 from torchpare.search.arguments import check_arguments
 from torchpare.search.costs import Costs
 from torchpare.search.executors import Executors, executor_of
-from torchpare.search.fingerprint import of_code, of_model
+from torchpare.search.fingerprint import of_code, of_example, of_model
 from torchpare.search.first_batch import first_batch
 from torchpare.search.journal import Journal, digest
 from torchpare.search.objective import Metric, Objective, objective_of
@@ -121,6 +122,7 @@ class SearchPruner(RankedPruner):
         self.folder = Path(experiment_data_dir)
         asked = (entry.sparsity for entry in read_entries(config_list, self.entry) if entry.sparsity is not None)
         self.sparsity = next(asked, 0.0)
+        self._kind_of_example = of_example(dummy_input)  # as it was given: a search without one finds its own
         self._found: dict[str, float] = {}
         self._kept_scores: dict[str, Tensor] = {}
 
@@ -175,11 +177,11 @@ class SearchPruner(RankedPruner):
                 module.training = training
 
     def finish(self, run: SearchRun, best: Trial) -> None:
-        """Write down what was found."""
-        run.journal.drop_states()
+        """Write down what was found; of the trained weights, the result's stay, so that it can be had again."""
         result = {"performance": _plain(best.score), "cost": best.cost, "config_list": self.get_config_list()}
         with atomic_write(self.folder / "search_result.json") as lent:
             lent.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        run.journal.drop_states(keep=best.key)
 
     @contextmanager
     def _at_work(self) -> Iterator[SearchRun]:
@@ -227,6 +229,7 @@ class SearchPruner(RankedPruner):
             "evaluator": of_code(self.evaluator),
             "fine_tuner": of_code(self.fine_tuner),
             "model": of_model(self.bound_model),
+            "example": self._kind_of_example,
         }
         folder = self.folder / f"{type(self).__name__}-{digest(search)[:12]}"
         return Journal(folder, search, resume=self.resume)
@@ -236,8 +239,9 @@ class SearchPruner(RankedPruner):
         line = journal.get("dense")
         if line is not None and (self.dummy_input is not None or not self.structured):
             return math.nan if line["score"] is None else float(line["score"])
-        with seeded(self.seed), first_batch(self.bound_model) as seen:
-            score = self._number(self.evaluator(self.bound_model))
+        model = copy.deepcopy(self.bound_model)  # evaluators that forget model.eval() move the statistics of norms
+        with seeded(self.seed), first_batch(model) as seen:
+            score = self._number(self.evaluator(model))
         if self.dummy_input is None and seen and self.structured:
             self.dummy_input = seen[0]
         if line is None:

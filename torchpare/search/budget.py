@@ -10,11 +10,12 @@ from typing import Any, Unpack
 import numpy as np
 from torch import nn
 
-from torchpare.errors import MissingExtraError
+from torchpare.errors import ConfigError, MissingExtraError
 from torchpare.numerics.allocation import Vector
 from torchpare.pruning.ranked import Criterion
 from torchpare.pruning.training import checked_batches
 from torchpare.search.base import SearchOptions, SearchPruner
+from torchpare.search.fingerprint import of_code
 from torchpare.search.run import SearchRun, Trial
 from torchpare.search.simulated_annealing import brought_down
 
@@ -82,12 +83,14 @@ class BudgetSearchPruner(SearchPruner):
         self._optuna = optuna
         self.trials = checked_batches("BudgetSearchPruner", "trials", trials)
         self.round_size = checked_batches("BudgetSearchPruner", "round_size", round_size)
+        if sampler is not None and not callable(sampler):
+            raise ConfigError(f"BudgetSearchPruner: sampler is a {type(sampler).__name__}; it is a function that makes "
+                              "an Optuna sampler from a seed, such as a sampler's class")  # fmt: skip
         self.sampler = sampler
 
     def settings(self) -> dict[str, Any]:
         """How proposals are made."""
-        return {"trials": self.trials, "round_size": self.round_size,
-                "sampler": None if self.sampler is None else self.sampler.__qualname__}  # fmt: skip
+        return {"trials": self.trials, "round_size": self.round_size, "sampler": of_code(self.sampler)}
 
     def search(self, run: SearchRun) -> Trial:
         """Ask, try and tell, round by round."""

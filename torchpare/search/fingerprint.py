@@ -10,26 +10,41 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-__all__ = ["of_code", "of_model"]
+__all__ = ["of_code", "of_example", "of_model"]
 
 
 def of_model(model: nn.Module) -> str:
     """A name for a model's parameters and buffers: their names, types, shapes and values."""
     found = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in sorted(model.state_dict().items()):  # masks lie in the order in which they were put on
         if isinstance(tensor, Tensor):
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
+def of_example(example: Any) -> str:
+    """A name for the kind of an example input: types, shapes and devices, on which costs depend, but not the values."""
+    leaves = (
+        f"{leaf.dtype} {tuple(leaf.shape)} {leaf.device.type}" if isinstance(leaf, Tensor) else type(leaf).__name__
+        for leaf in pytree.tree_leaves(example)
+    )
+    return ", ".join(leaves)
+
+
 def of_code(function: Any) -> str:
-    """A name for what a function does, as far as it can be told: its code and constants, not what it closes over."""
+    """A name for what a function does, as far as it can be told: its code and constants, not what it closes over.
+
+    Of a partial function the arguments count too, where they are numbers, words or the like.
+    """
     if function is None:
         return ""
     if isinstance(function, functools.partial):
-        return f"partial {of_code(function.func)}"
+        given = [*enumerate(function.args), *sorted(function.keywords.items())]
+        plain = [(name, value) for name, value in given if isinstance(value, bool | int | float | str | None)]
+        return f"partial {of_code(function.func)} {plain!r}"
     function = inspect.unwrap(function)
     code = getattr(function, "__code__", None)
     if code is None:

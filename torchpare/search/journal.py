@@ -45,7 +45,7 @@ class Journal:
     def __init__(self, folder: Path, search: Mapping[str, Any], *, resume: bool = True) -> None:
         self.folder = folder
         self.path = folder / "journal.jsonl"
-        header = {"torchpare_search": _VERSION, **search}
+        header = json.loads(json.dumps({"torchpare_search": _VERSION, **search}, default=repr))  # as it is read again
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:
@@ -117,7 +117,7 @@ class Journal:
         whole, _, cut = text.rpartition("\n")
         lines = whole.split("\n") if whole else []
         found = [_parsed(line) for line in lines]
-        if not found or any(line is None for line in found) or found[0] != json.loads(json.dumps(header)):
+        if not found or any(line is None for line in found) or found[0] != header:
             raise FileError(f"{self.path} is not the journal of this search: delete it, name another folder, or pass "
                             "resume=False to begin anew")  # fmt: skip
         for line in found[1:]:

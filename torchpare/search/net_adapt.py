@@ -92,7 +92,7 @@ class NetAdaptPruner(SearchPruner):
             trials = run.try_all(f"iteration {iteration}", steps, expected=(iteration - 1 + left) * len(run.variables))
             now = max(trials, key=lambda trial: trial.gain)
             run.commit(now)
-            run = run.end_stage("iteration", iteration, now)
+            run, now = run.end_stage("iteration", iteration, now)
             log.info("iteration %d: cost %.6g of at most %.6g, score %.6g", iteration, now.cost, run.limit, now.score)
         return now
 

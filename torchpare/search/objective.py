@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from torch import nn
 
 from torchpare.errors import ConfigError
+from torchpare.search.fingerprint import of_code
 from torchpare.search.latency import RUNTIMES
 
 __all__ = ["Metric", "Objective", "Runtime", "objective_of"]
@@ -68,7 +69,7 @@ class Objective:
 
     def described(self) -> dict[str, Any]:
         """As JSON knows it."""
-        runtime = self.runtime if isinstance(self.runtime, str) else getattr(self.runtime, "__qualname__", "custom")
+        runtime = self.runtime if isinstance(self.runtime, str) else of_code(self.runtime)
         return {"metric": self.metric, "limit": self.limit, "runtime": runtime, "runs": self.runs}
 
 

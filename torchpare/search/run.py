@@ -145,14 +145,14 @@ class SearchRun:
 
     # A search that changes the model goes in stages. Behind each, the model is kept; a restart begins at the last.
 
-    def end_stage(self, name: str, number: int, trial: Trial) -> SearchRun:
-        """Keep what a stage has come to, and go on with it: workers get the model anew."""
+    def end_stage(self, name: str, number: int, trial: Trial) -> tuple[SearchRun, Trial]:
+        """Keep what a stage has come to, and go on with it: workers get the model anew, the trial the stage's key."""
         key = f"{name} {number}"
         self.journal.write_state(key, state_bytes(self.bench.model))
         self.journal.write(key, vector=[float(s) for s in trial.vector], score=trial.score, cost=trial.cost)
         self.journal.drop_states(keep=key)
         self.costs.forget()
-        return replace(self, bench=replace(self.bench))
+        return replace(self, bench=replace(self.bench)), replace(trial, key=key)
 
     def last_stage(self, name: str) -> tuple[int, Trial]:
         """The last stage that ended, with the model put back to its end; stage 0 is the dense model."""

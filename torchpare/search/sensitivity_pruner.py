@@ -17,6 +17,7 @@ from torchpare.numerics.allocation import Vector, tolerated_ratio, toward_one
 from torchpare.pruning.ranked import Criterion
 from torchpare.search.arguments import WithModel
 from torchpare.search.base import SearchOptions, SearchPruner
+from torchpare.search.fingerprint import of_code
 from torchpare.search.run import SearchRun, Trial
 from torchpare.search.sensitivity import RATIOS, read_sensitivity, write_sensitivity
 
@@ -90,7 +91,11 @@ class SensitivityPruner(SearchPruner):
 
     def settings(self) -> dict[str, Any]:
         """The size of a step, and what a layer may cost."""
-        return {"sparsity_per_iter": self.sparsity_per_iter, "acc_drop_threshold": self.acc_drop_threshold}
+        return {
+            "sparsity_per_iter": self.sparsity_per_iter, "acc_drop_threshold": self.acc_drop_threshold,
+            "finetuner": of_code(self.finetuner), "proportions": of_code(self.sparsity_proportion_calc),
+            "resumed": [[name, sorted(row.items())] for name, row in sorted(self._resumed.items())],
+        }  # fmt: skip
 
     def compress(
         self,
@@ -144,7 +149,7 @@ class SensitivityPruner(SearchPruner):
             run.commit(now)
             if self._finetune is not None:
                 run.train(f"iteration {iteration}", self._finetune)
-            run = run.end_stage("iteration", iteration, now)
+            run, now = run.end_stage("iteration", iteration, now)
             log.info("iteration %d: cost %.6g of at most %.6g, score %.6g", iteration, now.cost, run.limit, now.score)
         return now
 
