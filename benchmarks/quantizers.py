@@ -28,6 +28,7 @@ from torch import nn
 from benchmarks.digits_nets import NETS, Budget, accuracy, read_digits
 from benchmarks.pruners import train_dense
 from benchmarks.quantizers_page import render
+from torchpare.errors import QuantizationError
 from torchpare.files.atomic import atomic_write
 from torchpare.quantization import (
     BNNQuantizer,
@@ -152,15 +153,21 @@ def suits(method: str, net: str, setting: str) -> bool:
     return not (net == "LeNet" and "folded" in method)
 
 
-def one(cell: tuple[str, str, str, int], epochs: int, folder: str) -> float:
-    """One cell: a dense net from a seed, quantized by one method, tested."""
+def one(cell: tuple[str, str, str, int], epochs: int, folder: str) -> float | None:
+    """One cell: a dense net from a seed, quantized by one method, tested; None if its training diverges."""
     net, method, setting, seed = cell
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # nets that learn nothing at one bit fade into numbers that are slow
     data = read_digits()
     model = NETS[net][0]()
     model.load_state_dict(torch.load(Path(folder) / f"{net}-{seed}.pt", weights_only=True))
     torch.manual_seed(seed)
-    METHODS[method](model, setting, Budget(data, seed, epochs))
+    try:
+        METHODS[method](model, setting, Budget(data, seed, epochs))
+    except QuantizationError as error:
+        if "NaN" not in str(error):
+            raise
+        return None
     return accuracy(model, data)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +23,7 @@ def render(known: dict[str, Any], methods: list[str], settings: list[str], *, pa
     cells: dict[tuple[str, str, str], list[float]] = {}
     for key, value in sorted(known["cells"].items()):
         net, method, setting, _ = key.split("|")
-        cells.setdefault((net, method, setting), []).append(100 * value)
+        cells.setdefault((net, method, setting), []).append(math.nan if value is None else 100 * value)
     dense: dict[str, list[float]] = {}
     for key, value in known["dense"].items():
         dense.setdefault(key.split("|")[0], []).append(100 * value)
@@ -51,6 +52,8 @@ def words(values: list[float]) -> str:
     """Mean and spread."""
     if not values:
         return "—"
+    if any(map(math.isnan, values)):
+        return "diverges"
     return f"{statistics.fmean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 

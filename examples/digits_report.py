@@ -13,6 +13,7 @@ from pathlib import Path
 import onnxruntime
 import torch
 from digits import Digits, scores
+from digits_int8 import Int8
 from torch import Tensor, nn
 
 from torchpare.files.onnx import export_onnx
@@ -68,6 +69,8 @@ class Run:
     """The model in the other process against the small one: the largest of any score."""
     onnx_difference: float
     """ONNX Runtime against PyTorch."""
+    int8: Int8
+    """The small model in eight bits."""
 
 
 def make_report(runs: list[Run], data: Digits, plan: Plan, started: float, say: Callable[[str], None]) -> Report:
@@ -91,7 +94,13 @@ def make_report(runs: list[Run], data: Digits, plan: Plan, started: float, say: 
                    tested if plan.seeds == 1 else tested + ", ± standard deviation"),
         Row("Parameters", "count", Amount(parameters[0]), Amount(parameters[1]), "of all layers", "fewer", "more"),
         Row("MACs", "count", Amount(macs[0]), Amount(macs[1]), "multiply-accumulates per digit", "fewer", "more"),
+        shares_row("Test accuracy, small in int8", [run.curve.dense[-1] for run in runs],
+                   [run.int8.calibrated for run in runs], "calibrated on 256 pictures, read in ONNX Runtime"),
+        shares_row("Test accuracy, int8 trained", [run.curve.dense[-1] for run in runs],
+                   [run.int8.trained for run in runs], "an epoch of quantization-aware training, in ONNX Runtime"),
         Row("File on disk", "bytes", Amount(files[0]), Amount(files[1]), "both by torchpare.save"),
+        Row("File on disk, small in int8", "bytes", Amount((first.folder / "dense.onnx").stat().st_size),
+            Amount(first.int8.file.stat().st_size), "both as ONNX"),
         *(latency_row(name, found["dense"], found["small"]) for name, found in measurements.items()),
     )  # fmt: skip
     return Report(
@@ -152,6 +161,12 @@ def _proofs(runs: list[Run], tested: int) -> tuple[Proof, ...]:
             f"{everything}, to the last bit",
         ),
         Proof("ONNX Runtime to PyTorch", worst([run.onnx_difference for run in runs]), FLOAT32, everything),
+        Proof(
+            "int8, off by two steps",
+            worst([run.int8.off for run in runs]),
+            0.001,
+            "the largest share of a layer's integers: ONNX Runtime against fake quantization in PyTorch",
+        ),
     )
 
 
@@ -169,12 +184,19 @@ def _latencies(run: Run, pictures: Tensor, plan: Plan, say: Callable[[str], None
         calls = {name: _session(run.folder / f"{name}.onnx", plan.threads, pictures[:batch]) for name in models}
         found[f"ONNX Runtime, batch {batch}"] = measure(calls, runs=plan.runs, threads=plan.threads, runtime=version)
         say(f"in ONNX Runtime, batch {batch}")
+    for batch in BATCHES:
+        files = {"dense": run.folder / "dense.onnx", "small": run.int8.file}
+        calls = {name: _session(path, plan.threads, pictures[:batch]) for name, path in files.items()}
+        name = f"ONNX Runtime, int8, batch {batch}"
+        found[name] = measure(calls, runs=plan.runs, threads=plan.threads, runtime=version)
+        say(f"int8 in ONNX Runtime, batch {batch}")
     return found
 
 
 def _session(path: Path, threads: int, pictures: Tensor) -> Callable[[], object]:
     """A call that runs the pictures through an ONNX file."""
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
     options.intra_op_num_threads = threads
     # Idle threads of one session would otherwise keep the cores busy while the other one runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -1,4 +1,4 @@
-"""The main job, end to end, on real scans: train, prune, fine-tune, export, shrink, prove, save, reload, measure.
+"""The main job, end to end, on real scans: train, prune, fine-tune, shrink, prove, save, reload, quantize, measure.
 
     python examples/digits_resnet20.py                # three seeds, about three minutes on two cores; also: make demo
     python examples/digits_resnet20.py --help
@@ -20,6 +20,7 @@ from typing import Annotated
 import torch
 import typer
 from digits import Digits, accuracy, read_digits, scores, train
+from digits_int8 import to_int8
 from digits_report import PROVED_ON, Plan, Run, make_report
 from resnet20 import ResNet20
 from rich.console import Console
@@ -33,7 +34,7 @@ from torchpare.pruning import L1FilterPruner
 from torchpare.report import Curve, comparison_table, write_html
 
 HERE = Path(__file__).parent
-STEPS = 5  # of a seed beside its epochs: prune, export, shrink, reload, onnx
+STEPS = 6  # of a seed beside its epochs: prune, export, shrink, reload, onnx, int8
 
 
 def compress(seed: int, data: Digits, plan: Plan, folder: Path, say: Callable[[str], None]) -> Run:
@@ -79,6 +80,10 @@ def compress(seed: int, data: Digits, plan: Plan, folder: Path, say: Callable[[s
     onnx_difference = check_onnx(model, folder / "small.onnx", pictures)
     say("in ONNX Runtime")
 
+    # The same in eight bits, with and without an epoch of training; accuracies are what ONNX Runtime reads.
+    int8 = to_int8(model, data, folder, plan.threads, generator)
+    say(f"in int8, {int8.trained:.1%}")
+
     largest = float(masked_scores.abs().max())
     curve = Curve(f"seed {seed}", tuple(learnt), pruned, tuple(tuned), accuracy(model, data))
     return Run(
@@ -90,6 +95,7 @@ def compress(seed: int, data: Digits, plan: Plan, folder: Path, say: Callable[[s
         test_difference=float((small_scores - masked_scores).abs().max()) / largest,
         reload_difference=float((reloaded - small_scores).abs().max()),
         onnx_difference=onnx_difference / largest,
+        int8=int8,
     )
 
 
@@ -118,7 +124,7 @@ def main(
             bar.add_task(f"seed {seed}", total=epochs + tune_epochs + STEPS, state="", start=False)
             for seed in range(seeds)
         ]
-        tasks.append(bar.add_task("latency", total=4, state="", start=False))
+        tasks.append(bar.add_task("latency", total=6, state="", start=False))
 
         def say(task: TaskID, state: str) -> None:
             bar.update(task, advance=1, state=state)
