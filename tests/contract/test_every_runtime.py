@@ -217,7 +217,7 @@ def test_what_is_asked_too_early_or_wrongly_is_told(case, tmp_path, compiled):
             case.kind(plain(), **wrong)
     with pytest.raises(FileError, match="there is no folder"):
         compiled(case).export_quantized_model(tmp_path / "nowhere" / "model.bin")
-    with pytest.raises(ExportError, match=r"cannot run the program on inputs of shapes \[\(8, 2, 6, 6\)\]"):
+    with pytest.raises(ExportError, match=r"cannot run the program on inputs of shapes \[\(8, 2, 6, 6,"):
         compiled(case).inference(X[:, :2])
 
 

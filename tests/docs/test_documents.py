@@ -20,6 +20,7 @@ PAGES = (
     "docs/structures.md",
     "docs/pruners.md",
     "docs/quantizers.md",
+    "docs/speed.md",
     "docs/search.md",
 )
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -184,6 +184,18 @@ def test_tables_are_looked_up_as_integers_and_tied_weights_stay_one(granularity)
     assert program.rebuilt([made["logits"]])["none"] is None
 
 
+def test_tables_of_a_plain_model_get_a_scale_for_each_row():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 3)).eval()
+    model[0].weight.data *= torch.logspace(-3, 3, 9).unsqueeze(1)
+    ids = torch.arange(9).reshape(1, 9)
+    program = build_program(model[:1], ids, calibration=[ids])
+    held = {name: tensor for name, tensor in program.module.named_buffers() if "codes" in name}
+    assert [tensor.dtype for tensor in held.values()] == [torch.int8]
+    assert not list(program.module.parameters())
+    error = (program(ids) - run(model[:1], ids)).abs().amax(2)[0] / model[0].weight.detach().abs().amax(1)
+    assert float(error.max()) <= 0.5 / 127 * 1.001
+
+
 def test_wrong_arguments_are_told(tmp_path):
     model = Net().eval()
     with pytest.raises(ConfigError, match="exclude names 'nothing'"):

@@ -26,7 +26,7 @@ __all__ = ["calibrated_steps", "weight_in_eight_bits"]
 
 
 def weight_in_eight_bits(module: fx.GraphModule, stored: dict[str, Stored], exclude: Sequence[str]) -> list[FloatPlace]:
-    """Put the constant weights of convolutions and linear layers in eight bits, each output channel for itself.
+    """Put the constant weights of convolutions, linear layers and tables in eight bits, each channel or row by itself.
 
     Args:
         module: only read.
@@ -41,9 +41,11 @@ def weight_in_eight_bits(module: fx.GraphModule, stored: dict[str, Stored], excl
     """
     floats: list[FloatPlace] = []
     for node in module.graph.nodes:
-        if node.target not in WEIGHTED:
+        table = node.target is torch.ops.aten.embedding.default
+        if node.target not in WEIGHTED and not table:
             continue
-        name, axis, weight = owner(node), weight_axis(node), constant(module, node.args[1])
+        source = node.args[0] if table else node.args[1]
+        name, axis, weight = owner(node), 0 if table else weight_axis(node), constant(module, source)
         if any(name == path or name.startswith(f"{path}.") for path in exclude):
             floats.append(FloatPlace(name, "excluded"))
         elif axis is None or weight is None:
@@ -54,7 +56,7 @@ def weight_in_eight_bits(module: fx.GraphModule, stored: dict[str, Stored], excl
             scale, _ = FakeQuantize(WEIGHT, f"{name}.weight", axis=axis, follows=True).qparams(weight)
             found = store((weight / scale).round().clamp(-127, 127) * scale, scale, axis)
             assert isinstance(found, Stored), found
-            stored[str(node.args[1].target)] = found
+            stored[str(source.target)] = found
     return floats
 
 

@@ -16,11 +16,12 @@ from torch import Tensor, fx
 from torchpare.errors import ExportError, MissingExtraError
 from torchpare.files.atomic import atomic_write
 from torchpare.runtimes.folding import WEIGHTED
-from torchpare.runtimes.operators import constant, is_dequantize, is_quantize, library, put
+from torchpare.runtimes.operators import constant, is_dequantize, is_quantize, library, put, step_behind
 from torchpare.runtimes.placing import chain_end
 from torchpare.runtimes.program import QuantizedProgram
 from torchpare.runtimes.protocol import ModelSpeedupRuntime
 from torchpare.runtimes.record import export
+from torchpare.runtimes.weights import float_weights, weight_nodes
 
 __all__ = ["ModelSpeedupExecuTorch"]
 
@@ -89,39 +90,35 @@ def for_xnnpack(module: fx.GraphModule) -> fx.GraphModule:
     along the first axis, and their results are rounded; the weights of other layers are written in as floats.
     """
     made = copy.deepcopy(module)
-    for node in list(made.graph.nodes):
-        held = constant(made, node.args[0]) if node.args else None
-        if held is not None and (is_dequantize(node) or node.target is library().dequantize_per_channel.default):
-            _write_weight(made, node, held)
-        elif (is_quantize(node) or is_dequantize(node)) and node.args[5] is torch.uint8:
+    float_weights(made, _has_kernel)
+    for node in weight_nodes(made):
+        if is_dequantize(node):
+            _scale_by_channel(made, node)
+    for node in made.graph.nodes:
+        if (is_quantize(node) or is_dequantize(node)) and node.args[5] is torch.uint8:
             value, scale, *numbers = node.args[:5]
             node.args = (value, scale, *(number - 128 for number in numbers), torch.int8)  # type: ignore[operator]
     made.graph.eliminate_dead_code()
     return fx.GraphModule(made, made.graph)
 
 
-def _write_weight(module: fx.GraphModule, node: fx.Node, codes: Tensor) -> None:
-    """One weight, as the layers that read it can take it."""
-    path = str(node.all_input_nodes[0].target)
-    ops, whole = library(), is_dequantize(node)
-    kernels = all(
-        WEIGHTED.get(reader.target) == 0 and is_quantize(next(iter(chain_end(reader).users), None))
-        for reader in node.users
-    )
+def _has_kernel(node: fx.Node) -> bool:
+    return WEIGHTED.get(node.target) == 0 and is_quantize(next(iter(chain_end(node).users), None))
+
+
+def _scale_by_channel(module: fx.GraphModule, node: fx.Node) -> None:
+    """A weight with one scale as one that has it for each channel."""
+    codes = constant(module, node.args[0])
+    assert codes is not None
+    step, path = step_behind(node), str(node.all_input_nodes[0].target)
+    scale = torch.full((len(codes),), step.scale)
+    zero_point = torch.full((len(codes),), step.zero_point, dtype=torch.int64)
     with module.graph.inserting_before(node):
-        if not kernels:
-            with torch.no_grad():
-                tensors = [constant(module, each) if isinstance(each, fx.Node) else each for each in node.args]
-                value: Any = node.target(*tensors)  # type: ignore[operator] - an operator
-            new = module.graph.get_attr(put(module, f"{path}_float", value))
-        elif whole:
-            scale = module.graph.get_attr(put(module, f"{path}_scales", torch.full((len(codes),), node.args[1])))  # type: ignore[arg-type]
-            zero = torch.full((len(codes),), node.args[2], dtype=torch.int64)  # type: ignore[arg-type]
-            zero_point = module.graph.get_attr(put(module, f"{path}_zero_points", zero))
-            arguments = (node.args[0], scale, zero_point, 0, -128, 127, torch.int8)
-            new = module.graph.call_function(ops.dequantize_per_channel.default, arguments)
-        else:
-            return
+        read = [module.graph.get_attr(put(module, f"{path}_{name}", tensor))
+                for name, tensor in (("scales", scale), ("zero_points", zero_point))]  # fmt: skip
+        new = module.graph.call_function(
+            library().dequantize_per_channel.default, (node.args[0], *read, 0, -128, 127, torch.int8)
+        )
     node.replace_all_uses_with(new)
     module.graph.erase_node(node)
 

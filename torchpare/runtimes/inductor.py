@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import warnings
@@ -10,15 +11,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from torchpare.errors import ExportError
 from torchpare.files.atomic import atomic_write
 from torchpare.graph.capture import call_arguments
+from torchpare.runtimes.folding import WEIGHTED
 from torchpare.runtimes.program import QuantizedProgram
 from torchpare.runtimes.protocol import ModelSpeedupRuntime
 from torchpare.runtimes.record import export
+from torchpare.runtimes.weights import float_weights
 
 __all__ = ["ModelSpeedupInductor"]
 
@@ -37,10 +40,12 @@ class ModelSpeedupInductor(ModelSpeedupRuntime):
     def take(self, program: QuantizedProgram) -> Callable[[list[Tensor]], list[Tensor]]:
         """Compile the program into a package, and load it."""
         path = self.folder() / "model.pt2"
-        exported = export(program.module, program.example)
         try:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
+                module = copy.deepcopy(program.module)
+                float_weights(module, _has_kernel)
+                exported = export(fx.GraphModule(module, module.graph), program.example)
                 torch._inductor.aoti_compile_and_package(  # noqa: SLF001 - its public name
                     exported, package_path=str(path), inductor_configs={"freezing": True}
                 )
@@ -78,3 +83,8 @@ class ModelSpeedupInductor(ModelSpeedupRuntime):
         self._ready("export_quantized_model()")
         with atomic_write(path) as lent:
             shutil.copyfile(self._file, lent)
+
+
+def _has_kernel(node: fx.Node) -> bool:
+    """Not so for transposed convolutions, which inductor's integer passes take for ordinary ones."""
+    return WEIGHTED.get(node.target) == 0

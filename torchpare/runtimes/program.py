@@ -117,7 +117,7 @@ def build_program(
     batch norms go into scales and biases, activations are rounded where they were. With ``calibration`` the program
     also rounds where integer kernels need it and no quantizer is: behind convolutions, sums, means. Without, a layer
     that lacks this stays float, and ``floats`` says so. Of a model without any quantizer the weights of all
-    convolutions and linear layers are quantized too, each output channel for itself.
+    convolutions, linear layers and tables are quantized too, each output channel or row for itself.
 
     Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR
     2018, section 2; Nagel et al., "A White Paper on Neural Network Quantization", 2021, section 2.3.

@@ -144,6 +144,7 @@ class ModelSpeedupRuntime(ABC):
         """
         run = self._ready("inference()")
         tensors = self.tensors(test_data)
+        self._check(tensors)
         start = time.perf_counter()
         try:
             outputs = run(tensors)
@@ -206,6 +207,22 @@ class ModelSpeedupRuntime(ABC):
         return next(leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor))
 
     # -------------------------------------------------------------------------------------------------------- inwards
+
+    def _check(self, tensors: list[Tensor]) -> None:
+        """Refuse inputs of other sizes than the example's, the batch aside: some compiled programs read on regardless.
+
+        Raises:
+            ExportError: they are.
+        """
+        given = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in tensors]
+        known = self.tensors(self.example)
+        if given != [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in known]:
+            shapes = [[(*tensor.shape, str(tensor.dtype).removeprefix("torch.")) for tensor in each]
+                      for each in (tensors, known)]  # fmt: skip
+            raise ExportError(
+                f"{self.runtime} cannot run the program on inputs of shapes {shapes[0]}: the example's are "
+                f"{shapes[1]}, of which the batch alone may vary"
+            )
 
     def _ready(self, what: str) -> Callable[[list[Tensor]], list[Tensor]]:
         if self._run is None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 from torch import fx
 
 from torchpare.runtimes.integers import Stored
-from torchpare.runtimes.operators import constant, is_quantize, put, stored_node
+from torchpare.runtimes.operators import constant, is_dequantize, is_quantize, library, put, stored_node
 from torchpare.runtimes.placing import chain_end
 
-__all__ = ["split_biases", "write_weights"]
+__all__ = ["float_weights", "split_biases", "weight_nodes", "write_weights"]
 
 _aten = torch.ops.aten
 
@@ -55,6 +55,35 @@ def split_biases(module: fx.GraphModule, kernels: Collection[fx.Node]) -> None:
         total.meta = dict(node.meta)
         node.replace_all_uses_with(total, delete_user_cb=lambda user, own=total: user is not own)
         node.args = node.args[:2]
+
+
+def weight_nodes(module: fx.GraphModule) -> list[fx.Node]:
+    """The nodes that give a weight's integers their values."""
+    return [
+        node
+        for node in module.graph.nodes
+        if (is_dequantize(node) or node.target is library().dequantize_per_channel.default)
+        and constant(module, node.args[0]) is not None
+    ]
+
+
+def float_weights(module: fx.GraphModule, has_kernel: Callable[[fx.Node], bool]) -> None:
+    """Write weights in as floats, of the same values, unless all that reads them has a kernel that takes integers.
+
+    Args:
+        module: edited in place.
+        has_kernel: whether a runtime computes a node from integers.
+    """
+    for node in weight_nodes(module):
+        if all(has_kernel(reader) for reader in node.users):
+            continue
+        arguments = [constant(module, each) if isinstance(each, fx.Node) else each for each in node.args]
+        with torch.no_grad():
+            value = node.target(*arguments)  # type: ignore[operator] - an operator
+        with module.graph.inserting_before(node):
+            new = module.graph.get_attr(put(module, f"{node.all_input_nodes[0].target}_float", value))
+        node.replace_all_uses_with(new)
+        module.graph.erase_node(node)
 
 
 def _write_lookup(module: fx.GraphModule, reader: fx.Node, held: Stored, name: str) -> None:
