@@ -91,5 +91,10 @@ def test_a_worker_that_dies_leaves_the_model_as_it_was(tmp_path: Path) -> None:
 def test_an_executor_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'serial', 'processes', 'ray'"):
         STRATEGIES["annealing"](trained(), likelihood, tmp_path, executor="threads")
-    with pytest.raises(ConfigError, match="1 or more"):
-        Processes(0)
+    with pytest.raises(ConfigError, match="'serial', 'processes', 'ray'"):
+        STRATEGIES["annealing"](trained(), likelihood, tmp_path, executor=["serial"])
+    for unusable in ({"workers": 0}, {"workers": "2"}, {"workers": 1.5}, {"threads": 0}, {"threads": "1"}):
+        with pytest.raises(ConfigError, match="1 or more"):
+            Processes(**unusable)
+        with pytest.raises(ConfigError, match="1 or more"):
+            RayCluster(**unusable)

@@ -7,7 +7,9 @@ search is the same whoever ran it.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -61,8 +63,9 @@ class Processes(Executor):
     """
 
     def __init__(self, workers: int = 2, threads: int | None = None) -> None:
-        if workers < 1:
-            raise ConfigError(f"Processes: workers is {workers}; give 1 or more")
+        for key, value in (("workers", workers), ("threads", threads)):
+            if not (isinstance(value, int) and value >= 1) and not (key == "threads" and value is None):
+                raise ConfigError(f"Processes: {key} is {value!r}; give 1 or more")
         self.workers = workers
         self.threads = threads or max(1, torch.get_num_threads() // workers)
         self._bench: Bench | None = None
@@ -115,8 +118,17 @@ _received: list[Bench] = []
 
 
 def _receive(bench: Bench, threads: int) -> None:
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _received[:] = [bench]
+
+
+def _leave_with_parent() -> None:
+    """End this process with the one that searches: a worker that waits for a job never hears that it was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _try(job: Job) -> Outcome:

@@ -35,8 +35,9 @@ class RayCluster(Executor):
         threads: int = 1,
         resources: dict[str, Any] | None = None,
     ) -> None:
-        if workers < 1:
-            raise ConfigError(f"RayCluster: workers is {workers}; give 1 or more")
+        for key, value in (("workers", workers), ("threads", threads)):
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"RayCluster: {key} is {value!r}; give 1 or more")
         try:
             import ray
             import ray.exceptions
