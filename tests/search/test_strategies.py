@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.search.nets import CONVOLUTIONS, Chain, accuracy, example, likelihood, trained, tune
 from tests.search.strategies import STRATEGIES
 from torchpare import ModelSpeedup
 from torchpare.attach import detach
-from torchpare.errors import ConfigError, SearchError
+from torchpare.errors import ConfigError, FileError, SearchError
 from torchpare.pruning import (
     AMCPruner,
     AutoCompressPruner,
@@ -110,6 +111,34 @@ def test_a_search_that_has_ended_is_had_again_without_a_trial(name: str, tmp_pat
         pruner.compress()
         found.append((pruner.get_config_list(), of_model(model)))
     assert found[0] == found[1]
+
+
+def test_a_second_search_in_the_same_folder_at_the_same_time_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    told = []
+
+    def starts_another(model):
+        if not told:
+            told.append("")
+            with pytest.raises(FileError, match="another process is at work on this search"):
+                STRATEGIES["budget"](trained(Chain), starts_another, tmp_path).compress()
+            STRATEGIES["budget"](trained(Chain), starts_another, tmp_path, seed=1).compress()  # another search may
+        return likelihood(model)
+
+    STRATEGIES["budget"](trained(Chain), starts_another, tmp_path).compress()
+    assert told
+
+
+@pytest.mark.parametrize("name", ["net_adapt", "annealing"])
+def test_a_journal_with_a_state_of_another_model_is_told(name: str, tmp_path: Path) -> None:
+    STRATEGIES[name](trained(Chain), likelihood, tmp_path).compress()
+    (state,) = tmp_path.rglob("*.safetensors")
+    save_file({"wide.weight": torch.zeros(3)}, state)
+    model = trained(Chain)
+    before = of_model(model)
+    with pytest.raises(FileError, match="is of another model"):
+        STRATEGIES[name](model, likelihood, tmp_path).compress()
+    assert of_model(model) == before
 
 
 @functools.wraps(likelihood)

@@ -32,7 +32,7 @@ from torchpare.search.costs import Costs
 from torchpare.search.executors import Executors, executor_of
 from torchpare.search.fingerprint import of_code, of_example, of_model
 from torchpare.search.first_batch import first_batch
-from torchpare.search.journal import Journal, digest
+from torchpare.search.journal import Journal, alone_in, digest
 from torchpare.search.objective import Metric, Objective, objective_of
 from torchpare.search.run import SearchRun, Trial, progress_bar
 from torchpare.search.trial import Bench, seeded
@@ -185,8 +185,18 @@ class SearchPruner(RankedPruner):
 
     @contextmanager
     def _at_work(self) -> Iterator[SearchRun]:
+        search = self._described()
+        folder = self.folder / f"{type(self).__name__}-{digest(search)[:12]}"
+        with alone_in(folder):
+            run = self._run(Journal(folder, search, resume=self.resume))
+            try:
+                with run.progress:
+                    yield run
+            finally:
+                self.executor.close()
+
+    def _run(self, journal: Journal) -> SearchRun:
         name = type(self).__name__
-        journal = self._journal()
         score = self._look_at_dense(journal)
         example = self.dummy_input
         if self.structured and example is not None and self._space is None:
@@ -206,17 +216,13 @@ class SearchPruner(RankedPruner):
         cost = costs.of(dict.fromkeys(layers, 0.0))
         dense = Trial(np.zeros(len(variables)), score, score if maximize else -score, cost, "dense")
         limit = self.objective.limit_for(cost, self.sparsity)
-        try:
-            with progress_bar(name) as progress:
-                yield SearchRun(
-                    bench, variables, tuple(layers), costs, limit, dense, maximize, self.seed, most,
-                    self.round_to, journal, self.executor, progress,
-                )  # fmt: skip
-        finally:
-            self.executor.close()
+        return SearchRun(
+            bench, variables, tuple(layers), costs, limit, dense, maximize, self.seed, most,
+            self.round_to, journal, self.executor, progress_bar(name),
+        )  # fmt: skip
 
-    def _journal(self) -> Journal:
-        search = {
+    def _described(self) -> dict[str, Any]:
+        return {
             "search": type(self).__name__,
             "settings": self.settings(),
             "objective": self.objective.described(),
@@ -231,22 +237,20 @@ class SearchPruner(RankedPruner):
             "model": of_model(self.bound_model),
             "example": self._kind_of_example,
         }
-        folder = self.folder / f"{type(self).__name__}-{digest(search)[:12]}"
-        return Journal(folder, search, resume=self.resume)
 
     def _look_at_dense(self, journal: Journal) -> float:
         """The score before the search; and, where there is no example input, the first batch of the evaluator."""
-        line = journal.get("dense")
-        if line is not None and (self.dummy_input is not None or not self.structured):
-            return math.nan if line["score"] is None else float(line["score"])
+        known = "dense" in journal
+        if known and (self.dummy_input is not None or not self.structured):
+            return journal.number("dense", "score")
         model = copy.deepcopy(self.bound_model)  # evaluators that forget model.eval() move the statistics of norms
         with seeded(self.seed), first_batch(model) as seen:
             score = self._number(self.evaluator(model))
         if self.dummy_input is None and seen and self.structured:
             self.dummy_input = seen[0]
-        if line is None:
+        if not known:
             journal.write("dense", score=score)
-        return score
+        return journal.number("dense", "score")
 
     def _number(self, value: Any) -> float:
         try:
