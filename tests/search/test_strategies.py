@@ -396,6 +396,45 @@ def test_a_candidate_worth_nan_is_the_worst(tmp_path: Path) -> None:
     assert pruner.get_pruned_weights()["wide"] == (16, 16)
 
 
+@pytest.mark.parametrize("mode", ["maximize", "minimize"])
+def test_annealing_takes_steps_though_the_dense_model_is_worth_nan(mode: str, tmp_path: Path) -> None:
+    def fussy(model):
+        return math.nan if model.wide.out_channels == 16 else (1 if mode == "maximize" else -1) * likelihood(model)
+
+    pruner = SimulatedAnnealingPruner(trained(Chain), CONVOLUTIONS, fussy, mode, stop_temperature=60,
+                                      experiment_data_dir=tmp_path, dummy_input=example())  # fmt: skip
+    pruner.compress()
+    with (tmp_path / "search_history.csv").open() as file:
+        steps = len(list(csv.DictReader(file)))
+    assert steps < 1 + 5 * 10  # what no step is taken in: ten proposals at each of five temperatures
+
+
+@pytest.mark.parametrize("worth", [math.nan, math.inf])
+def test_a_result_of_which_the_evaluator_said_no_number_is_warned_of(worth: float, tmp_path: Path, caplog) -> None:
+    pruner = BudgetSearchPruner(trained(Chain), CONVOLUTIONS, lambda _: worth, 2, experiment_data_dir=tmp_path,
+                                dummy_input=example())  # fmt: skip
+    pruner.compress()
+    assert "as good as drawn by lot" in caplog.text
+    assert json.loads((tmp_path / "search_result.json").read_text())["performance"] is None
+
+
+def test_net_adapt_ends_where_no_layer_alone_makes_the_model_cheaper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchpare.search import costs
+
+    class Widest:
+        def __init__(self, model: torch.nn.Module, batch: torch.Tensor) -> None:
+            self.size = max(model.wide.out_channels / 16, model.stem.out_channels / 6)
+
+    monkeypatch.setattr(costs, "latency", lambda run, runs: run.size)
+    monkeypatch.setattr(costs, "relative_latency", lambda run, dense, runs: run.size / dense.size)
+    pruner = NetAdaptPruner(trained(Chain), CONVOLUTIONS, None, likelihood, experiment_data_dir=tmp_path,
+                            objective=Objective("latency", runtime=Widest), dummy_input=example())  # fmt: skip
+    with pytest.raises(SearchError, match="no layer alone makes the cost less than 1"):
+        pruner.compress()
+
+
 def test_an_objective_that_cannot_be_met_is_told(tmp_path: Path) -> None:
     model = trained(Chain)
     pruner = NetAdaptPruner(model, [{"sparsity": 0.9, "op_names": ["stem"]}], None, likelihood, objective="params",
@@ -416,7 +455,12 @@ def test_an_objective_that_cannot_be_met_is_told(tmp_path: Path) -> None:
         ({"base_algo": "taylorfo"}, "too slow"),
         ({"base_algo": "level", "objective": "macs"}, "the objective is 'sparsity'"),
         ({"experiment_data_dir": "/no/such/folder"}, "make it first"),
+        ({"experiment_data_dir": None}, "make it first"),
         ({"max_sparsity": 1.0}, "between 0 and 1"),
+        ({"max_sparsity": "0.9"}, "between 0 and 1"),
+        ({"round_to": 0}, "above 0"),
+        ({"start_temperature": "100"}, "starts above where it stops"),
+        ({"start_temperature": math.inf}, "starts above where it stops"),
         ({"seed": -1}, "0 or more"),
         ({"evaluator": None}, "evaluator is a NoneType"),
         ({"stop_temperature": 200}, "starts above where it stops"),

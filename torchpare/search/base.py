@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 import os
 from abc import abstractmethod
@@ -34,12 +35,14 @@ from torchpare.search.fingerprint import of_code, of_example, of_model
 from torchpare.search.first_batch import first_batch
 from torchpare.search.journal import Journal, alone_in, digest
 from torchpare.search.objective import Metric, Objective, objective_of
-from torchpare.search.run import SearchRun, Trial, progress_bar
+from torchpare.search.run import SearchRun, Trial, gain_of, progress_bar
 from torchpare.search.trial import Bench, seeded
 from torchpare.search.variables import Layer, variables_of
 from torchpare.types import Masks
 
 __all__ = ["SearchOptions", "SearchPruner"]
+
+log = logging.getLogger(__name__)
 
 
 class SearchOptions(TypedDict, total=False):
@@ -112,12 +115,12 @@ class SearchPruner(RankedPruner):
         if not self.structured and self.objective.metric != "sparsity":
             raise ConfigError(f"{name}: without single weights a model has as many parameters and operations as "
                               "before, so with base_algo='level' the objective is 'sparsity'")  # fmt: skip
-        if not Path(experiment_data_dir).is_dir():
-            raise ConfigError(f"{name}: there is no folder {os.fspath(experiment_data_dir)!r} for "
-                              "experiment_data_dir; make it first")  # fmt: skip
+        if not isinstance(experiment_data_dir, str | os.PathLike) or not Path(experiment_data_dir).is_dir():
+            raise ConfigError(f"{name}: there is no folder {str(experiment_data_dir)!r} for experiment_data_dir; make "
+                              "it first")  # fmt: skip
         self.evaluator, self.fine_tuner, self.optimize_mode = evaluator, fine_tuner, optimize_mode
         self.base_algo, self.max_sparsity, self.seed, self.resume = base_algo, max_sparsity, seed, resume
-        self.round_to = checked_batches(name, "round_to", round_to or self._round_of_entries())
+        self.round_to = checked_batches(name, "round_to", self._round_of_entries() if round_to is None else round_to)
         self.executor = executor_of(executor)
         self.folder = Path(experiment_data_dir)
         asked = (entry.sparsity for entry in read_entries(config_list, self.entry) if entry.sparsity is not None)
@@ -178,6 +181,9 @@ class SearchPruner(RankedPruner):
 
     def finish(self, run: SearchRun, best: Trial) -> None:
         """Write down what was found; of the trained weights, the result's stay, so that it can be had again."""
+        if not math.isfinite(best.score):
+            log.warning("%s: the evaluator said %s of the result: it is as good as drawn by lot", type(self).__name__,
+                        best.score)  # fmt: skip
         result = {"performance": _plain(best.score), "cost": best.cost, "config_list": self.get_config_list()}
         with atomic_write(self.folder / "search_result.json") as lent:
             lent.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -214,7 +220,7 @@ class SearchPruner(RankedPruner):
         maximize = self.optimize_mode == "maximize"
         most = np.array([min(variable.most, self.max_sparsity) for variable in variables])
         cost = costs.of(dict.fromkeys(layers, 0.0))
-        dense = Trial(np.zeros(len(variables)), score, score if maximize else -score, cost, "dense")
+        dense = Trial(np.zeros(len(variables)), score, gain_of(score, maximize), cost, "dense")
         limit = self.objective.limit_for(cost, self.sparsity)
         return SearchRun(
             bench, variables, tuple(layers), costs, limit, dense, maximize, self.seed, most,
@@ -288,4 +294,4 @@ def _copied(model: nn.Module) -> dict[str, Any]:
 
 
 def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return value if math.isfinite(value) else None  # JSON knows no others

@@ -108,7 +108,9 @@ class Journal:
         except BaseException as error:
             with suppress(OSError):
                 os.truncate(self.path, before)  # half a line would spoil the next one
-            raise self._unwritten(error) if isinstance(error, OSError) else error
+            if isinstance(error, OSError):
+                raise self._unwritten(error) from error
+            raise
         self._lines[key] = line
 
     def write_state(self, key: str, state: bytes) -> None:

@@ -22,7 +22,7 @@ from torchpare.search.journal import Journal, digest
 from torchpare.search.trial import Bench, Job, Outcome, seeded, state_bytes
 from torchpare.search.variables import Variable
 
-__all__ = ["SearchRun", "Trial", "progress_bar"]
+__all__ = ["SearchRun", "Trial", "gain_of", "progress_bar"]
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class SearchRun:
 
     def gain(self, score: float) -> float:
         """A score, so that larger is better."""
-        return -math.inf if math.isnan(score) else score if self.maximize else -score
+        return gain_of(score, self.maximize)
 
     def try_all(
         self,
@@ -228,6 +228,11 @@ class SearchRun:
     def _read(self, key: str, vector: Vector) -> Trial:
         score = self.journal.number(key, "score")
         return Trial(vector, score, self.gain(score), self.cost(vector), key)
+
+
+def gain_of(score: float, maximize: bool) -> float:
+    """A score, so that larger is better; minus infinity for a NaN."""
+    return -math.inf if math.isnan(score) else score if maximize else -score
 
 
 def progress_bar(title: str) -> Progress:
