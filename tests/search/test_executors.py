@@ -68,6 +68,15 @@ def test_an_evaluator_that_cannot_be_sent_is_told_before_a_process_starts(tmp_pa
         pruner.compress()
 
 
+@pytest.mark.slow
+def test_a_model_that_cannot_be_sent_is_told(tmp_path: Path) -> None:
+    model = trained(Chain)
+    model.register_forward_hook(lambda *_: None)
+    pruner = STRATEGIES["budget"](model, likelihood, tmp_path, executor=Processes(1))
+    with pytest.raises(SearchError, match="the model cannot be sent to another process"):
+        pruner.compress()
+
+
 def _dies(model: torch.nn.Module) -> float:
     import multiprocessing
     import os

@@ -262,6 +262,12 @@ def test_amc_takes_the_arguments_of_both_older_versions(tmp_path: Path) -> None:
     AMCPruner(3, model, CONVOLUTIONS, example(), likelihood, pruning_algorithm="l2", log_dir=tmp_path,
               target="params", ddpg_params=small_agent).compress()  # fmt: skip
     assert any((layer.weight == 0).any() for layer in (model.wide, model.stem, model.inner))
+    named = AMCPruner(total_episode=3, model=model, config_list=CONVOLUTIONS, dummy_input=example(),
+                      evaluator=likelihood, log_dir=tmp_path)  # fmt: skip
+    assert named.train_episode == 3
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="there is no folder"):
+        AMCPruner(model, CONVOLUTIONS, likelihood, output_dir=tmp_path / "file")
     with pytest.raises(ConfigError, match="'hiden1'"):
         AMCPruner(3, model, CONVOLUTIONS, example(), likelihood, ddpg_params={"hiden1": 8}, log_dir=tmp_path)
     with pytest.raises(ConfigError, match="no argument 'flop_ratio'"):

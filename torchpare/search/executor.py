@@ -74,7 +74,14 @@ class Processes(Executor):
     def run(self, bench: Bench, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Run the jobs, the first ones first."""
         pool = self._pool_for(bench)
-        waiting = [pool.submit(_try, job) for job in jobs]
+        try:  # the first starts the processes, which are sent the bench
+            waiting = [pool.submit(_try, job) for job in jobs]
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            message = (
+                f"the model cannot be sent to another process ({error}): define its class, and the hooks on it, at the "
+                "top level of a module, or search with executor='serial'"
+            )
+            raise SearchError(message) from error
         try:
             for done in as_completed(waiting):
                 yield done.result()
