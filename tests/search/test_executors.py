@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,21 @@ def test_ray_finds_what_one_process_finds(tmp_path: Path) -> None:
     for name in ("net_adapt", "annealing"):
         serial = _searched(name, tmp_path / f"{name} serial", "serial")
         assert _searched(name, tmp_path / f"{name} ray", cluster) == serial
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own, of what it imports
+def test_what_ray_cannot_send_is_told_in_a_line(tmp_path: Path) -> None:
+    lock = threading.Lock()
+
+    def guarded(model):
+        with lock:
+            return likelihood(model)
+
+    pruner = STRATEGIES["budget"](trained(Chain), guarded, tmp_path, executor=RayCluster(1))
+    with pytest.raises(SearchError, match="cannot be sent to Ray's workers") as told:
+        pruner.compress()
+    assert len(str(told.value)) < 300
 
 
 def test_annealing_ahead_finds_what_annealing_step_by_step_finds(tmp_path: Path) -> None:
