@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,21 @@ def test_ray_finds_what_one_process_finds(tmp_path: Path) -> None:
         assert _searched(name, tmp_path / f"{name} ray", cluster) == serial
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own, of what it imports
+def test_what_ray_cannot_send_is_told_in_a_line(tmp_path: Path) -> None:
+    lock = threading.Lock()
+
+    def guarded(model):
+        with lock:
+            return likelihood(model)
+
+    pruner = STRATEGIES["budget"](trained(Chain), guarded, tmp_path, executor=RayCluster(1))
+    with pytest.raises(SearchError, match="cannot be sent to Ray's workers") as told:
+        pruner.compress()
+    assert len(str(told.value)) < 300
+
+
 def test_annealing_ahead_finds_what_annealing_step_by_step_finds(tmp_path: Path) -> None:
     class Ahead(Serial):
         workers = 3
@@ -65,6 +81,15 @@ def test_an_evaluator_that_cannot_be_sent_is_told_before_a_process_starts(tmp_pa
         dummy_input=example(),
     )  # fmt: skip
     with pytest.raises(SearchError, match="top level of a module"):
+        pruner.compress()
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_sent_is_told(tmp_path: Path) -> None:
+    model = trained(Chain)
+    model.register_forward_hook(lambda *_: None)
+    pruner = STRATEGIES["budget"](model, likelihood, tmp_path, executor=Processes(1))
+    with pytest.raises(SearchError, match="the model cannot be sent to another process"):
         pruner.compress()
 
 
@@ -91,5 +116,10 @@ def test_a_worker_that_dies_leaves_the_model_as_it_was(tmp_path: Path) -> None:
 def test_an_executor_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'serial', 'processes', 'ray'"):
         STRATEGIES["annealing"](trained(), likelihood, tmp_path, executor="threads")
-    with pytest.raises(ConfigError, match="1 or more"):
-        Processes(0)
+    with pytest.raises(ConfigError, match="'serial', 'processes', 'ray'"):
+        STRATEGIES["annealing"](trained(), likelihood, tmp_path, executor=["serial"])
+    for unusable in ({"workers": 0}, {"workers": "2"}, {"workers": 1.5}, {"threads": 0}, {"threads": "1"}):
+        with pytest.raises(ConfigError, match="1 or more"):
+            Processes(**unusable)
+        with pytest.raises(ConfigError, match="1 or more"):
+            RayCluster(**unusable)

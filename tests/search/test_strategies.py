@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.search.nets import CONVOLUTIONS, Chain, accuracy, example, likelihood, trained, tune
 from tests.search.strategies import STRATEGIES
 from torchpare import ModelSpeedup
 from torchpare.attach import detach
-from torchpare.errors import ConfigError, SearchError
+from torchpare.errors import ConfigError, FileError, SearchError
 from torchpare.pruning import (
     AMCPruner,
     AutoCompressPruner,
@@ -110,6 +111,34 @@ def test_a_search_that_has_ended_is_had_again_without_a_trial(name: str, tmp_pat
         pruner.compress()
         found.append((pruner.get_config_list(), of_model(model)))
     assert found[0] == found[1]
+
+
+def test_a_second_search_in_the_same_folder_at_the_same_time_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    told = []
+
+    def starts_another(model):
+        if not told:
+            told.append("")
+            with pytest.raises(FileError, match="another process is at work on this search"):
+                STRATEGIES["budget"](trained(Chain), starts_another, tmp_path).compress()
+            STRATEGIES["budget"](trained(Chain), starts_another, tmp_path, seed=1).compress()  # another search may
+        return likelihood(model)
+
+    STRATEGIES["budget"](trained(Chain), starts_another, tmp_path).compress()
+    assert told
+
+
+@pytest.mark.parametrize("name", ["net_adapt", "annealing"])
+def test_a_journal_with_a_state_of_another_model_is_told(name: str, tmp_path: Path) -> None:
+    STRATEGIES[name](trained(Chain), likelihood, tmp_path).compress()
+    (state,) = tmp_path.rglob("*.safetensors")
+    save_file({"wide.weight": torch.zeros(3)}, state)
+    model = trained(Chain)
+    before = of_model(model)
+    with pytest.raises(FileError, match="is of another model"):
+        STRATEGIES[name](model, likelihood, tmp_path).compress()
+    assert of_model(model) == before
 
 
 @functools.wraps(likelihood)
@@ -233,6 +262,12 @@ def test_amc_takes_the_arguments_of_both_older_versions(tmp_path: Path) -> None:
     AMCPruner(3, model, CONVOLUTIONS, example(), likelihood, pruning_algorithm="l2", log_dir=tmp_path,
               target="params", ddpg_params=small_agent).compress()  # fmt: skip
     assert any((layer.weight == 0).any() for layer in (model.wide, model.stem, model.inner))
+    named = AMCPruner(total_episode=3, model=model, config_list=CONVOLUTIONS, dummy_input=example(),
+                      evaluator=likelihood, log_dir=tmp_path)  # fmt: skip
+    assert named.train_episode == 3
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="there is no folder"):
+        AMCPruner(model, CONVOLUTIONS, likelihood, output_dir=tmp_path / "file")
     with pytest.raises(ConfigError, match="'hiden1'"):
         AMCPruner(3, model, CONVOLUTIONS, example(), likelihood, ddpg_params={"hiden1": 8}, log_dir=tmp_path)
     with pytest.raises(ConfigError, match="no argument 'flop_ratio'"):
@@ -367,6 +402,45 @@ def test_a_candidate_worth_nan_is_the_worst(tmp_path: Path) -> None:
     assert pruner.get_pruned_weights()["wide"] == (16, 16)
 
 
+@pytest.mark.parametrize("mode", ["maximize", "minimize"])
+def test_annealing_takes_steps_though_the_dense_model_is_worth_nan(mode: str, tmp_path: Path) -> None:
+    def fussy(model):
+        return math.nan if model.wide.out_channels == 16 else (1 if mode == "maximize" else -1) * likelihood(model)
+
+    pruner = SimulatedAnnealingPruner(trained(Chain), CONVOLUTIONS, fussy, mode, stop_temperature=60,
+                                      experiment_data_dir=tmp_path, dummy_input=example())  # fmt: skip
+    pruner.compress()
+    with (tmp_path / "search_history.csv").open() as file:
+        steps = len(list(csv.DictReader(file)))
+    assert steps < 1 + 5 * 10  # what no step is taken in: ten proposals at each of five temperatures
+
+
+@pytest.mark.parametrize("worth", [math.nan, math.inf])
+def test_a_result_of_which_the_evaluator_said_no_number_is_warned_of(worth: float, tmp_path: Path, caplog) -> None:
+    pruner = BudgetSearchPruner(trained(Chain), CONVOLUTIONS, lambda _: worth, 2, experiment_data_dir=tmp_path,
+                                dummy_input=example())  # fmt: skip
+    pruner.compress()
+    assert "as good as drawn by lot" in caplog.text
+    assert json.loads((tmp_path / "search_result.json").read_text())["performance"] is None
+
+
+def test_net_adapt_ends_where_no_layer_alone_makes_the_model_cheaper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchpare.search import costs
+
+    class Widest:
+        def __init__(self, model: torch.nn.Module, batch: torch.Tensor) -> None:
+            self.size = max(model.wide.out_channels / 16, model.stem.out_channels / 6)
+
+    monkeypatch.setattr(costs, "latency", lambda run, runs: run.size)
+    monkeypatch.setattr(costs, "relative_latency", lambda run, dense, runs: run.size / dense.size)
+    pruner = NetAdaptPruner(trained(Chain), CONVOLUTIONS, None, likelihood, experiment_data_dir=tmp_path,
+                            objective=Objective("latency", runtime=Widest), dummy_input=example())  # fmt: skip
+    with pytest.raises(SearchError, match="no layer alone makes the cost less than 1"):
+        pruner.compress()
+
+
 def test_an_objective_that_cannot_be_met_is_told(tmp_path: Path) -> None:
     model = trained(Chain)
     pruner = NetAdaptPruner(model, [{"sparsity": 0.9, "op_names": ["stem"]}], None, likelihood, objective="params",
@@ -387,7 +461,12 @@ def test_an_objective_that_cannot_be_met_is_told(tmp_path: Path) -> None:
         ({"base_algo": "taylorfo"}, "too slow"),
         ({"base_algo": "level", "objective": "macs"}, "the objective is 'sparsity'"),
         ({"experiment_data_dir": "/no/such/folder"}, "make it first"),
+        ({"experiment_data_dir": None}, "make it first"),
         ({"max_sparsity": 1.0}, "between 0 and 1"),
+        ({"max_sparsity": "0.9"}, "between 0 and 1"),
+        ({"round_to": 0}, "above 0"),
+        ({"start_temperature": "100"}, "starts above where it stops"),
+        ({"start_temperature": math.inf}, "starts above where it stops"),
         ({"seed": -1}, "0 or more"),
         ({"evaluator": None}, "evaluator is a NoneType"),
         ({"stop_temperature": 200}, "starts above where it stops"),

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,7 @@ class AMCPruner(SearchPruner):
             val_loader, later = None, later[1:]
         if later:
             raise ConfigError(f"AMCPruner: {len(later)} arguments too many by position; give them by name")
+        train_episode = ignored.pop("total_episode", train_episode)
         base_algo = ignored.pop("pruning_algorithm", base_algo)
         target = ignored.pop("target", None)
         objective = "macs" if target == "flops" else target or objective or "macs"
@@ -152,7 +154,8 @@ class AMCPruner(SearchPruner):
         given = {**_named(ignored.pop("ddpg_params", {}))}
         if ignored:
             log.warning("AMCPruner: %s have no meaning here and are ignored", ", ".join(sorted(ignored)))
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # the base says what is wrong
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
         share = _share(config_list, flops_ratio)
         super().__init__(
             model, _with_sparsity(config_list, share), _with_loader(evaluator, val_loader),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from torch import nn
@@ -27,7 +28,7 @@ def check_arguments(
             raise ConfigError(f"{name}: {key} is a {type(function).__name__}; it is a function of the model")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"{name}: seed is {seed!r}; it is a whole number, 0 or more")
-    if not 0 < max_sparsity < 1:
+    if not isinstance(max_sparsity, Real) or not 0 < max_sparsity < 1:
         raise ConfigError(f"{name}: max_sparsity is {max_sparsity!r}; it lies between 0 and 1")
 
 

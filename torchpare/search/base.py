@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 import os
 from abc import abstractmethod
@@ -32,14 +33,16 @@ from torchpare.search.costs import Costs
 from torchpare.search.executors import Executors, executor_of
 from torchpare.search.fingerprint import of_code, of_example, of_model
 from torchpare.search.first_batch import first_batch
-from torchpare.search.journal import Journal, digest
+from torchpare.search.journal import Journal, alone_in, digest
 from torchpare.search.objective import Metric, Objective, objective_of
-from torchpare.search.run import SearchRun, Trial, progress_bar
+from torchpare.search.run import SearchRun, Trial, gain_of, progress_bar
 from torchpare.search.trial import Bench, seeded
 from torchpare.search.variables import Layer, variables_of
 from torchpare.types import Masks
 
 __all__ = ["SearchOptions", "SearchPruner"]
+
+log = logging.getLogger(__name__)
 
 
 class SearchOptions(TypedDict, total=False):
@@ -112,12 +115,12 @@ class SearchPruner(RankedPruner):
         if not self.structured and self.objective.metric != "sparsity":
             raise ConfigError(f"{name}: without single weights a model has as many parameters and operations as "
                               "before, so with base_algo='level' the objective is 'sparsity'")  # fmt: skip
-        if not Path(experiment_data_dir).is_dir():
-            raise ConfigError(f"{name}: there is no folder {os.fspath(experiment_data_dir)!r} for "
-                              "experiment_data_dir; make it first")  # fmt: skip
+        if not isinstance(experiment_data_dir, str | os.PathLike) or not Path(experiment_data_dir).is_dir():
+            raise ConfigError(f"{name}: there is no folder {str(experiment_data_dir)!r} for experiment_data_dir; make "
+                              "it first")  # fmt: skip
         self.evaluator, self.fine_tuner, self.optimize_mode = evaluator, fine_tuner, optimize_mode
         self.base_algo, self.max_sparsity, self.seed, self.resume = base_algo, max_sparsity, seed, resume
-        self.round_to = checked_batches(name, "round_to", round_to or self._round_of_entries())
+        self.round_to = checked_batches(name, "round_to", self._round_of_entries() if round_to is None else round_to)
         self.executor = executor_of(executor)
         self.folder = Path(experiment_data_dir)
         asked = (entry.sparsity for entry in read_entries(config_list, self.entry) if entry.sparsity is not None)
@@ -178,6 +181,9 @@ class SearchPruner(RankedPruner):
 
     def finish(self, run: SearchRun, best: Trial) -> None:
         """Write down what was found; of the trained weights, the result's stay, so that it can be had again."""
+        if not math.isfinite(best.score):
+            log.warning("%s: the evaluator said %s of the result: it is as good as drawn by lot", type(self).__name__,
+                        best.score)  # fmt: skip
         result = {"performance": _plain(best.score), "cost": best.cost, "config_list": self.get_config_list()}
         with atomic_write(self.folder / "search_result.json") as lent:
             lent.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -185,8 +191,18 @@ class SearchPruner(RankedPruner):
 
     @contextmanager
     def _at_work(self) -> Iterator[SearchRun]:
+        search = self._described()
+        folder = self.folder / f"{type(self).__name__}-{digest(search)[:12]}"
+        with alone_in(folder):
+            run = self._run(Journal(folder, search, resume=self.resume))
+            try:
+                with run.progress:
+                    yield run
+            finally:
+                self.executor.close()
+
+    def _run(self, journal: Journal) -> SearchRun:
         name = type(self).__name__
-        journal = self._journal()
         score = self._look_at_dense(journal)
         example = self.dummy_input
         if self.structured and example is not None and self._space is None:
@@ -204,19 +220,15 @@ class SearchPruner(RankedPruner):
         maximize = self.optimize_mode == "maximize"
         most = np.array([min(variable.most, self.max_sparsity) for variable in variables])
         cost = costs.of(dict.fromkeys(layers, 0.0))
-        dense = Trial(np.zeros(len(variables)), score, score if maximize else -score, cost, "dense")
+        dense = Trial(np.zeros(len(variables)), score, gain_of(score, maximize), cost, "dense")
         limit = self.objective.limit_for(cost, self.sparsity)
-        try:
-            with progress_bar(name) as progress:
-                yield SearchRun(
-                    bench, variables, tuple(layers), costs, limit, dense, maximize, self.seed, most,
-                    self.round_to, journal, self.executor, progress,
-                )  # fmt: skip
-        finally:
-            self.executor.close()
+        return SearchRun(
+            bench, variables, tuple(layers), costs, limit, dense, maximize, self.seed, most,
+            self.round_to, journal, self.executor, progress_bar(name),
+        )  # fmt: skip
 
-    def _journal(self) -> Journal:
-        search = {
+    def _described(self) -> dict[str, Any]:
+        return {
             "search": type(self).__name__,
             "settings": self.settings(),
             "objective": self.objective.described(),
@@ -231,22 +243,20 @@ class SearchPruner(RankedPruner):
             "model": of_model(self.bound_model),
             "example": self._kind_of_example,
         }
-        folder = self.folder / f"{type(self).__name__}-{digest(search)[:12]}"
-        return Journal(folder, search, resume=self.resume)
 
     def _look_at_dense(self, journal: Journal) -> float:
         """The score before the search; and, where there is no example input, the first batch of the evaluator."""
-        line = journal.get("dense")
-        if line is not None and (self.dummy_input is not None or not self.structured):
-            return math.nan if line["score"] is None else float(line["score"])
+        known = "dense" in journal
+        if known and (self.dummy_input is not None or not self.structured):
+            return journal.number("dense", "score")
         model = copy.deepcopy(self.bound_model)  # evaluators that forget model.eval() move the statistics of norms
         with seeded(self.seed), first_batch(model) as seen:
             score = self._number(self.evaluator(model))
         if self.dummy_input is None and seen and self.structured:
             self.dummy_input = seen[0]
-        if line is None:
+        if not known:
             journal.write("dense", score=score)
-        return score
+        return journal.number("dense", "score")
 
     def _number(self, value: Any) -> float:
         try:
@@ -284,4 +294,4 @@ def _copied(model: nn.Module) -> dict[str, Any]:
 
 
 def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return value if math.isfinite(value) else None  # JSON knows no others

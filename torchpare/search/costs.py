@@ -95,9 +95,8 @@ class Costs:
 
     def _measured(self, sparsities: Mapping[str, float], drops: tuple[int, ...]) -> float:
         key = digest("latency", drops)
-        line = self._journal.get(key)
-        if line is not None:
-            return float(line["seconds"])
+        if key in self._journal:
+            return self._journal.number(key, "seconds")
         seconds = self._time_of(sparsities) if any(drops) else self._time_of_dense()
         self._journal.write(key, seconds=seconds)
         return seconds

@@ -7,7 +7,9 @@ search is the same whoever ran it.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -61,8 +63,9 @@ class Processes(Executor):
     """
 
     def __init__(self, workers: int = 2, threads: int | None = None) -> None:
-        if workers < 1:
-            raise ConfigError(f"Processes: workers is {workers}; give 1 or more")
+        for key, value in (("workers", workers), ("threads", threads)):
+            if not (isinstance(value, int) and value >= 1) and not (key == "threads" and value is None):
+                raise ConfigError(f"Processes: {key} is {value!r}; give 1 or more")
         self.workers = workers
         self.threads = threads or max(1, torch.get_num_threads() // workers)
         self._bench: Bench | None = None
@@ -71,7 +74,14 @@ class Processes(Executor):
     def run(self, bench: Bench, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Run the jobs, the first ones first."""
         pool = self._pool_for(bench)
-        waiting = [pool.submit(_try, job) for job in jobs]
+        try:  # the first starts the processes, which are sent the bench
+            waiting = [pool.submit(_try, job) for job in jobs]
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            message = (
+                f"the model cannot be sent to another process ({error}): define its class, and the hooks on it, at the "
+                "top level of a module, or search with executor='serial'"
+            )
+            raise SearchError(message) from error
         try:
             for done in as_completed(waiting):
                 yield done.result()
@@ -115,8 +125,17 @@ _received: list[Bench] = []
 
 
 def _receive(bench: Bench, threads: int) -> None:
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _received[:] = [bench]
+
+
+def _leave_with_parent() -> None:
+    """End this process with the one that searches: a worker that waits for a job never hears that it was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _try(job: Job) -> Outcome:

@@ -25,6 +25,6 @@ def executor_of(given: Executors) -> Executor:
     """
     if isinstance(given, Executor):
         return given
-    if given in _NAMED:
+    if isinstance(given, str) and given in _NAMED:
         return _NAMED[given]()
     raise ConfigError(f"executor is {given!r}; it is one of {', '.join(map(repr, _NAMED))}, or an Executor")

@@ -12,7 +12,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from torchpare.errors import FileError
 from torchpare.files.atomic import atomic_write
 
-__all__ = ["Journal", "digest"]
+__all__ = ["Journal", "alone_in", "digest"]
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +44,10 @@ class Journal:
     """
 
     def __init__(self, folder: Path, search: Mapping[str, Any], *, resume: bool = True) -> None:
+        _made(folder)
         self.folder = folder
         self.path = folder / "journal.jsonl"
         header = json.loads(json.dumps({"torchpare_search": _VERSION, **search}, default=repr))  # as it is read again
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise FileError(f"cannot keep the search's journal in {folder}: {error.strerror or error}") from error
         self._lines: dict[str, dict[str, Any]] = {}
         if resume and self.path.exists():
             self._read(header)
@@ -67,20 +65,69 @@ class Journal:
         """What was written under a key; None if nothing was."""
         return self._lines.get(key)
 
+    def number(self, key: str, name: str) -> float:
+        """A number of the line under a key; NaN where it was that.
+
+        Raises:
+            FileError: there is none.
+        """
+        value = self._lines.get(key, {}).get(name, "")
+        if value is not None and not _is_number(value):
+            raise self.spoilt(f"under {key!r} there is no number {name!r}")
+        return math.nan if value is None else float(value)
+
+    def numbers(self, key: str, name: str, count: int) -> list[float]:
+        """A list of so many numbers of the line under a key.
+
+        Raises:
+            FileError: there is none.
+        """
+        values = self._lines.get(key, {}).get(name)
+        if not isinstance(values, list) or len(values) != count or not all(map(_is_number, values)):
+            raise self.spoilt(f"under {key!r} there are no {count} numbers {name!r}")
+        return [float(value) for value in values]
+
+    def spoilt(self, why: str) -> FileError:
+        """The error for what is not as a search writes it."""
+        return FileError(f"the search cannot go on: {self.path} is spoilt: {why}; pass resume=False to begin anew")
+
     def write(self, key: str, **values: Any) -> None:
-        """Add a line, whole and on the disk before this returns."""
+        """Add a line, whole and on the disk before this returns, or not at all.
+
+        Raises:
+            FileError: it cannot be written.
+        """
         known = {name: None if _is_nan(value) else value for name, value in values.items()}
         line = {"key": key, **known}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        before = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException as error:
+            with suppress(OSError):
+                os.truncate(self.path, before)  # half a line would spoil the next one
+            if isinstance(error, OSError):
+                raise self._unwritten(error) from error
+            raise
         self._lines[key] = line
 
     def write_state(self, key: str, state: bytes) -> None:
-        """Keep the tensors of a state under a key."""
-        with atomic_write(self._state_path(key)) as lent:
-            lent.write_bytes(state)
+        """Keep the tensors of a state under a key.
+
+        Raises:
+            FileError: they cannot be written.
+        """
+        try:
+            with atomic_write(self._state_path(key)) as lent:
+                lent.write_bytes(state)
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> FileError:
+        return FileError(f"cannot write to the search's journal in {self.folder}: {error.strerror or error}. Mend that "
+                         "and run the search again: it goes on where it stopped")  # fmt: skip
 
     def state(self, key: str) -> dict[str, Tensor]:
         """The tensors that were kept under a key.
@@ -122,11 +169,42 @@ class Journal:
                             "resume=False to begin anew")  # fmt: skip
         for line in found[1:]:
             if line is None or not isinstance(line.get("key"), str):
-                raise FileError(f"{self.path} is spoilt: a line has no key; pass resume=False to begin anew")
+                raise self.spoilt("a line has no key")
             self._lines[line["key"]] = line
         if cut:  # a kill in the middle of a line: what follows must start on a line of its own
             with atomic_write(self.path) as lent:
                 lent.write_text(whole + "\n", encoding="utf-8")
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other processes from searching in a folder meanwhile; a kill lets it go.
+
+    Args:
+        folder: of a journal; made if it is missing. Its parent must exist.
+
+    Raises:
+        FileError: another process is at work there, or the folder cannot be used.
+    """
+    _made(folder)
+    with (folder / "lock").open("a") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FileError(f"another process is at work on this search, in {folder}: wait until it has ended, or name "
+                            "another experiment_data_dir") from error  # fmt: skip
+        except (ImportError, OSError):  # a system or a file system without locks
+            pass
+        yield
+
+
+def _made(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot keep the search's journal in {folder}: {error.strerror or error}") from error
 
 
 def digest(*parts: Any) -> str:
@@ -137,9 +215,13 @@ def digest(*parts: Any) -> str:
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_nan(value: Any) -> bool:

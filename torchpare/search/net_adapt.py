@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import numpy as np
 from torch import nn
 
-from torchpare.errors import ConfigError
+from torchpare.errors import ConfigError, SearchError
 from torchpare.numerics.allocation import Vector
 from torchpare.pruning.ranked import Criterion
 from torchpare.search.base import SearchOptions, SearchPruner
@@ -20,6 +20,9 @@ from torchpare.search.run import SearchRun, Trial
 __all__ = ["NetAdaptPruner"]
 
 log = logging.getLogger(__name__)
+
+_LEAST_STEP = 1e-9
+"""Of the dense cost: as good as none."""
 
 
 class NetAdaptPruner(SearchPruner):
@@ -86,6 +89,11 @@ class NetAdaptPruner(SearchPruner):
             steps = [vector for vector in moves if vector is not None]
             if not steps:  # no layer alone can take the whole step
                 step /= 2
+                if step < _LEAST_STEP * run.dense.cost:
+                    raise SearchError(
+                        f"NetAdaptPruner: no layer alone makes the cost less than {now.cost:.6g}, and the limit is "
+                        f"{run.limit:.6g}; BudgetSearchPruner prunes several layers at a time"
+                    )
                 continue
             iteration += 1
             left = math.ceil((now.cost - run.limit) / step)

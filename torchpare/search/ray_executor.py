@@ -35,8 +35,9 @@ class RayCluster(Executor):
         threads: int = 1,
         resources: dict[str, Any] | None = None,
     ) -> None:
-        if workers < 1:
-            raise ConfigError(f"RayCluster: workers is {workers}; give 1 or more")
+        for key, value in (("workers", workers), ("threads", threads)):
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"RayCluster: {key} is {value!r}; give 1 or more")
         try:
             import ray
             import ray.exceptions
@@ -53,7 +54,7 @@ class RayCluster(Executor):
         """Run the jobs, as many at a time as there are workers."""
         self._connect()
         if bench is not self._bench:
-            self._bench, self._sent = bench, self._ray.put(bench)
+            self._bench, self._sent = bench, self._put(bench)
         remote = self._ray.remote(**self.resources, max_retries=1)(_run)
         left, running = list(jobs), []
         try:
@@ -79,6 +80,15 @@ class RayCluster(Executor):
         if self._started:
             self._ray.shutdown()
             self._started = False
+
+    def _put(self, bench: Bench) -> Any:
+        try:
+            return self._ray.put(bench)
+        except TypeError as error:  # Ray's own, with a page of advice
+            raise SearchError(
+                f"the model, the evaluator or the fine-tuner cannot be sent to Ray's workers ({error.__cause__}): they "
+                "hold something that cannot be pickled, such as an open file or a lock"
+            ) from error
 
     def _connect(self) -> None:
         if self._ray.is_initialized():

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from torchpare.attach import attach_masks
-from torchpare.errors import SearchError
+from torchpare.errors import MaskError, SearchError
 from torchpare.numerics.allocation import Vector, least_factor, rounded
 from torchpare.pruning.export import load_state
 from torchpare.search.costs import Costs
@@ -23,7 +22,7 @@ from torchpare.search.journal import Journal, digest
 from torchpare.search.trial import Bench, Job, Outcome, seeded, state_bytes
 from torchpare.search.variables import Variable
 
-__all__ = ["SearchRun", "Trial", "progress_bar"]
+__all__ = ["SearchRun", "Trial", "gain_of", "progress_bar"]
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ class SearchRun:
 
     def gain(self, score: float) -> float:
         """A score, so that larger is better."""
-        return -math.inf if math.isnan(score) else score if self.maximize else -score
+        return gain_of(score, self.maximize)
 
     def try_all(
         self,
@@ -140,7 +139,15 @@ class SearchRun:
         """Take a trial's masks over into the model, with the weights it was trained to."""
         attach_masks(self.bench.model, self.costs.masks(self.sparsities(trial.vector)))
         if self.bench.keep_state:
-            load_state(self.bench.model, self.journal.state(trial.key))
+            self._load(trial.key)
+        self.costs.forget()
+
+    def _load(self, key: str) -> None:
+        """Give the model the weights and masks that were kept under a key."""
+        try:
+            load_state(self.bench.model, self.journal.state(key))
+        except (RuntimeError, MaskError) as error:
+            raise self.journal.spoilt(f"the state kept under {key!r} is of another model ({error})") from error
         self.costs.forget()
 
     # A search that changes the model goes in stages. Behind each, the model is kept; a restart begins at the last.
@@ -162,12 +169,10 @@ class SearchRun:
         if not number:
             return 0, self.dense
         key = f"{name} {number}"
-        line = self.journal.get(key)
-        assert line is not None
-        load_state(self.bench.model, self.journal.state(key))
-        self.costs.forget()
-        score = math.nan if line["score"] is None else float(line["score"])
-        return number, Trial(np.array(line["vector"]), score, self.gain(score), float(line["cost"]), key)
+        vector = np.array(self.journal.numbers(key, "vector", len(self.variables)))
+        score, cost = self.journal.number(key, "score"), self.journal.number(key, "cost")
+        self._load(key)
+        return number, Trial(vector, score, self.gain(score), cost, key)
 
     def train(self, key: str, does: Callable[[], Any]) -> None:
         """Run the user's training, with random numbers that depend on the seed and the key alone."""
@@ -221,18 +226,20 @@ class SearchRun:
         log.info("%s: score %.6g in %.3g s", stage, outcome.score, outcome.seconds)
 
     def _read(self, key: str, vector: Vector) -> Trial:
-        line = self.journal.get(key)
-        assert line is not None
-        score = math.nan if line["score"] is None else float(line["score"])
+        score = self.journal.number(key, "score")
         return Trial(vector, score, self.gain(score), self.cost(vector), key)
 
 
-@contextmanager
-def progress_bar(title: str) -> Iterator[Progress]:
+def gain_of(score: float, maximize: bool) -> float:
+    """A score, so that larger is better; minus infinity for a NaN."""
+    return -math.inf if math.isnan(score) else score if maximize else -score
+
+
+def progress_bar(title: str) -> Progress:
     """A bar with what is done, how long it took and how long it will still take; on a terminal only."""
     console = Console(stderr=True)
     words = TextColumn("{task.description}")
     columns = (words, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        progress.add_task(title, total=None)
-        yield progress
+    progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+    progress.add_task(title, total=None)
+    return progress

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Unpack
 
 import numpy as np
@@ -37,7 +38,8 @@ class Annealing:
     magnitude: float = 0.35
 
     def __post_init__(self) -> None:
-        if not 0 < self.stop < self.start or not 0 < self.rate < 1 or not self.magnitude > 0:
+        numbers = all(isinstance(value, Real) for value in vars(self).values())
+        if not (numbers and 0 < self.stop < self.start < math.inf and 0 < self.rate < 1 and self.magnitude > 0):
             raise ConfigError(
                 f"annealing: temperatures {self.start!r} to {self.stop!r} at a rate of {self.rate!r} and a magnitude "
                 f"of {self.magnitude!r}; it starts above where it stops, the rate lies between 0 and 1, and the "
@@ -87,7 +89,7 @@ def anneal(
     start = brought_down(run, sorted_start(run.sizes, run.random(0)), goal, least)
     (first,) = run.try_all(f"{stage}, start", [start], expected=cooling.coolings + 1)
     state = _State(first, cooling.start, first, history=[first])
-    scale = abs(run.dense.score) * _BEARABLE or _BEARABLE
+    scale = abs(run.dense.score) * _BEARABLE if math.isfinite(run.dense.score) and run.dense.score else _BEARABLE
     while state.temperature > cooling.stop:
         ahead = range(state.proposal, state.proposal + max(1, run.executor.workers))
         width = state.temperature / cooling.start * cooling.magnitude
