@@ -9,10 +9,10 @@ PIP := $(BIN)/python -m pip
 RECIPE := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types tests bench pruners zoo format clean
+.PHONY: help demo test check lint types tests bench pruners quantizers speed zoo format clean
 
 help: ## list these words
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.examples ## train, prune, shrink, prove, export and measure a ResNet-20 on real digits (about 4 minutes)
 	$(BIN)/python examples/digits_resnet20.py
@@ -40,6 +40,14 @@ pruners: $(VENV)/.bench ## what every pruner and search reaches and costs; write
 	$(BIN)/python -m benchmarks.pruner_cost
 	$(BIN)/python -m benchmarks.pruners --jobs $(JOBS)
 	$(BIN)/python -m benchmarks.search_frontier --jobs $(JOBS)
+
+quantizers: $(VENV)/.bench ## what every quantizer reaches and costs; writes docs/quantizers.md (about an hour)
+	$(BIN)/python -m benchmarks.qat --compiled
+	$(BIN)/python -m benchmarks.quantizers --jobs $(JOBS)
+
+speed: $(VENV)/.zoo ## dense, pruned, int8 and both in runtimes; writes docs/speed.md (about half an hour)
+	$(BIN)/python -m benchmarks.deploy --page
+	$(BIN)/python -m benchmarks.mixed_precision
 
 zoo: $(VENV)/.zoo ## every model family: pruned, shrunk, compared, used; writes docs/zoo.md and docs/zoo/ (hours)
 	@mkdir -p docs/zoo

@@ -18,7 +18,7 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 
 def test_the_pruner_it_shows_prunes():
     names: dict = {}
-    block, _ = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    block, _, _ = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     exec(compile(block, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
     model = Net()
     spread = model.conv1.weight.detach().flatten(1).var(dim=1)
@@ -29,8 +29,26 @@ def test_the_pruner_it_shows_prunes():
     assert set(gone.nonzero().flatten().tolist()) == set(spread.argsort()[:4].tolist())
 
 
+def test_the_quantizer_it_shows_quantizes(tmp_path):
+    names: dict = {}
+    _, block, _ = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    exec(compile(block, "CONTRIBUTING.md", "exec", dont_inherit=True), names)
+    model, x = Net(), torch.randn(2, 3, 6, 6)
+    asked = [{"quant_types": ["weight", "output"], "quant_bits": 8, "op_names": ["conv1"]}]
+    quantizer = names["PowerOfTwoRanges"](model, asked)
+    quantizer.compress()
+    model(x)
+    high = 2 ** model.conv1.old_weight.detach().abs().max().log2().ceil()
+    torch.testing.assert_close(model.conv1.scale, high / 127)
+    again = Net()
+    names["PowerOfTwoRanges"](again, asked).compress()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.eval()(x), model.eval()(x))
+    assert set(quantizer.export_model(tmp_path / "model.pth")["conv1"]) >= {"weight_bits", "output_scale"}
+
+
 def test_the_rule_it_shows_lets_channels_through_an_operator_of_ones_own():
-    _, block = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    _, _, block = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), Shifted(), torch.nn.Conv2d(8, 2, 1))
     x = torch.randn(1, 3, 4, 4)
     with torch.library._scoped_library("mylib", "DEF") as library:
