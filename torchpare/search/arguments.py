@@ -37,7 +37,7 @@ def check_share(name: str, key: str, value: Any) -> None:
     Raises:
         ConfigError: it is not.
     """
-    if not isinstance(value, Real) or not 0 < value < 1:
+    if not isinstance(value, Real) or not 0 < float(value) < 1:
         raise ConfigError(f"{name}: {key} is {value!r}; it lies between 0 and 1")
 
 

@@ -84,6 +84,6 @@ def prepared(model: nn.Module, example: Any, runtime: Any) -> Callable[[], objec
     """
     run = (RUNTIMES[runtime] if isinstance(runtime, str) else runtime)(model, example)
     if not callable(run):
-        raise ConfigError(f"objective: the runtime returned a {type(run).__name__}; it returns a function that runs the "
-                          "prepared model once")  # fmt: skip
+        raise ConfigError(f"objective: the runtime returned a {type(run).__name__}; it returns a function that runs "
+                          "the prepared model once")  # fmt: skip
     return run

@@ -148,7 +148,7 @@ class SearchRun:
             load_state(self.bench.model, self.journal.state(key))
         except (RuntimeError, MaskError) as error:
             raise self.journal.spoilt(
-                f"the state kept under {key!r} is of another model ({error}), or the fine-tuner changes more than weights"
+                f"the state kept under {key!r} is of another model ({error}), or a fine-tuner changes not only weights"
             ) from error
         self.costs.forget()
 
