@@ -66,8 +66,8 @@ class SensitivityAnalysis:
         except (TypeError, ValueError):
             self.sparsities = []
         if not self.sparsities or not all(0 < s < 1 for s in self.sparsities):
-            raise ConfigError(f"SensitivityAnalysis: sparsities are {sparsities}; give a list of numbers, each "
-                              "lies between 0 and 1, also when rounded to two digits")  # fmt: skip
+            raise ConfigError(f"SensitivityAnalysis: sparsities are {sparsities}; give a list of numbers, all "
+                              "between 0 and 1, also when rounded to two digits")  # fmt: skip
         self.model, self.val_func = model, val_func
         self.prune_type = prune_type
         self.early_stop_mode, self.early_stop_value = early_stop_mode, early_stop_value
