@@ -6,8 +6,13 @@ import pytest
 import torch
 
 from tests.search.nets import Chain, example, trained
-from torchpare.errors import ExportError
+from torchpare.errors import ConfigError, ExportError
 from torchpare.search.latency import RUNTIMES, latency, prepared, relative_latency
+
+
+def test_a_runtime_of_ones_own_that_returns_nothing_to_run_is_told() -> None:
+    with pytest.raises(ConfigError, match="the runtime returned a Tensor; it returns a function"):
+        prepared(trained(Chain), example(), lambda model, batch: model(batch))
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

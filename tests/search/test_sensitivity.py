@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,6 +28,19 @@ def test_each_value_is_that_of_the_model_with_one_layer_pruned() -> None:
     for name, row in found.items():
         assert row == {0.25: _masked(model, name, 0.25), 0.5: _masked(model, name, 0.5)}
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_the_model_is_only_read_whatever_the_evaluator_does() -> None:
+    def careless(model):
+        with torch.no_grad():
+            model.head.bias.add_(1.0)
+        return likelihood(model)
+
+    model = trained(Chain)
+    before = model.head.bias.clone()
+    SensitivityAnalysis(model, careless, np.linspace(0.25, 0.75, 2), early_stop_mode="dropped",
+                        early_stop_value=9.0).analysis()  # fmt: skip
+    assert torch.equal(model.head.bias, before)
 
 
 def test_what_is_pruned_already_is_not_counted_twice() -> None:
@@ -57,6 +71,9 @@ def test_the_table_is_written_and_read_back(tmp_path) -> None:
     (tmp_path / "bad.csv").write_text("layername,a\n")
     with pytest.raises(FileError, match="no table of sensitivities"):
         SensitivityPruner.load_sensitivity(tmp_path / "bad.csv")
+    (tmp_path / "long.csv").write_text("layername,0.1\na," + "1" * 200_000)
+    with pytest.raises(FileError, match="no table of sensitivities"):
+        SensitivityPruner.load_sensitivity(tmp_path / "long.csv")
 
 
 @pytest.mark.parametrize(
@@ -66,10 +83,16 @@ def test_the_table_is_written_and_read_back(tmp_path) -> None:
         ({"early_stop_mode": "minimize"}, "belong together"),
         ({"early_stop_mode": "less", "early_stop_value": 1.0}, "'minimize', 'maximize'"),
         ({"sparsities": [0.5, 1.0]}, "between 0 and 1"),
+        ({"sparsities": 0.5}, "a list of numbers"),
+        ({"sparsities": ["half"]}, "a list of numbers"),
+        ({"sparsities": [0.001]}, "rounded to two digits"),
+        ({"val_func": None}, "val_func is a NoneType"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        SensitivityAnalysis(trained(Chain), likelihood, **arguments)
+        SensitivityAnalysis(trained(Chain), **{"val_func": likelihood, **arguments})
+    with pytest.raises(ConfigError, match="returned a tuple; it returns one number"):
+        SensitivityAnalysis(trained(Chain), lambda _: (1, 2)).analysis(specified_layers=["wide"])
     with pytest.raises(ConfigError, match="no layer that 'l1' can prune"):
         SensitivityAnalysis(trained(Chain), likelihood).analysis(specified_layers=["head"])

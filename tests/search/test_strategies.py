@@ -512,6 +512,14 @@ def test_a_search_that_ended_is_not_searched_again_unless_told(tmp_path: Path, c
     assert search(seed=1) > 0
 
 
+@pytest.mark.parametrize("proportions", [None, {}, {"wide": math.nan, "stem": 1}, {"wide": -1, "stem": 1}])
+def test_proportions_that_are_none_are_told(proportions, tmp_path: Path) -> None:
+    pruner = SensitivityPruner(trained(Chain), CONVOLUTIONS, likelihood, dummy_input=example(), checkpoint_dir=tmp_path,
+                               sparsity_proportion_calc=lambda ratios: proportions)  # fmt: skip
+    with pytest.raises(SearchError, match="with a number, 0 or more, for each of wide, stem"):
+        pruner.compress()
+
+
 @pytest.mark.parametrize("name", ["net_adapt", "annealing", "sensitivity", "budget"])
 def test_layers_keep_multiples_where_that_is_asked_for(name: str, tmp_path: Path) -> None:
     model = trained(Chain)

@@ -10,7 +10,7 @@ from torch import nn
 
 from torchpare.errors import ConfigError
 
-__all__ = ["WithModel", "check_arguments"]
+__all__ = ["WithModel", "check_arguments", "check_share", "number"]
 
 
 def check_arguments(
@@ -28,8 +28,30 @@ def check_arguments(
             raise ConfigError(f"{name}: {key} is a {type(function).__name__}; it is a function of the model")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ConfigError(f"{name}: seed is {seed!r}; it is a whole number, 0 or more")
-    if not isinstance(max_sparsity, Real) or not 0 < max_sparsity < 1:
-        raise ConfigError(f"{name}: max_sparsity is {max_sparsity!r}; it lies between 0 and 1")
+    check_share(name, "max_sparsity", max_sparsity)
+
+
+def check_share(name: str, key: str, value: Any) -> None:
+    """See that an argument is a share.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not isinstance(value, Real) or not 0 < float(value) < 1:
+        raise ConfigError(f"{name}: {key} is {value!r}; it lies between 0 and 1")
+
+
+def number(name: str, value: Any) -> float:
+    """What an evaluator returned, as a number.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # the last of tensors with more than one
+        raise ConfigError(f"{name}: the evaluator returned a {type(value).__name__}; it returns one number, and "
+                          "optimize_mode says whether more is better") from error  # fmt: skip
 
 
 class _Model:

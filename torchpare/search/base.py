@@ -28,7 +28,7 @@ from torchpare.graph import analyse
 from torchpare.pruning.data_driven import DataDrivenPruner
 from torchpare.pruning.ranked import Criterion, RankedPruner
 from torchpare.pruning.training import checked_batches
-from torchpare.search.arguments import check_arguments
+from torchpare.search.arguments import check_arguments, number
 from torchpare.search.costs import Costs
 from torchpare.search.executors import Executors, executor_of
 from torchpare.search.fingerprint import of_code, of_example, of_model
@@ -251,19 +251,12 @@ class SearchPruner(RankedPruner):
             return journal.number("dense", "score")
         model = copy.deepcopy(self.bound_model)  # evaluators that forget model.eval() move the statistics of norms
         with seeded(self.seed), first_batch(model) as seen:
-            score = self._number(self.evaluator(model))
+            score = number(type(self).__name__, self.evaluator(model))
         if self.dummy_input is None and seen and self.structured:
             self.dummy_input = seen[0]
         if not known:
             journal.write("dense", score=score)
         return journal.number("dense", "score")
-
-    def _number(self, value: Any) -> float:
-        try:
-            return float(value)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{type(self).__name__}: the evaluator returned a {type(value).__name__}; it returns one "
-                              "number, and optimize_mode says whether more is better") from error  # fmt: skip
 
     def _layer(self, target: Target) -> Layer:
         weight = target.module._parameters["weight"]  # noqa: SLF001 - its shape

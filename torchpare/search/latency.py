@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchpare.errors import ConfigError
 from torchpare.files.onnx import export_onnx, runner
 from torchpare.graph.capture import call_arguments
 from torchpare.report.measure import measure
@@ -79,5 +80,10 @@ def prepared(model: nn.Module, example: Any, runtime: Any) -> Callable[[], objec
 
     Raises:
         ExportError, MissingExtraError: the runtime cannot take the model, or is not installed.
+        ConfigError: the user's function returned nothing that can be run.
     """
-    return (RUNTIMES[runtime] if isinstance(runtime, str) else runtime)(model, example)
+    run = (RUNTIMES[runtime] if isinstance(runtime, str) else runtime)(model, example)
+    if not callable(run):
+        raise ConfigError(f"objective: the runtime returned a {type(run).__name__}; it returns a function that runs "
+                          "the prepared model once")  # fmt: skip
+    return run

@@ -11,9 +11,10 @@ from typing import Any, Unpack
 import numpy as np
 from torch import nn
 
-from torchpare.errors import ConfigError, SearchError
+from torchpare.errors import SearchError
 from torchpare.numerics.allocation import Vector
 from torchpare.pruning.ranked import Criterion
+from torchpare.search.arguments import check_share
 from torchpare.search.base import SearchOptions, SearchPruner
 from torchpare.search.run import SearchRun, Trial
 
@@ -69,9 +70,7 @@ class NetAdaptPruner(SearchPruner):
             experiment_data_dir=experiment_data_dir, fine_tuner=short_term_fine_tuner,
             dummy_input=dummy_input, **options,
         )  # fmt: skip
-        if not 0 < sparsity_per_iteration < 1:
-            raise ConfigError(f"NetAdaptPruner: sparsity_per_iteration is {sparsity_per_iteration!r}; it lies between "
-                              "0 and 1")  # fmt: skip
+        check_share("NetAdaptPruner", "sparsity_per_iteration", sparsity_per_iteration)
         self.sparsity_per_iteration = sparsity_per_iteration
 
     def settings(self) -> dict[str, Any]:

@@ -147,7 +147,9 @@ class SearchRun:
         try:
             load_state(self.bench.model, self.journal.state(key))
         except (RuntimeError, MaskError) as error:
-            raise self.journal.spoilt(f"the state kept under {key!r} is of another model ({error})") from error
+            raise self.journal.spoilt(
+                f"the state kept under {key!r} is of another model ({error}), or a fine-tuner changes not only weights"
+            ) from error
         self.costs.forget()
 
     # A search that changes the model goes in stages. Behind each, the model is kept; a restart begins at the last.

@@ -15,7 +15,7 @@ from torch import nn
 from torchpare.errors import ConfigError, FileError
 from torchpare.files.atomic import atomic_write
 from torchpare.pruning.ranked import CRITERIA
-from torchpare.search.arguments import WithModel
+from torchpare.search.arguments import WithModel, number
 
 __all__ = ["RATIOS", "SensitivityAnalysis", "read_sensitivity", "write_sensitivity"]
 
@@ -58,9 +58,16 @@ class SensitivityAnalysis:
                               "'maximize', 'dropped', 'raised'")  # fmt: skip
         if (early_stop_mode is None) != (early_stop_value is None):
             raise ConfigError("SensitivityAnalysis: early_stop_mode and early_stop_value belong together: give both")
-        self.sparsities = sorted(round(s, 2) for s in sparsities or RATIOS)
-        if not all(0 < s < 1 for s in self.sparsities):
-            raise ConfigError(f"SensitivityAnalysis: sparsities are {self.sparsities}; each lies between 0 and 1")
+        if not callable(val_func):
+            raise ConfigError(f"SensitivityAnalysis: val_func is a {type(val_func).__name__}; it is a function of the "
+                              "model")  # fmt: skip
+        try:
+            self.sparsities = sorted(round(float(s), 2) for s in (RATIOS if sparsities is None else sparsities))
+        except (TypeError, ValueError):
+            self.sparsities = []
+        if not self.sparsities or not all(0 < s < 1 for s in self.sparsities):
+            raise ConfigError(f"SensitivityAnalysis: sparsities are {sparsities}; give a list of numbers, all "
+                              "between 0 and 1, also when rounded to two digits")  # fmt: skip
         self.model, self.val_func = model, val_func
         self.prune_type = prune_type
         self.early_stop_mode, self.early_stop_value = early_stop_mode, early_stop_value
@@ -100,7 +107,8 @@ class SensitivityAnalysis:
             if name not in self.target_layer:
                 raise ConfigError(f"SensitivityAnalysis: {name!r} is no layer that {self.prune_type!r} can prune; "
                                   f"those are {', '.join(self.target_layer)}")  # fmt: skip
-        dense = self._value(self.model, val_args, val_kwargs) if self.early_stop_mode in ("dropped", "raised") else 0.0
+        compares = self.early_stop_mode in ("dropped", "raised")
+        dense = self._value(copy.deepcopy(self.model), val_args, val_kwargs) if compares else 0.0
         for name in names:
             row: dict[float, float] = {}
             for sparsity in self.sparsities:
@@ -134,7 +142,7 @@ class SensitivityAnalysis:
         return copied
 
     def _value(self, model: nn.Module, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None) -> float:
-        return float(WithModel(self.val_func, self.model, args, kwargs)(model))
+        return number("SensitivityAnalysis", WithModel(self.val_func, self.model, args, kwargs)(model))
 
     def _stops(self, value: float, dense: float) -> bool:
         bound = self.early_stop_value
@@ -175,5 +183,5 @@ def read_sensitivity(path: str | os.PathLike[str]) -> dict[str, dict[float, floa
             for row in rows[1:]
             if row
         }
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         raise FileError(f"{os.fspath(path)} is no table of sensitivities: {error}") from error

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -15,7 +17,7 @@ from torch import nn
 from torchpare.errors import ConfigError, SearchError
 from torchpare.numerics.allocation import Vector, tolerated_ratio, toward_one
 from torchpare.pruning.ranked import Criterion
-from torchpare.search.arguments import WithModel
+from torchpare.search.arguments import WithModel, check_share
 from torchpare.search.base import SearchOptions, SearchPruner
 from torchpare.search.fingerprint import of_code
 from torchpare.search.run import SearchRun, Trial
@@ -79,9 +81,8 @@ class SensitivityPruner(SearchPruner):
             experiment_data_dir=experiment_data_dir if checkpoint_dir is None else checkpoint_dir,
             dummy_input=dummy_input, **options,
         )  # fmt: skip
-        if not 0 < sparsity_per_iter < 1:
-            raise ConfigError(f"SensitivityPruner: sparsity_per_iter is {sparsity_per_iter!r}; it lies between 0 and 1")
-        if not acc_drop_threshold >= 0:
+        check_share("SensitivityPruner", "sparsity_per_iter", sparsity_per_iter)
+        if not isinstance(acc_drop_threshold, Real) or not acc_drop_threshold >= 0:
             raise ConfigError(f"SensitivityPruner: acc_drop_threshold is {acc_drop_threshold!r}; it is 0 or more")
         self.finetuner, self.sparsity_proportion_calc = finetuner, sparsity_proportion_calc
         self.sparsity_per_iter, self.acc_drop_threshold = sparsity_per_iter, acc_drop_threshold
@@ -174,7 +175,7 @@ class SensitivityPruner(SearchPruner):
         gains = {name: {ratio: run.gain(value) for ratio, value in row.items()} for name, row in rows.items()}
         ratios = {n: tolerated_ratio(row, run.gain(score), self.acc_drop_threshold) for n, row in gains.items()}
         if self.sparsity_proportion_calc is not None:
-            ratios = dict(self.sparsity_proportion_calc(ratios))
+            ratios = _checked_proportions(self.sparsity_proportion_calc(ratios), ratios)
         vector = np.array([ratios[variable.name] for variable in run.variables], dtype=np.float64)
         if not vector.any():
             log.warning("no layer alone bears to lose a tenth: all lose the same share. A larger acc_drop_threshold "
@@ -191,6 +192,15 @@ class SensitivityPruner(SearchPruner):
             if met is not None:
                 return met
         raise SearchError(f"no candidate comes down to a cost of {goal:.6g}")
+
+
+def _checked_proportions(given: Any, ratios: Mapping[str, float]) -> dict[str, float]:
+    """What the user's function made of the tolerated ratios."""
+    found = dict(given) if isinstance(given, Mapping) else {}
+    if not all(isinstance(found.get(name), Real) and 0 <= found[name] < math.inf for name in ratios):
+        raise SearchError(f"sparsity_proportion_calc returned {given!r}; it returns a dict with a number, 0 or more, "
+                          f"for each of {', '.join(ratios)}")  # fmt: skip
+    return found
 
 
 def _alone(run: SearchRun, already: Vector, at: int, ratio: float) -> Vector:
