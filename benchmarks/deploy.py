@@ -46,13 +46,12 @@ Runner = Callable[[list[Tensor]], list[Tensor]]
 
 
 def vision(name: str) -> tuple[nn.Module, Callable[[], Any], bool]:
-    """One of torchvision's classifiers, its norms with random statistics."""
+    """One of torchvision's classifiers, with random values everywhere."""
     from torchpare.zoo.randomise import randomise
     from torchpare.zoo.vision import torchvision_models
 
     model = getattr(torchvision_models(), name)(weights=None)
-    if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
-        randomise(model, torch.Generator().manual_seed(0))
+    randomise(model, torch.Generator().manual_seed(0))  # fresh heads may be zero, and norms do nothing
     return model.eval(), lambda: torch.randn(1, 3, 224, 224), name.startswith("vit")
 
 

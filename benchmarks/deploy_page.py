@@ -25,9 +25,10 @@ def render(rows: list[dict[str, Any]], *, page: bool) -> Table:
     for row in rows:
         ratio = dense[row["model"], row["runtime"]] / row["median"]
         quartiles = f"({row['lower_quartile'] * 1e3:.1f} to {row['upper_quartile'] * 1e3:.1f})"
-        exact = row["snr"] > 100
-        cells = [row["model"], row["runtime"], row["form"], f"{row['median'] * 1e3:.1f} {quartiles}", f"{ratio:.2f}",
-                 f"{row['file_bytes'] / 1e6:.1f}", "float" if exact else f"{row['snr']:.1f}"]  # fmt: skip
+        ratio_db = "float" if row["form"] in ("dense", "pruned") else f"{row['snr']:.1f}"
+        time = f"{row['median'] * 1e3:.1f} {quartiles}"
+        size = f"{row['file_bytes'] / 1e6:.1f}"
+        cells = [row["model"], row["runtime"], row["form"], time, f"{ratio:.2f}", size, ratio_db]
         table.add_row(*cells)
         lines.append("| " + " | ".join(cells) + " |")
     gains = "; ".join(_gains(rows))

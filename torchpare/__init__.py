@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchpare.files.checkpoint import load, save
     from torchpare.files.pretrained import save_pretrained
+    from torchpare.runtimes.bench import benchmark
     from torchpare.speedup import ModelSpeedup, Plan, apply_compression_results, plan
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Plan",
     "__version__",
     "apply_compression_results",
+    "benchmark",
     "load",
     "plan",
     "save",
@@ -33,6 +35,7 @@ _HOME = {
     "ModelSpeedup": "torchpare.speedup",
     "Plan": "torchpare.speedup",
     "apply_compression_results": "torchpare.speedup",
+    "benchmark": "torchpare.runtimes.bench",
     "load": "torchpare.files.checkpoint",
     "plan": "torchpare.speedup",
     "save": "torchpare.files.checkpoint",

@@ -291,6 +291,37 @@ def test_a_tampered_weight_is_found_and_its_layer_named_first(case, tmp_path):
     assert all(value is None or math.isfinite(value) for row in told["layers"] for value in (row["snr"],))
 
 
+@file_runtimes
+def test_a_channel_that_its_norm_has_switched_off_does_not_overflow_the_integers_of_its_bias(case):
+    model = plain()
+    model.bn1.weight.data[:2] = torch.tensor([1e-9, -1e-12])
+    model.bn1.bias.data.fill_(0.7)
+    runtime = case.on(model, calib_data_loader=BATCHES)
+    proof = verify(runtime, X)
+    assert proof.ok, proof.to_dict()
+    assert all(layer.within == 1 for layer in proof.layers if layer.within is not None)
+    assert proof.model_snr > 30
+
+
+class OneBatch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.linear(x.view(2, 6))
+
+
+@quick_runtimes
+def test_a_model_of_one_batch_size_runs_with_that(case):
+    x = torch.randn(2, 6)
+    model = OneBatch().eval()
+    runtime = case.on(model, dummy_input=x, calib_data_loader=[x])
+    torch.testing.assert_close(runtime.inference(x)[0], runtime.program(x), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ExportError, match="cannot run the program"):
+        runtime.inference(torch.randn(3, 6))
+
+
 def test_the_command_line_knows_every_runtime():
     assert {kind.runtime for kind in RUNTIMES.values()} == {
         "ONNX Runtime", "OpenVINO", "inductor", "ExecuTorch", "TensorRT",

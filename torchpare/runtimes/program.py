@@ -15,11 +15,12 @@ from torchpare.attach import quantizers_of
 from torchpare.errors import ConfigError
 from torchpare.files.calibration import Calibration
 from torchpare.graph.capture import call_arguments
+from torchpare.runtimes.account import account
 from torchpare.runtimes.biases import with_room
 from torchpare.runtimes.calibrate import calibrated_steps, weight_in_eight_bits
 from torchpare.runtimes.configured import configured
 from torchpare.runtimes.explicit import SITE, FloatPlace, explicit
-from torchpare.runtimes.folding import WEIGHTED, fold_norms, weight_axis
+from torchpare.runtimes.folding import WEIGHTED, fold_norms
 from torchpare.runtimes.integers import Step, Stored
 from torchpare.runtimes.operators import (
     constant,
@@ -29,7 +30,7 @@ from torchpare.runtimes.operators import (
     rounding_nodes,
     step_behind,
 )
-from torchpare.runtimes.placing import chain_end, echoes, wishes
+from torchpare.runtimes.placing import echoes, wishes
 from torchpare.runtimes.record import record
 from torchpare.runtimes.weights import split_biases, write_weights
 
@@ -160,7 +161,7 @@ def build_program(
     for value, origin in echoes(module, kernels):
         name = f"{names[origin.args[0].name][0]} handed on by {value.name}"  # type: ignore[union-attr]
         names[_insert(module, value, step_behind(origin), list(value.users), value.name).name] = name, True
-    integers, kept = _account(module, kernels)
+    integers, kept = account(module, kernels)
     _make_room(module, stored, kernels)
     split_biases(module, kernels)
     write_weights(module, stored)
@@ -221,39 +222,6 @@ def _make_room(module: fx.GraphModule, stored: dict[str, Stored], kernels: set[f
         bias = constant(module, node.args[2])
         if bias is not None:
             stored[name] = with_room(stored[name], bias, step_behind(node.args[0]).scale)
-
-
-def _account(module: fx.GraphModule, kernels: set[fx.Node]) -> tuple[list[str], list[FloatPlace]]:
-    """Which layers can run in eight bits, and what the others lack."""
-    integers: list[str] = []
-    floats: list[FloatPlace] = []
-    for node in module.graph.nodes:
-        if node.target not in WEIGHTED:
-            continue
-        name = owner(node) or node.name
-        if node not in kernels:
-            floats.append(FloatPlace(name, "its weight is not in eight bits"))
-        elif not is_dequantize(node.args[0]):
-            floats.append(FloatPlace(name, "its input lies on no grid: quantize it, or give calibration batches"))
-        elif node.target is not torch.ops.aten.linear.default and not _leaves_rounded(node):
-            floats.append(FloatPlace(name, _why_float(node)))
-        elif weight_axis(node) == 1:
-            floats.append(FloatPlace(name, "a transposed convolution, which runtimes compute in float"))
-        else:
-            integers.append(name)
-    return integers, floats
-
-
-def _why_float(node: fx.Node) -> str:
-    if any(reader.target is torch.ops.aten.clamp.default for reader in chain_end(node).users):
-        return "what it returns has fewer than eight bits, which runtimes clip in float"
-    return "what it returns lies on no one grid, which integer convolutions need: give calibration batches"
-
-
-def _leaves_rounded(node: fx.Node) -> bool:
-    """Whether all that reads a layer, or the activation function that its kernel takes in, is one rounding."""
-    readers = list(chain_end(node).users)
-    return len(readers) == 1 and is_quantize(readers[0])
 
 
 def _weight_name(module: fx.GraphModule, node: fx.Node) -> str | None:
