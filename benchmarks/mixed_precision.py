@@ -1,6 +1,6 @@
 """How many layers of a net stay float for the sake of its numbers, and what that costs in time.
 
-    python -m benchmarks.mixed_precision [--net mobilenet_v2] [--floor 20] [--runs 30]
+    python -m benchmarks.mixed_precision [--net mobilenet_v2] [--floor 25] [--runs 30]
 
 A torchvision classifier with random weights and random norm statistics, searched by `MixedPrecisionSearch` for the
 fastest assignment of 8 bits and float to its layers whose output keeps a signal-to-noise ratio on noise pictures. The
@@ -28,7 +28,7 @@ PICTURE: Final = PAGE.with_suffix("") / "mixed_precision.svg"
 
 def main(
     net: Annotated[str, typer.Option(help="of torchvision")] = "mobilenet_v2",
-    floor: Annotated[float, typer.Option(help="the least signal-to-noise ratio, dB")] = 20.0,
+    floor: Annotated[float, typer.Option(help="the least signal-to-noise ratio, dB")] = 25.0,
     side: Annotated[int, typer.Option(help="of the pictures, pixels")] = 224,
     runs: Annotated[int, typer.Option(help="timed rounds")] = 30,
     page: Annotated[bool, typer.Option(help="write docs/speed.md")] = True,
