@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -102,27 +104,19 @@ def main(
         for net in nets.split(","):
             for seed in range(seeds):
                 known["dense"][f"{net}|{seed}"] = train_dense(net, seed, folder)
-        _fill(
-            known,
-            [cell for cell in wanted if "|".join(map(str, cell)) not in known["cells"]],
-            epochs,
-            jobs,
-            folder,
-            out,
-        )
+        cells = [cell for cell in wanted if "|".join(map(str, cell)) not in known["cells"]]
+        fill(known, cells, partial(one, epochs=epochs, folder=str(folder)), jobs, out, "pruning")
     Console().print(render(known, page=out == OUT))
 
 
-def _fill(
-    known: dict[str, Any], cells: list[tuple[str, str, float, int]], epochs: int, jobs: int, folder: Path, out: Path
-) -> None:
+def fill(known: dict[str, Any], cells: list[Any], does: Callable[[Any], Any], jobs: int, out: Path, title: str) -> None:
+    """Work out cells in processes of their own; each is on the disk as soon as it is known."""
     console = Console(stderr=True)
     os.environ["OMP_NUM_THREADS"] = "1"
+    out.parent.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(one, cell, epochs, str(folder)): cell for cell in cells}
-        for done in track(
-            as_completed(running), "pruning", len(running), console=console, disable=not console.is_terminal
-        ):
+        running = {pool.submit(does, cell): cell for cell in cells}
+        for done in track(as_completed(running), title, len(running), console=console, disable=not console.is_terminal):
             known["cells"]["|".join(map(str, running[done]))] = done.result()
             with atomic_write(out) as lent:
                 lent.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -12,24 +12,20 @@ not run again.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import torch
 import typer
 from rich.console import Console
-from rich.progress import track
 from torch import nn
 
 from benchmarks.digits_nets import NETS, Budget, accuracy, read_digits
-from benchmarks.pruners import train_dense
+from benchmarks.pruners import fill, train_dense
 from benchmarks.quantizers_page import render
 from torchpare.errors import QuantizationError
-from torchpare.files.atomic import atomic_write
 from torchpare.quantization import (
     BNNQuantizer,
     DoReFaQuantizer,
@@ -196,22 +192,8 @@ def main(
             for seed in range(seeds):
                 known["dense"][f"{net}|{seed}"] = train_dense(net, seed, folder)
         wanted = [cell for cell in chosen if "|".join(map(str, cell)) not in known["cells"]]
-        _fill(known, wanted, epochs, jobs, folder, out)
+        fill(known, wanted, partial(one, epochs=epochs, folder=str(folder)), jobs, out, "quantizing")
     Console().print(*render(known, list(METHODS), list(BITS), page=out == OUT))
-
-
-def _fill(known: dict[str, Any], cells: list[Any], epochs: int, jobs: int, folder: Path, out: Path) -> None:
-    console = Console(stderr=True)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(one, cell, epochs, str(folder)): cell for cell in cells}
-        for done in track(
-            as_completed(running), "quantizing", len(running), console=console, disable=not console.is_terminal
-        ):
-            known["cells"]["|".join(map(str, running[done]))] = done.result()
-            with atomic_write(out) as lent:
-                lent.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
