@@ -186,3 +186,14 @@ def test_words_that_make_no_sense_are_told(models, words, told):
     found = CliRunner().invoke(app, ["verify", "deployed_models:quantized", "--input", "1x3x12x12", *words])
     assert found.exit_code == 2
     assert told in " ".join(found.output.replace("│", " ").split())
+
+
+def test_an_output_that_is_only_wrong_when_nobody_looks_inside_is_wrong():
+    from torchpare.runtimes import LayerProof
+
+    seen = {"name": "output 0", "elements": 4, "within": None, "worst": None, "snr": 130.0}
+    assert LayerProof(**seen, snr_in_whole=28.0, watched_snr=31.0).ok
+    assert not LayerProof(**seen, snr_in_whole=8.0, watched_snr=130.0).ok
+    assert not LayerProof(**seen, snr_in_whole=8.0, watched_snr=31.0).ok
+    assert LayerProof(**seen, snr_in_whole=31.0, watched_snr=130.0).ok
+    assert not LayerProof(**{**seen, "snr": 20.0}, snr_in_whole=130.0, watched_snr=130.0).ok
