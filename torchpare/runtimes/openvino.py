@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchpare.errors import ExportError, MissingExtraError
 from torchpare.runtimes.onnxruntime import ModelSpeedupONNXRuntime
+from torchpare.runtimes.openvino_joins import with_written_out_roundings
 
 __all__ = ["ModelSpeedupOpenVINO", "openvino_runner"]
 
@@ -57,7 +58,7 @@ def openvino_runner(path: Path, *, threads: int | None = None) -> Callable[[list
         options["INFERENCE_NUM_THREADS"] = threads
     try:
         core = library.Core()
-        compiled = core.compile_model(core.read_model(str(path)), "CPU", options)
+        compiled = core.compile_model(_read(core, path), "CPU", options)
     except Exception as error:
         first = str(error).strip().partition("\n")[0][:300]
         raise ExportError(f"OpenVINO cannot compile {path}: {first}") from error
@@ -71,3 +72,13 @@ def openvino_runner(path: Path, *, threads: int | None = None) -> Callable[[list
         return [torch.from_numpy(request.get_output_tensor(at).data.copy()) for at in range(len(compiled.outputs))]
 
     return run
+
+
+def _read(core: Any, path: Path) -> Any:
+    """OpenVINO's model of a file; see `torchpare.runtimes.openvino_joins`."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    external = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
+    # A file of 2 GiB and more cannot be handed over as bytes: it is read as it is.
+    return core.read_model(str(path) if external else with_written_out_roundings(model).SerializeToString())
