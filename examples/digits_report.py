@@ -94,12 +94,12 @@ def make_report(runs: list[Run], data: Digits, plan: Plan, started: float, say: 
                    tested if plan.seeds == 1 else tested + ", ± standard deviation"),
         Row("Parameters", "count", Amount(parameters[0]), Amount(parameters[1]), "of all layers", "fewer", "more"),
         Row("MACs", "count", Amount(macs[0]), Amount(macs[1]), "multiply-accumulates per digit", "fewer", "more"),
-        shares_row("Test accuracy, small in int8", [run.curve.dense[-1] for run in runs],
+        shares_row("Accuracy, int8", [run.curve.dense[-1] for run in runs],
                    [run.int8.calibrated for run in runs], "calibrated on 256 pictures, read in ONNX Runtime"),
-        shares_row("Test accuracy, int8 trained", [run.curve.dense[-1] for run in runs],
+        shares_row("Accuracy, int8 trained", [run.curve.dense[-1] for run in runs],
                    [run.int8.trained for run in runs], "an epoch of quantization-aware training, in ONNX Runtime"),
         Row("File on disk", "bytes", Amount(files[0]), Amount(files[1]), "both by torchpare.save"),
-        Row("File on disk, small in int8", "bytes", Amount((first.folder / "dense.onnx").stat().st_size),
+        Row("File on disk, int8", "bytes", Amount((first.folder / "dense.onnx").stat().st_size),
             Amount(first.int8.file.stat().st_size), "both as ONNX"),
         *(latency_row(name, found["dense"], found["small"]) for name, found in measurements.items()),
     )  # fmt: skip
@@ -187,7 +187,7 @@ def _latencies(run: Run, pictures: Tensor, plan: Plan, say: Callable[[str], None
     for batch in BATCHES:
         files = {"dense": run.folder / "dense.onnx", "small": run.int8.file}
         calls = {name: _session(path, plan.threads, pictures[:batch]) for name, path in files.items()}
-        name = f"ONNX Runtime, int8, batch {batch}"
+        name = f"ONNX int8, batch {batch}"
         found[name] = measure(calls, runs=plan.runs, threads=plan.threads, runtime=version)
         say(f"int8 in ONNX Runtime, batch {batch}")
     return found

@@ -36,7 +36,7 @@ def test_the_small_net_is_four_times_smaller_and_proved_the_same(report):
     assert factors["Parameters"] == pytest.approx(4, rel=0.05)
     assert factors["MACs"] == pytest.approx(4, rel=0.05)
     assert factors["File on disk"] > 3
-    assert [proof.holds for proof in report.proofs] == [True] * 4
+    assert [proof.holds for proof in report.proofs] == [True] * 5
     assert report.proofs[0].tolerance == 1e-10
     assert {layer.after / layer.before for layer in report.layers} == {0.5}
     assert len(report.layers) == 21
@@ -44,10 +44,11 @@ def test_the_small_net_is_four_times_smaller_and_proved_the_same(report):
 
 @pytest.mark.slow
 def test_every_latency_is_measured_dense_and_small_for_both_runtimes(report):
-    assert list(report.measurements) == [f"{name}, batch {n}" for name in ("PyTorch", "ONNX Runtime") for n in (1, 32)]
+    runtimes = ("PyTorch", "ONNX Runtime", "ONNX int8")
+    assert list(report.measurements) == [f"{name}, batch {n}" for name in runtimes for n in (1, 32)]
     for name, found in report.measurements.items():
         for measurement in found.values():
-            assert measurement.runtime.startswith(name.split(",")[0])
+            assert measurement.runtime.startswith(name.split(",")[0].removesuffix(" int8"))
             assert 0 < measurement.lower_quartile <= measurement.median <= measurement.upper_quartile
             assert (measurement.runs, measurement.threads) == (3, 1)
 
@@ -60,6 +61,16 @@ def test_the_table_and_the_page_say_what_the_json_says(demo, report):
         for words in (row.name, row.say(row.dense), row.say(row.small), " ".join(row.change)):
             assert words in printed
             assert words in page
+
+
+@pytest.mark.slow
+def test_the_net_in_eight_bits_is_a_smaller_file_that_onnx_runtime_reads_as_pytorch_does(demo, report):
+    rows = {row.name: row for row in report.rows}
+    assert rows["File on disk, int8"].factor > rows["File on disk"].factor
+    assert report.proofs[-1].statement.startswith("int8")
+    assert report.proofs[-1].difference <= 0.001
+    assert 0 <= rows["Accuracy, int8 trained"].small.value <= 1
+    assert (demo[0] / "seed0" / "int8.onnx").is_file()
 
 
 @pytest.mark.slow
