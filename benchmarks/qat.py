@@ -1,12 +1,12 @@
 """What training under fake quantization costs: a step of it over a step of the float model.
 
-    python -m benchmarks.qat [--runs 11] [--net resnet18] [--compiled] [--json FILE]
+    python -m benchmarks.qat [--runs 11] [--net resnet18] [--no-eager] [--compiled] [--no-rivals] [--json FILE]
 
 A resnet18 on 16 pictures of 64 x 64, and a small transformer on 16 texts of 64 tokens; weights and outputs of every
 convolution and linear layer at 8 bits. Beside it, where they are installed: torchao (PT2E, the XNNPACK rules of its own
 tests; its rules for x86 refuse a resnet18) and Brevitas (``layerwise_quantize``). Contenders take turns, one thread,
 medians; ratios are what counts. Random weights: what is learnt does not matter here. ``--compiled`` puts everyone,
-the float model too, through ``torch.compile``. The table goes into docs/quantizers.md.
+the float model too, through ``torch.compile``. The table goes into docs/quantizers.md; what was measured before stays.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from torch._dynamo import config as torch_dynamo
 
 from benchmarks.pruner_cost import vision
 from benchmarks.pruners_page import write_between
@@ -133,7 +134,7 @@ def stepper(model: nn.Module, batch: tuple[Tensor, Tensor], compiled: bool) -> S
     """A training step."""
     optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
     inputs, classes = batch
-    run = torch.compile(model) if compiled else model
+    run = torch.compile(model, dynamic=False) if compiled else model
 
     def step() -> None:
         optimizer.zero_grad()
@@ -143,14 +144,16 @@ def stepper(model: nn.Module, batch: tuple[Tensor, Tensor], compiled: bool) -> S
     return step
 
 
-def contend(net: str, runs: int, compiled: bool) -> dict[str, Any]:
+def contend(net: str, runs: int, compiled: bool, rivals: bool) -> dict[str, Any]:
     """How long a step of each takes; in words, where one cannot be measured."""
     make, data = NETS[net]
+    # Contenders share code, of which each compiles a version of its own.
+    torch_dynamo.recompile_limit = 256
     dense, batch = make().train(), data()
     steps, failed = {"float": stepper(copy.deepcopy(dense), batch, compiled)}, {}
     for name, quantize in CONTENDERS.items():
-        if name in ("torchao", "brevitas") and find_spec(name) is None:
-            failed[name] = "not installed"
+        if name in ("torchao", "brevitas") and (not rivals or find_spec(name) is None):
+            failed[name] = "not installed" if rivals else "not run"
             continue
         try:
             step = stepper(quantize(copy.deepcopy(dense), batch[0]), batch, compiled)
@@ -189,7 +192,9 @@ def render(known: dict[str, Any], *, page: bool) -> Table:
 def main(
     runs: Annotated[int, typer.Option(help="how many turns")] = 11,
     net: Annotated[list[str] | None, typer.Option(help="resnet18, transformer; both if not given")] = None,
-    compiled: Annotated[bool, typer.Option(help="beside the eager steps, compiled ones")] = False,
+    eager: Annotated[bool, typer.Option(help="measure eager steps")] = True,
+    compiled: Annotated[bool, typer.Option(help="measure compiled ones")] = False,
+    rivals: Annotated[bool, typer.Option(help="torchao and Brevitas too; compiling these takes minutes")] = True,
     out: Annotated[Path, typer.Option("--json", help="the JSON file")] = OUT,
     only_render: Annotated[bool, typer.Option("--render", help="write the page from what is there")] = False,
 ) -> None:
@@ -199,11 +204,13 @@ def main(
         known = json.loads(out.read_text())
     else:
         steps = {
-            f"{chosen}, {'compiled' if through else 'eager'}": contend(chosen, runs, through)
-            for through in ((False, True) if compiled else (False,))
+            f"{chosen}, {'compiled' if through else 'eager'}": contend(chosen, runs, through, rivals)
+            for through in (False, True)
+            if (compiled if through else eager)
             for chosen in net or NETS
         }
-        known = {"steps": steps, "runs": runs, "machine": describe_machine()}
+        before = json.loads(out.read_text())["steps"] if out.exists() else {}
+        known = {"steps": before | steps, "runs": runs, "machine": describe_machine()}
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(out) as lent:
             lent.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
