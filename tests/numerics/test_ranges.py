@@ -94,6 +94,14 @@ def test_kl_keeps_all_of_an_even_distribution_and_cuts_a_lonely_outlier(generato
     assert -12 < float(low) < -2
 
 
+def test_zeros_do_not_narrow_what_kl_keeps(generator):
+    active = torch.randn(20000, generator=generator).relu()
+    sparse = torch.cat([active, torch.zeros(400_000)])
+    ranges = [kl_range(Histogram.empty().with_values(values), Grid(8)) for values in (active, sparse)]
+    assert ranges[0] == ranges[1]
+    assert float(ranges[1][1]) > 0.7 * float(active.max())
+
+
 @pytest.mark.parametrize("values", [torch.zeros(5), torch.empty(0)])
 def test_of_nothing_but_zeros_every_range_is_zero(values):
     histogram = counted(values)

@@ -86,7 +86,8 @@ def kl_range(histogram: Histogram, grid: Grid) -> Range:
 
     Of absolute values: what lies beyond a threshold is added to the last bin before it. Neighbouring bins are merged to
     as many as the grid has levels on one side of zero, and spread again over those that were not empty. The divergence
-    between the two is measured for each threshold, and the threshold with the least is taken.
+    between the two is measured for each threshold, and the threshold with the least is taken. Values next to zero count
+    no more than their neighbours: a ReLU makes as many zeros as one likes, and they are exact on every grid.
 
     Migacz, "8-bit Inference with TensorRT", GTC 2017, the slides on entropy calibration.
 
@@ -100,6 +101,7 @@ def kl_range(histogram: Histogram, grid: Grid) -> Range:
     two_sided = bool((histogram.low < 0) & (histogram.high > 0)) or grid.symmetric
     levels = min(1 << max(grid.bits - two_sided, 1), BINS)
     counts = _count(histogram.centres.abs(), torch.zeros_like(bound), bound, histogram.counts)
+    counts[0] = counts[1]  # zeros, of which a ReLU makes most, are exact on every grid, and would outweigh all else
     stops = sorted({*range(levels, BINS, max(1, BINS // _THRESHOLDS)), BINS}, reverse=True)
     best = min(stops, key=lambda stop: _divergence(counts, stop, levels))  # of equals, the one that clips least
     limit = bound * best / BINS
