@@ -76,10 +76,12 @@ $(VENV)/.examples: $(BIN)/python $(RECIPE)
 	$(PIP) install --constraint constraints.txt --editable '.[examples]'
 	@touch $@
 
-# torchvision is told apart from its dependencies: its own wish for a torch build must not move ours.
+# torchvision, executorch and its torchao are told apart from their dependencies: their own wishes for a torch build must
+# not move ours.
 $(VENV)/.dev: $(BIN)/python $(RECIPE)
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'
-	$(PIP) install --constraint constraints.txt --no-deps torchvision
+	$(PIP) install --constraint constraints.txt --no-deps torchvision executorch torchao
+	$(PIP) install --constraint constraints.txt flatbuffers ruamel.yaml tabulate
 	@touch $@ $(VENV)/.examples
 
 # timm asks for torchvision, and that for a torch; what else it imports comes with transformers.
@@ -89,5 +91,5 @@ $(VENV)/.zoo: $(VENV)/.dev
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
-	$(PIP) install --constraint constraints.txt --no-deps torch-pruning torchao brevitas dependencies
+	$(PIP) install --constraint constraints.txt --no-deps torch-pruning brevitas dependencies nncf pydot natsort ninja
 	@touch $@

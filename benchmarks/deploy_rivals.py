@@ -46,7 +46,7 @@ def nncf_runner(
     path: Path, batches: Sequence[Sequence[Tensor]], folder: Path, *, transformer: bool
 ) -> tuple[Callable[[list[Tensor]], list[Tensor]], int]:
     """A float ONNX file quantized by NNCF and run in OpenVINO, with the options of our own files; and its size."""
-    import nncf
+    import nncf  # type: ignore[reportMissingImports] - installed by `make bench` alone
     import openvino
 
     model = openvino.Core().read_model(str(path))
