@@ -433,6 +433,9 @@ def test_net_adapt_ends_where_no_layer_alone_makes_the_model_cheaper(
         def __init__(self, model: torch.nn.Module, batch: torch.Tensor) -> None:
             self.size = max(model.wide.out_channels / 16, model.stem.out_channels / 6)
 
+        def __call__(self) -> None:
+            """A run."""
+
     monkeypatch.setattr(costs, "latency", lambda run, runs: run.size)
     monkeypatch.setattr(costs, "relative_latency", lambda run, dense, runs: run.size / dense.size)
     pruner = NetAdaptPruner(trained(Chain), CONVOLUTIONS, None, likelihood, experiment_data_dir=tmp_path,
