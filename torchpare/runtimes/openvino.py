@@ -76,6 +76,8 @@ def openvino_runner(path: Path, *, threads: int | None = None) -> Callable[[list
 
 def _read(core: Any, path: Path) -> Any:
     """OpenVINO's model of a file; see `torchpare.runtimes.openvino_joins`."""
+    if path.suffix == ".xml":  # its own format
+        return core.read_model(str(path))
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
