@@ -42,6 +42,7 @@ from torchpare.runtimes.verify import snr
 
 CONFIG: Final = [{"sparsity": 0.5, "structures": ["all"]}]
 CALIBRATION: Final = 4
+OUT: Final = Path(__file__).parents[1] / "docs" / "speed" / "deploy.json"
 Runner = Callable[[list[Tensor]], list[Tensor]]
 
 
@@ -143,13 +144,14 @@ def main(
     models: Annotated[str, typer.Option(help="which models, separated by commas")] = ",".join(BUILDERS),
     runs: Annotated[int, typer.Option(help="runs of each contender")] = 20,
     json_path: Annotated[Path | None, typer.Option("--json", help="write the figures here too")] = None,
-    page: Annotated[bool, typer.Option(help="write docs/speed.md too")] = False,
+    page: Annotated[bool, typer.Option(help="write docs/speed.md and its JSON too")] = False,
 ) -> None:
     """Measure and print."""
     from torchpare.zoo.vision import torchvision_models
 
     torchvision_models()  # before transformers, which imports torchvision too
     torch.set_num_threads(1)
+    json_path = OUT if page and json_path is None else json_path
     known: list[dict[str, Any]] = []
     if json_path is not None and json_path.is_file():  # models measured earlier stay
         known = [row for row in json.loads(json_path.read_text()) if row["model"] not in models.split(",")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +59,8 @@ def each(*cases: Case) -> pytest.MarkDecorator:
         "case",
         [pytest.param(case, id=str(case), marks=[
             *marks.get(case.kind, []),
-            pytest.mark.skipif(not case.runs, reason=f"{case.library} is not installed"),
+            # `make test` installs all of them: there, one that is missing fails.
+            pytest.mark.skipif(not case.runs and "CI" not in os.environ, reason=f"{case.library} is not installed"),
         ]) for case in cases],
     )  # fmt: skip
 

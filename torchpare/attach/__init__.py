@@ -9,7 +9,6 @@ from torchpare.attach.quantized import (
     attach_weight_quantizer,
     detach_quantizers,
     quantizable,
-    quantized_weights,
     quantizers_of,
 )
 from torchpare.attach.quantizer import FakeQuantize
@@ -27,6 +26,5 @@ __all__ = [
     "masks_of",
     "plain_state_dict",
     "quantizable",
-    "quantized_weights",
     "quantizers_of",
 ]

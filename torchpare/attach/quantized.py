@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchpare.attach.layer import CompressedLayer, shadow, unshadow
 from torchpare.attach.quantizer import FakeQuantize
-from torchpare.attach.reading import ACTIVATIONS, QUANTIZER, before_quantizer
+from torchpare.attach.reading import ACTIVATIONS, QUANTIZER
 from torchpare.config.layers import type_name
 from torchpare.errors import QuantizationError
 
@@ -21,7 +21,6 @@ __all__ = [
     "attach_weight_quantizer",
     "detach_quantizers",
     "quantizable",
-    "quantized_weights",
     "quantizers_of",
 ]
 
@@ -133,14 +132,6 @@ def quantizers_of(model: nn.Module) -> Iterator[tuple[str, CompressedLayer, str,
             for name, child in layer._modules.items():
                 if isinstance(child, FakeQuantize):
                     yield path, layer, kinds.get(name, name.removesuffix(QUANTIZER)), child
-
-
-def quantized_weights(layer: CompressedLayer) -> Iterator[tuple[str, FakeQuantize, Tensor]]:
-    """The quantizers of a layer's parameters, and what each is called with, without gradient."""
-    for name in layer.torchpare_quantized:
-        quantizer = layer._modules[name + QUANTIZER]
-        assert isinstance(quantizer, FakeQuantize)
-        yield name, quantizer, before_quantizer(layer, name).detach()
 
 
 # Functions of a module, not closures: they are pickled by name, and a compiler sees one and the same code.

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from torchpare.commands.models import build_model, read_inputs
+from torchpare.commands.telling import tell
 from torchpare.errors import ConfigError
-from torchpare.files.atomic import atomic_write
 from torchpare.runtimes import RUNTIMES, NumbersProof, verify
 from torchpare.runtimes.bench import Benchmark, benchmark
 
@@ -63,7 +60,7 @@ def bench(
         runs=runs,
         threads=threads,
     )
-    _tell(found, target)
+    tell(found, target)
     return found
 
 
@@ -90,7 +87,7 @@ def prove(
     made = RUNTIMES[runtime](build_model(model), dummy_input=example, calib_data_loader=_batches(calibration))
     made.compress()
     found = verify(made, example)
-    _tell(found, target)
+    tell(found, target)
     return found
 
 
@@ -107,13 +104,3 @@ def _batches(path: str | None) -> list[Any] | None:
             f"--calibration {path!r} gives no batches: {type(error).__name__}: {error}; name a callable without "
             "arguments that returns them, as package.module:callable"
         ) from error
-
-
-def _tell(found: Benchmark | NumbersProof, target: Path | None) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    console.print(found)
-    if target is not None:
-        with atomic_write(target) as lent:
-            lent.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")

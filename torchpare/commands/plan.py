@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from torchpare.commands.models import build_model, read_inputs
+from torchpare.commands.telling import tell
 from torchpare.errors import ConfigError
-from torchpare.files.atomic import atomic_write
 from torchpare.speedup import Plan, plan
 
 __all__ = ["run"]
@@ -34,13 +32,7 @@ def run(model: str, inputs: Sequence[str], config_list: list[dict[str, Any]] | P
     if isinstance(config_list, Path):
         config_list = _read(config_list)
     found = plan(build_model(model), config_list, read_inputs(inputs))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    console.print(found)
-    if target is not None:
-        with atomic_write(target) as lent:
-            lent.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+    tell(found, target)
     return found
 
 

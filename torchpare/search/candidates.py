@@ -70,11 +70,6 @@ class Candidates:
         """The assignment in which one layer has few bits, and all others the most."""
         return {**dict.fromkeys(self.layers, self.bits[-1]), layer: bits}
 
-    @property
-    def op_types_of(self) -> dict[str, str]:
-        """The type of each layer."""
-        return {name: type_name(self.model.get_submodule(name)) for name in self.layers}
-
     def quantized(self, assigned: Mapping[str, int]) -> nn.Module:
         """A calibrated copy of the model, in evaluation mode."""
         made = copy.deepcopy(self.model).eval()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +56,6 @@ class MixedPrecision:
 
     alone: dict[str, dict[int, float]]
     """By layer and bits, the score with that layer quantized alone."""
-
-    layer_types: Mapping[str, str]
 
     @property
     def best(self) -> Point:

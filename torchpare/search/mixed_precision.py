@@ -133,7 +133,7 @@ class MixedPrecisionSearch:
         timed = {digest(assigned): assigned for assigned in (*walk, best, *even)}
         points = [self._point(work, assigned, floor) for assigned in timed.values()]
         alone = {layer: {bits: _score(work, own.alone(layer, bits)) for bits in own.lower} for layer in own.layers}
-        return MixedPrecision(tuple(points), floor, dense, own.runtime, alone, own.op_types_of)
+        return MixedPrecision(tuple(points), floor, dense, own.runtime, alone)
 
     def _by_damage(self, work: _Work) -> list[tuple[str, int]]:
         """Every step up that a layer can take, those first that mend most; of a layer, the lower step first."""

@@ -1,0 +1,36 @@
+"""What a command has found: on the terminal, and as JSON where that is asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from torchpare.files.atomic import atomic_write
+
+__all__ = ["tell"]
+
+
+class Found(Protocol):
+    """What rich can print and JSON can hold."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON knows it."""
+        ...
+
+
+def tell(found: Found, target: Path | None) -> None:
+    """Print what was found, wide where nobody looks, and write it to ``target``.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(found)
+    if target is not None:
+        with atomic_write(target) as lent:
+            lent.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
