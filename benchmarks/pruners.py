@@ -91,29 +91,41 @@ def main(
     """Fill in what is missing, print the table, and write the page, unless the JSON file is another one."""
     known: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"dense": {}, "cells": {}}
     if not only_render:
-        folder = Path("runs") / "pruners"
-        folder.mkdir(parents=True, exist_ok=True)
-        known |= {"epochs": epochs, "seeds": seeds, "machine": describe_machine()}
-        torch.set_num_threads(1)
         wanted = [
             (net, method, sparsity, seed)
             for net in nets.split(",") for method in methods.split(";") for sparsity in SPARSITIES
             for seed in range(seeds)
             if suits(method, net)
         ]  # fmt: skip
-        for net in nets.split(","):
-            for seed in range(seeds):
-                known["dense"][f"{net}|{seed}"] = train_dense(net, seed, folder)
-        cells = [cell for cell in wanted if "|".join(map(str, cell)) not in known["cells"]]
-        fill(known, cells, partial(one, epochs=epochs, folder=str(folder)), jobs, out, "pruning")
+        fill(known, wanted, one, epochs, jobs, out, "pruning")
     Console().print(render(known, page=out == OUT))
 
 
-def fill(known: dict[str, Any], cells: list[Any], does: Callable[[Any], Any], jobs: int, out: Path, title: str) -> None:
-    """Work out cells in processes of their own; each is on the disk as soon as it is known."""
+def fill(
+    known: dict[str, Any], wanted: list[Any], one: Callable[..., Any], epochs: int, jobs: int, out: Path, title: str
+) -> None:
+    """Work out the cells that are missing, in processes of their own; each is on the disk as soon as it is known.
+
+    Args:
+        known: what is there already; filled in.
+        wanted: cells; a cell begins with its net and ends with its seed.
+        one: works out a cell, ``(cell, epochs=..., folder=...)``; the folder holds the dense nets.
+        epochs: of training for every method.
+        jobs: processes at a time.
+        out: the JSON file.
+        title: of the progress bar.
+    """
+    folder = Path("runs") / "pruners"
+    folder.mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    known |= {"epochs": epochs, "seeds": len({cell[-1] for cell in wanted}), "machine": describe_machine()}
+    for net, seed in dict.fromkeys((cell[0], cell[-1]) for cell in wanted):
+        known["dense"][f"{net}|{seed}"] = train_dense(net, seed, folder)
+    cells = [cell for cell in wanted if "|".join(map(str, cell)) not in known["cells"]]
     console = Console(stderr=True)
     os.environ["OMP_NUM_THREADS"] = "1"
-    out.parent.mkdir(parents=True, exist_ok=True)
+    does = partial(one, epochs=epochs, folder=str(folder))
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         running = {pool.submit(does, cell): cell for cell in cells}
         for done in track(as_completed(running), title, len(running), console=console, disable=not console.is_terminal):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -23,7 +22,7 @@ from rich.console import Console
 from torch import nn
 
 from benchmarks.digits_nets import NETS, Budget, accuracy, read_digits
-from benchmarks.pruners import fill, train_dense
+from benchmarks.pruners import fill
 from benchmarks.quantizers_page import render
 from torchpare.errors import QuantizationError
 from torchpare.quantization import (
@@ -39,7 +38,6 @@ from torchpare.quantization import (
     equalize,
     round_adaptively,
 )
-from torchpare.report import describe_machine
 
 OUT: Final = Path(__file__).parents[1] / "docs" / "quantizers" / "quality.json"
 BITS: Final = {"W8A8": (8, 8), "W4A8": (4, 8), "W4A4": (4, 4), "W2A4": (2, 4), "W1A1": (1, 1)}
@@ -179,20 +177,12 @@ def main(
     """Fill in what is missing, print the table, and write the page, unless the JSON file is another one."""
     known: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"dense": {}, "cells": {}}
     if not only_render:
-        folder = Path("runs") / "pruners"
-        folder.mkdir(parents=True, exist_ok=True)
-        known |= {"epochs": epochs, "seeds": seeds, "machine": describe_machine()}
-        torch.set_num_threads(1)
-        chosen = [
+        wanted = [
             (net, method, setting, seed)
             for net in nets.split(",") for method in methods.split(";") for setting in BITS for seed in range(seeds)
             if suits(method, net, setting)
         ]  # fmt: skip
-        for net in nets.split(","):
-            for seed in range(seeds):
-                known["dense"][f"{net}|{seed}"] = train_dense(net, seed, folder)
-        wanted = [cell for cell in chosen if "|".join(map(str, cell)) not in known["cells"]]
-        fill(known, wanted, partial(one, epochs=epochs, folder=str(folder)), jobs, out, "quantizing")
+        fill(known, wanted, one, epochs, jobs, out, "quantizing")
     Console().print(*render(known, list(METHODS), list(BITS), page=out == OUT))
 
 
