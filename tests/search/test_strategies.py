@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import functools
 import json
 import math
 from pathlib import Path
@@ -99,7 +98,6 @@ def test_net_adapt_keeps_what_the_winner_was_trained_to(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("*.safetensors"))) == 1  # what it takes to have the result again, and no more
 
 
-@functools.wraps(likelihood)
 def test_annealing_looks_at_candidates_of_one_cost_and_keeps_the_best(tmp_path: Path) -> None:
     model = trained(Chain)
     dense = copy.deepcopy(model)
