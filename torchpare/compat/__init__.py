@@ -1,0 +1,3 @@
+"""Other toolkits' import paths, for scripts that were written for them."""
+
+from __future__ import annotations
