@@ -1,3 +1,3 @@
-"""Calling ``update_epoch`` and ``step`` from the training loops of other libraries, so that nobody has to remember them."""
+"""``update_epoch`` and ``step``, called from the training loops of other libraries: nobody has to remember them."""
 
 from __future__ import annotations
