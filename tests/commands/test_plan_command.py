@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from torchpare.cli import app
-from torchpare.commands.models import build_model, read_inputs
+from torchpare.recipe.named import build_model, read_inputs
 from torchpare.errors import ConfigError
 
 NET = """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torchpare.commands.models import build_model, read_inputs
+from torchpare.recipe.named import build_model, read_inputs
 from torchpare.commands.telling import tell
 from torchpare.errors import ConfigError
 from torchpare.speedup import Plan, plan
