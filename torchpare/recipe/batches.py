@@ -12,7 +12,16 @@ from torch.utils import _pytree as pytree
 
 from torchpare.errors import ConfigError
 
-__all__ = ["Loss", "arguments_of", "calibration_batches", "default_loss", "first_example", "inputs_of", "on", "read_again"]
+__all__ = [
+    "Loss",
+    "arguments_of",
+    "calibration_batches",
+    "default_loss",
+    "first_example",
+    "inputs_of",
+    "on",
+    "read_again",
+]
 
 Loss = Callable[[Any, Any], Tensor]
 """``loss(output, batch)``."""
@@ -88,7 +97,9 @@ def first_example(batches: Iterable[Any]) -> Any:
     """
     for batch in batches:
         inputs = inputs_of(batch)
-        size = next((leaf.shape[0] for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()), 0)
+        size = next(
+            (leaf.shape[0] for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()), 0
+        )
 
         def cut(leaf: Any, size: int = size) -> Any:
             return leaf[:2] if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == size else leaf
