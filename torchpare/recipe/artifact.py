@@ -1,7 +1,7 @@
 """A model on disk between stages, whatever hangs on it: structure, weights, masks and quantizers.
 
-A plain model, shrunk or not, is one ``model.safetensors`` of :func:`torchpare.save`. One with masks or quantizers is the
-plain model that they hang on (the file of the last stage that had one), the state of all that hangs there, and the
+A plain model, shrunk or not, is one ``model.safetensors`` of :func:`torchpare.save`. One with masks or quantizers is
+the plain model that they hang on (the file of the last stage that had one), the state of all that hangs there, and the
 words by which a quantizer is put on again.
 """
 
@@ -97,8 +97,8 @@ def read_artifact(
             str(words["quantizer"]), tuple(words["config_list"]), dict(words["arguments"])
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileError(f"{folder}: the stage's model is missing or spoilt ({type(error).__name__}: {error}); delete the "
-                        "folder to run the stage anew") from error  # fmt: skip
+        raise FileError(f"{folder}: the stage's model is missing or spoilt ({type(error).__name__}: {error}); delete "
+                        "the folder to run the stage anew") from error  # fmt: skip
     if plain is not None:
         load(model, plain)
     try:

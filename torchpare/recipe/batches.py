@@ -67,8 +67,8 @@ def default_loss(output: Any, batch: Any) -> Tensor:
     elif isinstance(batch, tuple | list) and len(batch) > 1:
         target = batch[-1]
     if not isinstance(logits, Tensor) or not isinstance(target, Tensor):
-        raise ConfigError(f"nothing says what the loss is of a batch that is a {type(batch).__name__} and an output that "
-                          f"is a {type(output).__name__}: name a 'loss', a callable loss(output, batch)")  # fmt: skip
+        kinds = f"a batch that is a {type(batch).__name__} and an output that is a {type(output).__name__}"
+        raise ConfigError(f"nothing says what the loss is of {kinds}: name a 'loss', a callable loss(output, batch)")
     if target.dim() == logits.dim() - 1 and logits.dim() > 2 and logits.shape[:-1] == target.shape:
         return F.cross_entropy(logits.flatten(0, -2), target.flatten())  # (B, T, V): a sequence's vocabulary comes last
     return F.cross_entropy(logits, target)
@@ -84,8 +84,8 @@ def read_again(batches: Any, what: str) -> Iterable[Any]:
         batches = batches()
     if isinstance(batches, Iterator) or not isinstance(batches, Iterable):
         kind = type(batches).__name__
-        raise ConfigError(f"{what} is a {kind}, which cannot be gone through again and again: give a list of batches or "
-                          "a torch.utils.data.DataLoader")  # fmt: skip
+        raise ConfigError(f"{what} is a {kind}, which cannot be gone through again and again: give a list of batches "
+                          "or a torch.utils.data.DataLoader")  # fmt: skip
     return batches
 
 

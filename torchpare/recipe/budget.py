@@ -98,8 +98,8 @@ def read_budget(text: Any) -> Any:
         if found["unit"] == "x":
             return {**plain, "value": float(found["value"]), "of": "times dense"}
         return {**plain, "value": float(found["value"]) * _unit(text, found["unit"])}
-    raise ValueError(f"the budget {text!r} is not understood; say a metric, >= or <=, and a number, such as "
-                     "'accuracy >= 0.97', 'accuracy >= dense - 0.01', 'parameters <= 0.5x' or 'latency <= 5 ms'")  # fmt: skip
+    examples = "'accuracy >= 0.97', 'accuracy >= dense - 0.01', 'parameters <= 0.5x' or 'latency <= 5 ms'"
+    raise ValueError(f"the budget {text!r} is not understood; say a metric, >= or <=, and a number, such as {examples}")
 
 
 def _unit(text: str, unit: str) -> float:

@@ -67,8 +67,8 @@ def _stage(stage: object, materials: Materials) -> None:
     if isinstance(stage, Training) and (isinstance(stage, FinetuneStage) or getattr(stage, "epochs", 0)):
         make_optimizer(stage.optimizer, materials.build())
     if isinstance(stage, FinetuneStage) and materials.train is None:
-        raise ConfigError("this stage trains, and the recipe has no training data: give data: {train: ...}, or train= to "
-                          "torchpare.compress")  # fmt: skip
+        raise ConfigError("this stage trains, and the recipe has no training data: give data: {train: ...}, or train= "
+                          "to torchpare.compress")  # fmt: skip
     if isinstance(stage, FinetuneStage | QuantizeStage) and stage.distil is not None:
         from torchpare.distillation import terms_from_config
 

@@ -79,8 +79,8 @@ class Job:
             ConfigError: the recipe has no training data.
         """
         if self.materials.train is None:
-            raise ConfigError("this stage trains, and the recipe has no training data: give data: {train: ...}, or train= "
-                              "to torchpare.compress")  # fmt: skip
+            raise ConfigError("this stage trains, and the recipe has no training data: give data: {train: ...}, or "
+                              "train= to torchpare.compress")  # fmt: skip
         return Trainer(self.materials.train, self.materials.loss, settings, self.materials.device, self.key)
 
     def calibration(self, count: int) -> list[Any]:

@@ -106,8 +106,8 @@ def _example(recipe: Recipe, given: Given, train: Any) -> Any:
         example = given.example_inputs
     elif said is None:
         if train is None:
-            raise ConfigError("there is neither 'example_inputs' nor training data to take them from: give a shape, such "
-                              "as 1x3x224x224")  # fmt: skip
+            raise ConfigError("there is neither 'example_inputs' nor training data to take them from: give a shape, "
+                              "such as 1x3x224x224")  # fmt: skip
         with seeded(recipe.seed):
             example = first_example(train)
     elif isinstance(said, str) and not is_shape(said):

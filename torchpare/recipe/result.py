@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from io import StringIO
@@ -23,6 +23,10 @@ from torchpare.report import numbers
 
 __all__ = ["Result", "StageResult", "read_stage", "say"]
 
+_SAY: dict[str, Callable[[float], str]] = {
+    "accuracy": numbers.share, "parameters": numbers.count, "macs": numbers.count, "size": numbers.file_size,
+    "latency": numbers.duration, "speedup": numbers.ratio,
+}  # fmt: skip
 _COLUMNS = ("parameters", "macs", "size", "latency", "speedup")
 
 
@@ -85,8 +89,8 @@ def read_stage(path: Path) -> StageResult:
             failure=str(said["failure"]), fingerprint=str(said["fingerprint"]),
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileError(f"{path}: is not what a stage writes ({type(error).__name__}: {error}); delete {path.parent} to "
-                        "run the stage anew") from error  # fmt: skip
+        raise FileError(f"{path}: is not what a stage writes ({type(error).__name__}: {error}); delete {path.parent} "
+                        "to run the stage anew") from error  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +131,8 @@ class Result:
         if len(self.stages) < self.planned + 1:
             return f"{len(self.stages) - 1} of {self.planned} stages are done"
         budgets = sum(len(stage.verdicts) for stage in self.stages)
-        return "all stages are done" + (f" and {'all ' * (budgets > 1)}{budgets} budget{'s are' if budgets > 1 else ' is'} "
-                                        "met" if budgets else "")  # fmt: skip
+        met = {0: "", 1: " and its budget is met"}.get(budgets, f" and all {budgets} budgets are met")
+        return f"all stages are done{met}"
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON knows it."""
@@ -200,17 +204,9 @@ def say(name: str, value: float) -> str:
     """A metric in words."""
     if not math.isfinite(value):
         return str(value)
-    if name in ("parameters", "macs"):
-        return numbers.count(value)
-    if name == "size":
-        return numbers.file_size(value)
-    if name == "latency":
-        return numbers.duration(value)
-    if name == "speedup":
-        return f"{value:.2f}×"
-    if name == "accuracy" and 0 <= value <= 1:
-        return numbers.share(value)
-    return f"{value:.4g}"
+    if name == "accuracy" and not 0 <= value <= 1:  # in percent, or something else altogether
+        return f"{value:.4g}"
+    return _SAY.get(name, "{:.4g}".format)(value)
 
 
 def _cell(name: str, stage: StageResult, dense: Mapping[str, float]) -> str:
@@ -218,7 +214,7 @@ def _cell(name: str, stage: StageResult, dense: Mapping[str, float]) -> str:
         return ""
     said = say(name, stage.metrics[name])
     if stage.number and name in ("parameters", "macs", "size") and dense.get(name) and stage.metrics[name]:
-        return f"{said} ({dense[name] / stage.metrics[name]:.1f}×)"
+        return f"{said} ({numbers.ratio(dense[name] / stage.metrics[name])})"
     return said
 
 

@@ -245,6 +245,6 @@ def _threads(count: int | None) -> Iterator[None]:
 def _bar() -> Progress:
     """What is being done, how far it is and how long it will still take; on a terminal only."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("ETA"),
-               TimeRemainingColumn())  # fmt: skip
+    done = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    columns = (*done, TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)

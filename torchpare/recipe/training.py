@@ -131,8 +131,8 @@ class Trainer:
             raise ConfigError("the training data holds no batches")
         mean = float(torch.stack(losses).double().mean())
         if not math.isfinite(mean):
-            raise TorchpareError(f"training diverged: the mean loss of epoch {number} is {mean}; lower the learning rate "
-                                 "(optimizer: {lr: ...}), or set clip_norm")  # fmt: skip
+            raise TorchpareError(f"training diverged: the mean loss of epoch {number} is {mean}; lower the learning "
+                                 "rate (optimizer: {lr: ...}), or set clip_norm")  # fmt: skip
         return mean
 
     def run(
@@ -217,8 +217,8 @@ def make_optimizer(said: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
     cls = found(said.name) if ":" in said.name else getattr(torch.optim, said.name, None)
     if not isinstance(cls, type) or not issubclass(cls, torch.optim.Optimizer):
         known = [name for name in dir(torch.optim) if isinstance(getattr(torch.optim, name), type)]
-        raise ConfigError(f"there is no optimizer {said.name!r}; torch.optim has {', '.join(known)}, and one of your own "
-                          "is named as package.module:Class")  # fmt: skip
+        raise ConfigError(f"there is no optimizer {said.name!r}; torch.optim has {', '.join(known)}, and one of your "
+                          "own is named as package.module:Class")  # fmt: skip
     try:
         return cls([parameter for parameter in model.parameters() if parameter.requires_grad], **said.arguments)
     except (TypeError, ValueError) as error:

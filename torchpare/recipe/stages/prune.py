@@ -46,9 +46,8 @@ def run(settings: PruneStage, job: Job) -> Outcome:
         try_to_complete(job.model, job.example)
     job.model.zero_grad(set_to_none=True)
     replay.forget()
-    left = pruner.get_pruned_weights()
-    details: dict[str, Any] = {"pruner": settings.pruner,
-                               "layers": [{"name": n, "left": own[0], "of": own[1]} for n, own in left.items()]}  # fmt: skip
+    layers = [{"name": name, "left": left, "of": of} for name, (left, of) in pruner.get_pruned_weights().items()]
+    details: dict[str, Any] = {"pruner": settings.pruner, "layers": layers}
     get = getattr(pruner, "get_config_list", None)
     if callable(get):
         details["config_list"] = get()

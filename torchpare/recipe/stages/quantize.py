@@ -35,8 +35,8 @@ def run(settings: QuantizeStage, job: Job) -> Outcome:
         details["history"] = trained(trainer, settings.epochs, job, listeners=(quantizer,))
     waiting = [each.name for _, _, _, each in quantizers_of(job.model) if each.observing and not bool(each.seen)]
     if waiting:
-        raise QuantizationError(f"{settings.quantizer} learns its grids in training, and {waiting[0]} has seen no data: "
-                                "give the stage epochs, or take quantizer: ObserverQuantizer")  # fmt: skip
+        raise QuantizationError(f"{settings.quantizer} learns its grids in training, and {waiting[0]} has seen no "
+                                "data: give the stage epochs, or take quantizer: ObserverQuantizer")  # fmt: skip
     if settings.distil is not None and not settings.epochs:
         raise ConfigError("'distil' teaches while the model trains: give the stage epochs too")
     details["places"] = [{"name": each.name, "bits": each.spec.grid.bits} for _, _, _, each in quantizers_of(job.model)]
