@@ -144,8 +144,9 @@ class _Run:
                 model, artifact, outcome, metrics = self._dense(folder)
             else:
                 model, before = self._model_behind(done[-1])
-                job = Job(self.materials, folder, mark, model, before, done[-1].metrics, progress)
-                with seeded(int(mark[:8], 16)):
+                key = digest(self.recipe.seed, number, item.kind)  # what is drawn depends on nothing else
+                job = Job(self.materials, folder, key, model, before, done[-1].metrics, progress)
+                with seeded(int(key[:8], 16)):
                     outcome = RUN[item.kind](item.stage, job)
                 artifact = write_artifact(outcome.model, folder, before, outcome.quantized)
                 progress("evaluating", 1.0)
