@@ -36,7 +36,7 @@ from torchpare.report import count_flops_params, describe_machine
 from torchpare.search.journal import alone_in, digest
 from torchpare.search.trial import seeded
 
-__all__ = ["run_recipe", "stage_names"]
+__all__ = ["fingerprints", "known_stage", "run_recipe", "stage_names"]
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,33 @@ def stage_names(recipe: Recipe) -> list[str]:
     return names
 
 
+def fingerprints(recipe: Recipe, beginning: str) -> list[str]:
+    """A name for each stage with all that goes before it; budgets may change without anything being run anew.
+
+    Args:
+        recipe: the stages.
+        beginning: what `gather` says of all that they share.
+    """
+    marks = [digest("dense", beginning)]
+    for item in recipe.stages:
+        words = item.stage.model_dump(mode="json", exclude={"budget", "name"})
+        marks.append(digest(marks[-1], item.kind, words))
+    return marks
+
+
+def known_stage(folder: Path, number: int, name: str, mark: str) -> StageResult | None:
+    """What a stage came to in an earlier run, if it is done and the same; without its verdicts.
+
+    Raises:
+        FileError: what is there is spoilt.
+    """
+    path = folder / f"{number:02}-{name}" / STAGE
+    if not path.exists():
+        return None
+    found = read_stage(path)
+    return found if found.fingerprint == mark else None
+
+
 class _Run:
     """One run of a recipe in a folder."""
 
@@ -88,7 +115,7 @@ class _Run:
 
     def go(self) -> Result:
         """Run every stage that is not done."""
-        names, marks = stage_names(self.recipe), self._fingerprints()
+        names, marks = stage_names(self.recipe), fingerprints(self.recipe, self.beginning)
         done: list[StageResult] = []
         with _bar() as bar:
             task = bar.add_task(self.recipe.name, total=1.0)
@@ -114,24 +141,10 @@ class _Run:
         model, _ = self._model_behind(done[-1])
         return self._result(done, model)
 
-    def _fingerprints(self) -> list[str]:
-        """A name for each stage with all that goes before it; budgets may change without anything being run anew."""
-        marks = [digest("dense", self.beginning)]
-        for item in self.recipe.stages:
-            words = item.stage.model_dump(mode="json", exclude={"budget", "name"})
-            marks.append(digest(marks[-1], item.kind, words))
-        return marks
-
     def _known(self, number: int, name: str, mark: str, item: StageItem | None) -> StageResult | None:
         """What a stage came to earlier, if it is done; its budgets are judged anew."""
-        path = self.folder / f"{number:02}-{name}" / STAGE
-        if not self.resume or not path.exists():
-            return None
-        found = read_stage(path)
-        if found.fingerprint != mark:
-            return None
-        log.info("%s: done already", path.parent.name)
-        return self._judged(found, item)
+        known = known_stage(self.folder, number, name, mark) if self.resume else None
+        return None if known is None else self._judged(known, item)
 
     def _stage(
         self, number: int, name: str, mark: str, item: StageItem | None, done: list[StageResult], progress: Any
