@@ -107,7 +107,7 @@ def relation_distances(student: Tensor, teacher: Tensor) -> Tensor:
     The distance of each pair of different examples, over the mean of all; the mean Huber loss between the student's
     and the teacher's. Widths may differ.
 
-    Park, Kim, Lu, Cho, "Relational Knowledge Distillation", CVPR 2019, equations 5 to 7, as a mean over pairs.
+    Park, Kim, Lu, Cho, "Relational Knowledge Distillation", CVPR 2019, section 3.2, as a mean over pairs.
     """
     if len(student) < 2:
         return _nothing(student)
@@ -128,7 +128,7 @@ def relation_angles(student: Tensor, teacher: Tensor) -> Tensor:
     The cosine of the angle at ``j`` between ``i`` and ``k``, for all triples of different examples; the mean Huber loss
     between the student's and the teacher's. Widths may differ. Memory grows with the cube of the batch.
 
-    Park, Kim, Lu, Cho, "Relational Knowledge Distillation", CVPR 2019, equations 8 to 10, as a mean over triples.
+    Park, Kim, Lu, Cho, "Relational Knowledge Distillation", CVPR 2019, section 3.2, as a mean over triples.
     """
     number = len(student)
     if number < 3:
