@@ -97,8 +97,8 @@ class Features:
         if path not in self._seen:
             raise ConfigError(
                 f"the {self.whose}'s layer '{address.layer}' has not run since the distiller looked last: run the "
-                "student before each call of the distiller. A layer that is never called itself (a list that is only looped "
-                "over) cannot be compared"
+                "student before each call of the distiller. A layer that is never called itself (a list that is only "
+                "looped over) cannot be compared"
             )
         found, before = [], 0
         for output in self._seen[path]:
