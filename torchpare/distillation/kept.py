@@ -48,16 +48,19 @@ class _Gone:
                 f"evaluation mode, and no tensor {number} that could be matched"
             )
         value = self.space.program.values[uids[number]]
+        kept = [~self.gone[self.space.canonical(labels)] for labels in self.space.axes(value.uid)]
+        whole = [flags.all() or flags.size == flags.shape[axis] for axis, flags in enumerate(kept)]
         found: list[Tensor | None] = []
-        for axis, labels in enumerate(self.space.axes(value.uid)):
-            kept = ~self.gone[self.space.canonical(labels)]
-            if kept.all():
-                found.append(None)
-            elif kept.size == value.shape[axis]:
-                found.append(torch.from_numpy(np.flatnonzero(kept.reshape(-1))))
-            else:
+        for axis, flags in enumerate(kept):
+            rows = flags
+            for other, its in enumerate(kept):  # what is kept may differ in places that are gone anyway
+                if other != axis and whole[other] and its.size > 1 and rows.shape[other] > 1:
+                    rows = rows.compress(its.reshape(-1), axis=other)
+            rows = np.moveaxis(rows, axis, -1).reshape(-1, rows.shape[axis])
+            if (rows != rows[:1]).any():
                 raise ConfigError(f"which entries of axis {axis} of the {whose}'s '{layer}' are kept depends on other "
                                   "axes, so they cannot be matched; compare a layer before or behind it")  # fmt: skip
+            found.append(None if rows.all() else torch.from_numpy(np.flatnonzero(rows[0])))
         return found
 
 
@@ -176,7 +179,7 @@ class KeptOutputs:
                 lost[indices] = False
                 gone[labels.reshape(-1)[lost]] = True
                 stays[labels.reshape(-1)[~lost]] = True
-        gone = spread(space, gone)
+        gone = spread(space, _explained(space, gone, stays))
         if gone[0] or (gone & stays)[1:].any():
             raise ConfigError("the student's record of what was kept does not agree with how the teacher's channels "
                               "hang together; the teacher must be the model before the shrink")  # fmt: skip
@@ -215,6 +218,28 @@ class KeptOutputs:
             return analyse(model, self.inputs, outputs=outputs)
         except CaptureError as error:
             raise CaptureError(f"the {whose}'s channels cannot be followed: {error}") from error
+
+
+def _explained(space: PruningSpace, gone: NDArray[np.bool_], stays: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """By class whether it is gone, of atoms too that no parameter has an axis of: heads of an attention, say.
+
+    What is recorded of a projection are channels, each a slot of a head. The fewest atoms that explain why these are
+    gone are gone: a head, and not every slot of it.
+    """
+    whole, part = space.composites
+    told = gone[whole] | stays[whole]
+    whole, part = whole[told], part[told]
+    of_atom = np.bincount(part, minlength=space.size)
+    gone_of_atom = np.bincount(part[gone[whole]], minlength=space.size)
+    possible = np.flatnonzero((of_atom > 0) & (of_atom == gone_of_atom) & ~stays)
+    gone = gone.copy()
+    unexplained = gone[whole] & ~np.isin(whole, whole[gone[part]])
+    for atom in possible[np.argsort(-of_atom[possible], kind="stable")].tolist():
+        its = np.isin(whole, whole[part == atom])
+        if (unexplained & its).any():
+            gone[atom] = True
+            unexplained &= ~its
+    return gone
 
 
 def first_name(model: nn.Module, layer: str) -> str:
