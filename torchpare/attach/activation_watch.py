@@ -27,10 +27,17 @@ class ActivationWatch:
     Args:
         layers: by name.
         measure: of an output and its channel axis, the terms to add up.
+        evaluation: whether passes in evaluation mode and without gradients count too.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], measure: Callable[[Tensor, int], tuple[Any, ...]]) -> None:
-        self.measure = measure
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        measure: Callable[[Tensor, int], tuple[Any, ...]],
+        *,
+        evaluation: bool = True,
+    ) -> None:
+        self.measure, self.evaluation = measure, evaluation
         self.sums: dict[str, tuple[Any, ...]] = {}
         self.passes = dict.fromkeys(layers, 0)
         self._handles = [layer.register_forward_hook(partial(self._see, name)) for name, layer in layers.items()]
@@ -60,6 +67,8 @@ class ActivationWatch:
     @torch.no_grad()
     def _see(self, name: str, layer: nn.Module, inputs: Any, output: Any) -> None:
         del inputs
+        if not (self.evaluation or layer.training or torch.is_grad_enabled()):
+            return
         self._add(name, self.measure(output.detach(), channel_axis(layer)))
 
     def _add(self, name: str, terms: tuple[Any, ...]) -> None:

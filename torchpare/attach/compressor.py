@@ -36,6 +36,11 @@ class Compressor(ABC):
         """Compress the model and return it, the same object. A second call changes nothing."""
 
     @property
+    def compressed(self) -> bool:
+        """Whether ``compress()`` has been called."""
+        return self._compressed
+
+    @property
     @abstractmethod
     def layers(self) -> Iterable[str]:
         """The names of the layers that the ``config_list`` selects."""
