@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from torchpare.distillation import terms_from_config
 from torchpare.errors import ConfigError, TorchpareError
 from torchpare.recipe.artifact import Artifact, Quantized
 from torchpare.recipe.job import Job, Materials, put_on
@@ -70,8 +71,6 @@ def _stage(stage: object, materials: Materials) -> None:
         raise ConfigError("this stage trains, and the recipe has no training data: give data: {train: ...}, or train= "
                           "to torchpare.compress")  # fmt: skip
     if isinstance(stage, FinetuneStage | QuantizeStage) and stage.distil is not None:
-        from torchpare.distillation import terms_from_config
-
         terms_from_config(stage.distil.terms)
     if isinstance(stage, PruneStage):
         with tempfile.TemporaryDirectory() as folder:

@@ -41,8 +41,15 @@ class Listener(Protocol):
         """A minibatch was learnt."""
 
 
-Teaching = Callable[..., Tensor]
-"""``teaching(output, *args, **kwargs)``: the distillation loss of what a student said of these inputs."""
+class Teaching(Protocol):
+    """What a student learns from its teachers; see :class:`torchpare.distillation.Distiller`."""
+
+    def __call__(self, student_output: Any, *inputs: Any, **named_inputs: Any) -> Tensor:
+        """The loss of what the student said of these inputs."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the student."""
 
 
 def nothing(share: float) -> None:
@@ -70,7 +77,7 @@ class Trainer:
         settings: what the stage says about training.
         device: where the model is.
         key: names the training: seeds what it draws.
-        teaching: adds the loss of a distillation.
+        teacher: makes what adds the loss of a distillation; called when training begins.
         task: what the loss on the targets is multiplied by.
         tick: called behind every minibatch with the share of the epoch that is done.
     """
@@ -80,9 +87,10 @@ class Trainer:
     settings: Training
     device: str
     key: str
-    teaching: Teaching | None = None
+    teacher: Callable[[], Teaching] | None = None
     task: float = 1.0
     tick: Callable[[float], None] = nothing
+    teaching: Teaching | None = field(default=None, init=False)
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer that the stage asks for, over the model's parameters."""
@@ -178,14 +186,20 @@ class Trainer:
 
         for number, epoch in enumerate(history):
             after_epoch(number, epoch)
-        for number in range(len(history), epochs):
-            for listener in listeners:
-                listener.update_epoch(number)
-            loss = self.epoch(model, optimizer, number, after_step=after_step)
-            judged = model if averaged is None else averaged.module
-            history.append(Epoch(loss, {} if evaluate is None else evaluate(judged)))
-            state.write(history)
-            after_epoch(number, history[-1])
+        self.teaching = None if self.teacher is None else self.teacher()  # behind the copy that is averaged
+        try:
+            for number in range(len(history), epochs):
+                for listener in listeners:
+                    listener.update_epoch(number)
+                loss = self.epoch(model, optimizer, number, after_step=after_step)
+                judged = model if averaged is None else averaged.module
+                history.append(Epoch(loss, {} if evaluate is None else evaluate(judged)))
+                state.write(history)
+                after_epoch(number, history[-1])
+        finally:
+            if self.teaching is not None:
+                self.teaching.close()
+                self.teaching = None
         if averaged is not None:
             _take_over(model, averaged.module)
         return history

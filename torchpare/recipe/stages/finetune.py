@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from torchpare.distillation import Distiller, terms_from_config
 from torchpare.recipe.job import Job, Outcome
 from torchpare.recipe.named import build_model
 from torchpare.recipe.schema import Distillation, FinetuneStage
@@ -52,10 +53,11 @@ def taught(trainer: Trainer, said: Distillation | None, job: Job) -> Trainer:
     """
     if said is None:
         return trainer
-    from torchpare.distillation import Distiller, terms_from_config
+    terms = terms_from_config(said.terms)
 
-    teacher: nn.Module = job.materials.build() if said.teacher is None else build_model(said.teacher)
-    teacher.to(job.materials.device)
-    trainer.teaching = Distiller(job.model, teacher, terms_from_config(said.terms))
-    trainer.task = said.task
+    def teacher() -> Distiller:
+        dense: nn.Module = job.materials.build() if said.teacher is None else build_model(said.teacher)
+        return Distiller(job.model, dense.to(job.materials.device), terms)
+
+    trainer.teacher, trainer.task = teacher, said.task
     return trainer
