@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torchpare.distillation import terms_from_config
 from torchpare.errors import ConfigError, TorchpareError
-from torchpare.recipe.artifact import Artifact, Quantized
+from torchpare.recipe.artifact import Quantized
 from torchpare.recipe.job import Job, Materials, put_on
 from torchpare.recipe.replay import Replay
 from torchpare.recipe.schema import (
@@ -74,7 +74,7 @@ def _stage(stage: object, materials: Materials) -> None:
         terms_from_config(stage.distil.terms)
     if isinstance(stage, PruneStage):
         with tempfile.TemporaryDirectory() as folder:
-            job = Job(materials, Path(folder), "check", materials.build(), Artifact(Path(folder), None))
+            job = Job(materials, Path(folder), "check", materials.build())
             make_pruner(stage, job, Replay(job.folder))
     if isinstance(stage, QuantizeStage):
         put_on(materials.build(), Quantized(stage.quantizer, tuple(stage.config_list), stage.arguments),

@@ -51,7 +51,7 @@ def run(settings: PruneStage, job: Job) -> Outcome:
     get = getattr(pruner, "get_config_list", None)
     if callable(get):
         details["config_list"] = get()
-    return Outcome(job.model, job.artifact.quantized, details)
+    return Outcome(job.model, job.quantized, details)
 
 
 def make_pruner(settings: PruneStage, job: Job, replay: Replay) -> tuple[Pruner, dict[str, Any]]:
@@ -85,7 +85,7 @@ def _arguments(cls: Any, settings: PruneStage, job: Job, replay: Replay) -> dict
         if materials.evaluate is None:
             raise ConfigError(f"{settings.pruner} asks what each candidate is worth: give the recipe 'evaluate'")
         given["evaluator"] = _Metric(materials.evaluate)
-    tuning = next((name for name in ("fine_tuner", "finetuner", "short_term_fine_tuner") if name in takes), None)
+    tuning = next((name for name in ("short_term_fine_tuner", "finetuner", "fine_tuner") if name in takes), None)
     if tuning is not None and (settings.fine_tune_epochs or tuning == "short_term_fine_tuner"):
         given[tuning] = _FineTuner(job.trainer(settings), settings)
     for name in ("experiment_data_dir", "output_dir"):
@@ -102,8 +102,8 @@ def _takes(cls: Any) -> set[str]:
             continue
         parameters = inspect.signature(each.__init__).parameters.values()
         found.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
+        if not any(p.kind is p.VAR_KEYWORD and "Unpack" in str(p.annotation) for p in parameters):
+            break  # it hands no named options on
     return found
 
 
