@@ -1,7 +1,7 @@
 """Runs a recipe in a process of its own, which may kill itself: ``killed.py RECIPE FOLDER EVENTS_BEFORE_DEATH``.
 
-Events are batches that are read, and files that are complete and not yet in their places. Prints how many there were and
-what came of it, as JSON.
+Events are batches that are read, and files that are complete and not yet in their places. Prints how many there were
+and what came of it, as JSON.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ def test_a_factor_is_never_outside_0_and_1_and_warms_up_to_1(schedule, steps, wa
     found = [factor(schedule, step, steps, warmup) for step in range(steps + 3)]
     assert all(-1e-12 <= value <= 1 + 1e-12 for value in found)
     rising = round(warmup * steps)
-    assert all(earlier < later for earlier, later in zip(found[:rising], found[1:rising], strict=False))
+    assert all(earlier < later for earlier, later in pairwise(found[:rising]))
     if rising:
         assert found[rising - 1] == 1.0
 

@@ -1,8 +1,8 @@
 """A model on disk between stages, whatever hangs on it: structure, weights, masks and quantizers.
 
-A plain model, shrunk or not, is one ``model.safetensors`` of :func:`torchpare.save`. One with masks or quantizers is the
-same without these, as ``plain.safetensors``; the state of all that hangs on it; and the words by which a quantizer is
-put on again. Each stage's files stand alone.
+A plain model, shrunk or not, is one ``model.safetensors`` of :func:`torchpare.save`. One with masks or quantizers is
+the same without these, as ``plain.safetensors``; the state of all that hangs on it; and the words by which a quantizer
+is put on again. Each stage's files stand alone.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def read_artifact(
             str(words["quantizer"]), tuple(words["config_list"]), dict(words["arguments"])
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileError(f"{folder}: the stage's model is missing or spoilt ({type(error).__name__}: {error}); delete the "
-                        "folder to run the stage anew") from error  # fmt: skip
+        raise FileError(f"{folder}: the stage's model is missing or spoilt ({type(error).__name__}: {error}); delete "
+                        "the folder to run the stage anew") from error  # fmt: skip
     load(model, folder / PLAIN)
     try:
         state = load_file(folder / STATE)

@@ -112,8 +112,8 @@ def _plain(value: Any, source: str) -> Any:
         nonlocal left
         left -= 1
         if left < 0 or depth > _DEEPEST:
-            raise FileError(f"{source}: unfolds to more than {_MOST:,} values, or deeper than {_DEEPEST} levels; a recipe "
-                            "is a short file")  # fmt: skip
+            raise FileError(f"{source}: unfolds to more than {_MOST:,} values, or deeper than {_DEEPEST} levels; a "
+                            "recipe is a short file")  # fmt: skip
         if isinstance(value, Mapping):
             return {_scalar(key): plain(each, depth + 1) for key, each in value.items()}
         if isinstance(value, Sequence) and not isinstance(value, str | bytes):
