@@ -174,6 +174,17 @@ def test_the_model_may_be_the_module_itself_and_training_may_go_on_with_a_second
     assert not net._load_state_dict_pre_hooks
 
 
+def test_a_test_loads_the_best_checkpoint_with_its_masks(tmp_path):
+    model, compressors = made("AGP of filters")
+    callback = CompressionCallback(*compressors)
+    kept = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, enable_version_counter=False)
+    trainer(tmp_path, callback, kept).fit(module_of(lightning.pytorch, model))
+    fresh, compressors = made("AGP of filters", seed=1)
+    module = module_of(lightning.pytorch, fresh)
+    trainer(tmp_path, CompressionCallback(*compressors)).validate(module, ckpt_path=tmp_path / "epoch=3.ckpt")
+    assert same(fresh, model)
+
+
 # --------------------------------------------------------------------------------------------------- averaged weights
 
 

@@ -12,6 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer, Tra
 from tests.integrations.runs import CASES, CONVS, EPOCHS, LATE, by_hand, made, same, sgd
 from tests.pruning.training import Small, batches
 from torchpare.attach import masks_of
+from torchpare.attach.loading import take_masks_from_states
 from torchpare.errors import CheckpointError, ConfigError
 from torchpare.integrations.transformers import CompressionCallback
 from torchpare.pruning import AGPPruner, LevelPruner, MovementPruner
@@ -50,7 +51,8 @@ def every_epoch(_):
     return batches(0)
 
 
-def trainer(folder, model, *callbacks, kind=InOrder, data=EXAMPLES, optimizer=None, **options):
+def trainer(folder, model, *callbacks, kind=InOrder, data=EXAMPLES, optimizer=None, eval_dataset=None,
+            compute_metrics=None, **options):  # fmt: skip
     arguments = {
         "num_train_epochs": EPOCHS, "per_device_train_batch_size": 8, "max_grad_norm": 0.0, "use_cpu": True,
         "save_strategy": "no", "report_to": [], "disable_tqdm": True, "logging_strategy": "no", **options,
@@ -58,7 +60,10 @@ def trainer(folder, model, *callbacks, kind=InOrder, data=EXAMPLES, optimizer=No
     optimizer = optimizer or sgd(model)
     constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     arguments = TrainingArguments(str(folder), **arguments)
-    return kind(model, arguments, train_dataset=data, callbacks=list(callbacks), optimizers=(optimizer, constant))
+    return kind(
+        model, arguments, train_dataset=data, eval_dataset=eval_dataset, compute_metrics=compute_metrics,
+        callbacks=list(callbacks), optimizers=(optimizer, constant),
+    )  # fmt: skip
 
 
 @every_case
@@ -143,20 +148,26 @@ def test_a_bert_with_dropout_in_shuffled_order_is_resumed_from_its_own_checkpoin
     assert int((~masks_of(whole)["bert.pooler.dense"]["weight"]).sum()) == 128
 
 
-def test_the_best_checkpoint_is_loaded_with_its_masks(tmp_path):
-    model, compressors = made("AGP")
-    train = trainer(
+@pytest.mark.parametrize("best", [1, 3])
+def test_the_best_checkpoint_is_loaded_with_its_masks(tmp_path, best):
+    model, compressors = made("AGP of filters")
+    asked = []
+
+    def metric(_):
+        asked.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return {"good": float(len(asked) == best)}
+
+    trainer(
         tmp_path, WithLoss(model), CompressionCallback(*compressors), save_strategy="epoch", eval_strategy="epoch",
-        load_best_model_at_end=True, metric_for_best_model="gone", greater_is_better=False,
-    )  # fmt: skip
-    train.eval_dataset = EXAMPLES[:8]
-
-    def gone(_):  # the first epoch is the best
-        return {"gone": int((~masks_of(model)["b"]["weight"]).sum()) if masks_of(model) else 0}
-
-    train.compute_metrics = gone
-    train.train()
-    assert train.state.best_global_step == 4
+        load_best_model_at_end=True, metric_for_best_model="good", eval_dataset=EXAMPLES[:8], compute_metrics=metric,
+    ).train()  # fmt: skip
+    x = torch.randn(4, 1, 6, 6)
+    model.eval()
+    expected = Small().eval()
+    handle = take_masks_from_states(expected)
+    expected.load_state_dict(asked[best - 1])
+    handle.remove()
+    assert torch.equal(model(x), expected(x))
 
 
 # ------------------------------------------------------------------------------------------------------------- errors

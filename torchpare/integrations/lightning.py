@@ -67,7 +67,7 @@ class CompressionCallback(Callback):
         del trainer
         if stage == "fit":
             check_trained(self._following.compressors, pl_module, _WHERE)
-            self._following.expect_states()
+        self._following.expect_states()  # a test may load the best checkpoint
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Follow the optimizers, which are there by now, before validation is tried out."""
