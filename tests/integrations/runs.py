@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional
@@ -23,7 +24,7 @@ from torchpare.pruning import (
 )
 from torchpare.quantization import LsqPlusQuantizer, LsqQuantizer, PACTQuantizer, QATQuantizer
 
-__all__ = ["CASES", "EPOCHS", "X", "by_hand", "made", "same", "sgd", "through_a_file"]
+__all__ = ["ALL", "CASES", "EPOCHS", "X", "by_hand", "made", "same", "sgd", "through_a_file"]
 
 EPOCHS = 4
 X = torch.ones(2, 1, 6, 6)
@@ -69,6 +70,13 @@ CASES: dict[str, Make] = {
         QATQuantizer(model, LATE, steps),
     ],
 }
+
+
+ALL = [
+    pytest.param(case, marks=() if case in ("AGP and QAT, late", "linear, by gradients") else pytest.mark.slow)
+    for case in CASES
+]
+"""All cases, of which a hasty run takes two."""
 
 
 def made(case: str, seed: int = 0) -> tuple[Small, list[Compressor]]:

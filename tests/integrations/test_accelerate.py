@@ -8,11 +8,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.nn import functional
 
-from tests.integrations.runs import CASES, EPOCHS, by_hand, made, same, sgd
+from tests.integrations.runs import ALL, EPOCHS, by_hand, made, same, sgd
 from tests.pruning.training import batches
 from torchpare.integrations import compression
 
-every_case = pytest.mark.parametrize("case", CASES)
+every_case = pytest.mark.parametrize("case", ALL)
 
 
 @pytest.fixture(autouse=True)

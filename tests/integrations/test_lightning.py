@@ -11,12 +11,19 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch.nn import functional
 
-from tests.integrations.runs import CASES, CONVS, EPOCHS, LATE, by_hand, made, same, sgd
-from tests.pruning.training import Small, batches
+from tests.integrations.runs import ALL, CONVS, EPOCHS, LATE, by_hand, made, same, sgd
+from tests.pruning.training import Small, batches, train
 from torchpare.attach import masks_of
 from torchpare.errors import ConfigError
 from torchpare.integrations.lightning import CompressionCallback
-from torchpare.pruning import AGPPruner, L1FilterPruner, LevelPruner
+from torchpare.pruning import (
+    ADMMPruner,
+    AGPPruner,
+    L1FilterPruner,
+    LevelPruner,
+    SlimPruner,
+    TaylorFOWeightFilterPruner,
+)
 from torchpare.quantization import QATQuantizer
 
 pytestmark = [
@@ -26,7 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:lightning.*"),
     pytest.mark.filterwarnings("ignore::FutureWarning:pytorch_lightning.*"),
 ]
-every_case = pytest.mark.parametrize("case", CASES)
+every_case = pytest.mark.parametrize("case", ALL)
 
 
 class Data(torch.utils.data.IterableDataset):
@@ -77,7 +84,7 @@ def trainer(folder, *callbacks, base=lightning.pytorch, **options):
     return base.Trainer(
         max_epochs=options.pop("max_epochs", EPOCHS), accelerator="cpu", callbacks=list(callbacks), logger=False,
         default_root_dir=folder, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=kept, reload_dataloaders_every_n_epochs=1, **options,
+        enable_checkpointing=kept, **{"reload_dataloaders_every_n_epochs": 1, **options},
     )  # fmt: skip
 
 
@@ -133,6 +140,68 @@ def interrupted_and_resumed(case, folder, *, epoch, batch, every):
 def test_resumed_from_a_checkpoint_with_new_objects_it_ends_with_the_same_model(case, tmp_path):
     every = {"every_n_epochs": 1, "save_on_train_epoch_end": True}
     assert same(interrupted_and_resumed(case, tmp_path, epoch=2, batch=1, every=every), by_hand(case))
+
+
+class Remembered:
+    """Batches that know where they are, so that Lightning can begin within an epoch."""
+
+    def __init__(self):
+        self.epoch, self.at = 0, 0
+
+    def __iter__(self):
+        if self.at == len(self):
+            self.epoch, self.at = self.epoch + 1, 0
+        for batch in batches(self.epoch)[self.at :]:
+            self.at += 1
+            yield batch
+
+    def __len__(self):
+        return 4
+
+    def state_dict(self):
+        return {"epoch": self.epoch, "at": self.at}
+
+    def load_state_dict(self, state):
+        self.epoch, self.at = state["epoch"], state["at"]
+
+
+@every_case
+def test_so_does_one_that_was_saved_within_an_epoch(case, tmp_path):
+    def fit(seed, *more, **options):
+        model, compressors = made(case, seed)
+        kept = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1)
+        trainer(tmp_path, CompressionCallback(*compressors), kept, *more, reload_dataloaders_every_n_epochs=0).fit(
+            module_of(lightning.pytorch, model), Remembered(), **options
+        )
+        return model
+
+    assert same(fit(0), by_hand(case))
+    for step in (3, 6):
+        assert same(fit(1, ckpt_path=tmp_path / f"step={step}.ckpt"), by_hand(case))
+
+
+@pytest.mark.parametrize("kind", ["slim", "ADMM", "Taylor"])
+def test_pruners_that_train_within_compress_may_train_with_lightning(kind, tmp_path):
+    def with_lightning(model, optimizer, criterion, epoch):
+        module = module_of(lightning.pytorch, model)
+        module.configure_optimizers = lambda: optimizer
+        trainer(tmp_path, max_epochs=1).fit(module, torch.utils.data.DataLoader(batches(epoch), batch_size=None))
+
+    def pruned(trains):
+        torch.manual_seed(0)
+        model = Small()
+        steps = sgd(model)
+        if kind == "slim":
+            asked = [{"sparsity": 0.5, "op_types": ["BatchNorm2d"]}]
+            pruner = SlimPruner(model, asked, steps, trains, None, 2, scale=0.05)
+        elif kind == "ADMM":
+            pruner = ADMMPruner(model, CONVS, trains, None, 2, 1, row=0.05, optimizer=steps)
+        else:
+            pruner = TaylorFOWeightFilterPruner(model, CONVS, steps, trains, None, 3)
+        pruner.compress()
+        return model
+
+    assert same(pruned(with_lightning), pruned(train))
 
 
 def test_a_checkpoint_is_read_without_running_code(tmp_path):

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.utils.data import SequentialSampler
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 
-from tests.integrations.runs import CASES, CONVS, EPOCHS, LATE, by_hand, made, same, sgd
+from tests.integrations.runs import ALL, CONVS, EPOCHS, LATE, by_hand, made, same, sgd
 from tests.pruning.training import Small, batches
 from torchpare.attach import masks_of
 from torchpare.attach.loading import take_masks_from_states
@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:torch.utils.data.*"),  # of memory that no accelerator needs pinned
     pytest.mark.filterwarnings("ignore::UserWarning:transformers.*"),
 ]
-every_case = pytest.mark.parametrize("case", CASES)
+every_case = pytest.mark.parametrize("case", ALL)
 
 
 class WithLoss(nn.Module):
