@@ -53,6 +53,7 @@ def agrees(kept, removal):
     return lost
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(recipes(), st.sampled_from(["layers", "aware", "convolutions"]), st.integers(0, 999))
 def test_of_random_pictures_nets_the_record_tells_what_the_shrink_decided(recipe, kind, seed):
