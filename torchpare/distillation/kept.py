@@ -9,7 +9,7 @@ are asked what would go if it were shrunk now.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,12 +36,21 @@ Axes = Sequence[Tensor | None]
 class _Gone:
     """A model's channels, and which of them are gone."""
 
+    model: nn.Module
+    whose: str
     space: PruningSpace
     gone: NDArray[np.bool_]
+    known: dict[tuple[str, int], Axes] = field(default_factory=dict)
 
-    def axes(self, layer: str, number: int, whose: str) -> Axes:
-        """Kept indices of the axes of a tensor that a layer returned."""
-        uids = [uid for path, uid in self.space.program.module_outputs if path == layer]
+    def axes(self, layer: str, number: int) -> Axes:
+        """Kept indices of the axes of a tensor that a layer returned; worked out once."""
+        if (layer, number) not in self.known:
+            self.known[layer, number] = self._axes(layer, number)
+        return self.known[layer, number]
+
+    def _axes(self, layer: str, number: int) -> Axes:
+        name, whose = first_name(self.model, layer), self.whose
+        uids = [uid for path, uid in self.space.program.module_outputs if path == name]
         if number >= len(uids):
             raise ConfigError(
                 f"the {whose}'s layer '{layer}' returned {len(uids)} tensors when its channels were followed, in "
@@ -144,8 +153,8 @@ class KeptOutputs:
             CaptureError: a model could not be run on the inputs.
         """
         masked, shrunk = self._of_masks(), self._of_record()
-        own = None if masked is None else masked.axes(first_name(self.student, layer), number, "student")
-        its = None if shrunk is None else shrunk.axes(first_name(self.teacher, teacher_layer), number, "teacher")
+        own = None if masked is None else masked.axes(layer, number)
+        its = None if shrunk is None else shrunk.axes(teacher_layer, number)
         return own, its
 
     def _of_record(self) -> _Gone | None:
@@ -183,7 +192,7 @@ class KeptOutputs:
         if gone[0] or (gone & stays)[1:].any():
             raise ConfigError("the student's record of what was kept does not agree with how the teacher's channels "
                               "hang together; the teacher must be the model before the shrink")  # fmt: skip
-        return _Gone(space, gone)
+        return _Gone(self.teacher, "teacher", space, gone)
 
     def _of_masks(self) -> _Gone | None:
         layers = [module for module in self.student.modules() if isinstance(module, CompressedLayer)]
@@ -199,7 +208,9 @@ class KeptOutputs:
         if not same or self._masked is None:
             space = self._space_of_student()
             weights = dict(self.student.named_parameters(remove_duplicate=False))
-            self._masked = _Gone(space, space.decide(masks_of(self.student), weights=weights).gone)
+            self._masked = _Gone(
+                self.student, "student", space, space.decide(masks_of(self.student), weights=weights).gone
+            )
             self._masks = now
         return self._masked
 
