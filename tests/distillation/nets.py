@@ -58,11 +58,11 @@ def pictures_net(seed: int = 0) -> tuple[Pictures, Tensor]:
 
 
 def tokens_net(seed: int = 0) -> tuple[Tokens, dict[str, Tensor]]:
-    """A net in evaluation mode, and what it takes: two sentences, one of them with two tokens of padding."""
+    """A net in evaluation mode, and what it takes: three sentences, two of them with padding."""
     chance = torch.Generator().manual_seed(seed)
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]])
     model = randomise(Tokens(), chance).eval()
-    return model, {"tokens": torch.randint(11, (2, 5), generator=chance), "attention_mask": mask}
+    return model, {"tokens": torch.randint(11, (3, 5), generator=chance), "attention_mask": mask}
 
 
 def pruned_copy(model: Pictures, x: Tensor, sparsity: float = 0.5) -> tuple[Pictures, object]:

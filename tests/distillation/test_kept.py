@@ -20,6 +20,7 @@ from torchpare.attach import attach_masks
 from torchpare.distillation import KeptOutputs, dense_teacher
 from torchpare.errors import CaptureError, ConfigError
 from torchpare.graph import analyse
+from torchpare.pruning import L1FilterPruner
 
 
 def decided(removal):
@@ -119,6 +120,23 @@ def test_masks_on_a_shrunk_model_and_what_was_shrunk_before_are_one_answer():
     ModelSpeedup(masked, x).speedup_model()
     assert torch.equal(its[1][own[1]], told.indices("relu", dim=1))
     assert torch.equal(told.indices("relu", dim=1), KeptOutputs(masked, teacher, x).indices("relu", dim=1))
+
+
+def test_one_question_is_answered_anew_after_each_change_of_the_student():
+    model, x = pictures_net()
+    student = copy.deepcopy(model)
+    told = KeptOutputs(student, model, x)
+    assert told.axes("relu", "relu", 0) == (None, None)
+    for sparsity, left in ((0.25, 6), (0.5, 3)):
+        L1FilterPruner(
+            student, [{"sparsity": sparsity, "op_types": ["Conv2d"]}], dependency_aware=True, dummy_input=x
+        ).compress()
+        masked = told.indices("relu", dim=1)
+        assert len(masked) == left
+        ModelSpeedup(student, x).speedup_model()
+        assert torch.equal(told.indices("relu", dim=1), masked)
+        assert masked.tolist() == student.torchpare_structure["kept"]["outer.weight"]["0"]
+    assert KeptOutputs(student, dense_teacher(student), x).axes("relu", "relu", 0) == (None, None)
 
 
 def test_a_loaded_model_knows_what_it_kept(tmp_path):

@@ -46,9 +46,8 @@ def test_what_lies_behind_the_end_of_a_sentence_has_no_part(term):
     torch.testing.assert_close(distiller(student(**changed), **changed), loss)
     changed["tokens"][1, 0] = (changed["tokens"][1, 0] + 4) % 11
     assert distiller(student(**changed), **changed) != loss
-    assert (
-        distiller(student(batch["tokens"], batch["attention_mask"]), batch["tokens"], batch["attention_mask"]) == loss
-    )
+    in_order = batch["tokens"], batch["attention_mask"]
+    assert distiller(student(*in_order), *in_order) == loss
 
 
 def test_soft_targets_are_compared_token_by_token_and_the_mean_is_over_tokens():
@@ -62,7 +61,7 @@ def test_soft_targets_are_compared_token_by_token_and_the_mean_is_over_tokens():
 
 def test_labels_tell_what_counts_too_and_of_a_causal_model_one_token_later():
     student, teacher, batch = another()
-    batch["labels"] = torch.tensor([[-100, 3, 4, -100, 5], [-100, 3, -100, 2, -100]])
+    batch["labels"] = torch.tensor([[-100, 3, 4, -100, 5], [-100, 3, -100, 2, -100], [3] * 5])
     own, its = student(**batch)["logits"], teacher(**batch)["logits"]
     both = (batch["labels"] != -100) & batch["attention_mask"].bool()
     for term, counted in (
@@ -71,7 +70,7 @@ def test_labels_tell_what_counts_too_and_of_a_causal_model_one_token_later():
         (SoftTargets(2.0, mask=None), batch["labels"] != -100),
         (SoftTargets(2.0, ignore_index=3), (batch["labels"] != 3) & batch["attention_mask"].bool()),
         (SoftTargets(2.0, next_token=True), F.pad(both[:, 1:], (0, 1))),
-        (SoftTargets(2.0, mask=None, labels=None, next_token=True), F.pad(torch.ones(2, 4).bool(), (0, 1))),
+        (SoftTargets(2.0, mask=None, labels=None, next_token=True), F.pad(torch.ones(3, 4).bool(), (0, 1))),
     ):
         loss = Distiller(student, teacher, [term])(student(**batch), **batch)
         torch.testing.assert_close(loss, soft_target_loss(own, its, 2.0, counted))
@@ -119,10 +118,10 @@ def test_a_mask_is_found_by_the_name_that_is_given_and_torchs_padding_masks_say_
     ("term", "inputs", "message"),
     [
         (HiddenStates([LAYER], mask="mask"), {}, "no tensor 'mask' among the inputs given to the distiller"),
-        (HiddenStates([LAYER]), {"attention_mask": torch.ones(2, 4)}, r"'attention_mask' is \(2, 4\), and its tokens are"),
+        (HiddenStates([LAYER]), {"attention_mask": torch.ones(3, 4)}, r"'attention_mask' is \(3, 4\), and its tokens"),
         (AttentionScores([LAYER]), {}, r"attention_scores at 'encoder.layers.0': scores of attention are \(N, heads"),
         (TokenRelations([LAYER], heads=3), {}, "with a width for 3 heads"),
-        (SoftTargets(axis=3), {}, r"logits of shape \(2, 5, 11\) have no classes along axis 3"),
+        (SoftTargets(axis=3), {}, r"logits of shape \(3, 5, 11\) have no classes along axis 3"),
         (SoftTargets(output="scores"), {}, r"there is no \[scores\] in dict with the keys 'hidden', 'logits'"),
         (HiddenStates([f"{LAYER}[1]"]), {}, rf"the student's '{LAYER}\[1\]': there is no \[1\] in a tensor"),
     ],
@@ -254,10 +253,10 @@ def test_a_model_with_encoder_and_decoder_has_two_kinds_of_tokens():
     teacher = dense_teacher(model)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
+            parameter.add_(0.05 * torch.randn_like(parameter))
     batch = {"input_ids": torch.randint(30, (2, 5)), "attention_mask": torch.tensor([[1] * 5, [1, 1, 0, 0, 0]])}
     batch["labels"] = torch.tensor([[4, 5, 6, 7, 8], [4, 5, 6, -100, -100]])
-    output, its = model(**batch), teacher(**batch)
+    its = teacher(**batch)
     loss = Distiller(model, teacher, [SoftTargets(2.0)])(output := model(**batch), **batch)
     torch.testing.assert_close(loss, soft_target_loss(output.logits, its.logits, 2.0, batch["labels"] != -100))
     with pytest.raises(ConfigError, match="the model has an encoder and a decoder, whose tokens differ; say"):

@@ -84,11 +84,11 @@ def teaching(model: nn.Module) -> Iterator[None]:
     try:
         with torch.no_grad():
             for parameter in frozen:
-                parameter.requires_grad_()
+                parameter.requires_grad = True
             yield
     finally:
         for parameter in frozen:
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad = False
         torch.backends.mha.set_fastpath_enabled(fast)
         for module, mode in modes.items():
             module.training = mode
