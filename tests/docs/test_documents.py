@@ -26,6 +26,7 @@ PAGES = (
     "docs/search.md",
     "docs/recipe.md",
     "docs/fine-tuning.md",
+    "docs/distillation.md",
 )
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]+\]\(([^)#\s]+)(?:#[^)]*)?\)")
