@@ -27,6 +27,7 @@ from torchpare.graph.remembered import asked_anew
 from torchpare.graph.sizes import Attribute, Size
 from torchpare.layers import MultiheadAttention, adopt
 from torchpare.layers.settings import is_settings
+from torchpare.numerics.shards import refuse_sharded
 
 __all__ = ["call_arguments", "capture"]
 
@@ -65,6 +66,7 @@ def capture(
             "followed: analyse the Python module that it was made from, and script the small one afterwards"
         )
         raise CaptureError(message)
+    refuse_sharded(model, "cannot be analysed", CaptureError)
     failures: list[Exception] = []
     for place in ("meta", "cpu") if device is None else (device,):
         try:

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchpare.attach import attach_masks, detach, is_attached, masks_of
+from torchpare.attach.reading import in_use
 from torchpare.config import Entry, Target, select
 from torchpare.errors import ConfigError, MaskError
 from torchpare.graph import PruningSpace, analyse
 from torchpare.numerics import Reduction, Unit, select_common, select_global
 from torchpare.numerics.allocation import rounded
+from torchpare.numerics.shards import refuse_sharded
 from torchpare.pruning.export import export, load_state
 from torchpare.pruning.granularity import MODES, check_mode, unit_of
 from torchpare.pruning.groups import complete_masks, complete_on_first_forward, forget_first_forward
@@ -196,6 +198,9 @@ class Pruner(ABC):
         Raises:
             MaskError, CaptureError: as ``compress()``; the model is as it was.
         """
+        if self.structured and self._space is None:
+            # Filters take their groups along, which are found by running the model.
+            refuse_sharded(self.bound_model, "cannot be analysed without dummy_input in compress()", MaskError)
         masks = self._own_masks(self._space if self.dependency_aware else None)
         if self._space is not None:
             masks = complete_masks(self._space, masks, self.bound_model)
@@ -334,8 +339,7 @@ class Pruner(ABC):
     @torch.no_grad()
     def _scores(self, target: Target, existing: Masks) -> Tensor:
         unit = self._unit(target)
-        weight = target.module.weight
-        assert isinstance(weight, Tensor)
+        weight = in_use(target.module, "weight")
         folded = unit.fold(weight.detach())
         if not _finite(folded):
             raise self._unrankable(target)
@@ -368,8 +372,7 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _is_spoilt(target: Target) -> bool:
-    weight = target.module.weight
-    return isinstance(weight, Tensor) and not _finite(weight.detach())
+    return not _finite(in_use(target.module, "weight").detach())
 
 
 def _check_weight(target: Target, algorithm: str) -> None:

@@ -19,8 +19,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from torchpare.attach import attach_masks, masks_of
-from torchpare.errors import CaptureError
+from torchpare.errors import CaptureError, MaskError
 from torchpare.graph import PruningSpace, analyse, group_masks
+from torchpare.numerics.shards import is_sharded, refuse_sharded, whole
 from torchpare.types import Masks
 
 __all__ = [
@@ -37,7 +38,8 @@ log = logging.getLogger(__name__)
 
 def complete_masks(space: PruningSpace, masks: Masks, model: nn.Module) -> Masks:
     """The masks, completed over the groups of what will leave the model; what has to stay after all is logged."""
-    removal = space.decide(masks, weights=dict(model.named_parameters(remove_duplicate=False)))
+    weights = {name: whole(weight) for name, weight in model.named_parameters(remove_duplicate=False)}
+    removal = space.decide(masks, weights=weights)
     for item in removal.restored:
         log.info("%d channels of %s stay: %s", item.channels, ", ".join(item.layers), item.why)
     return group_masks(removal, masks, unmask_returned=True)
@@ -124,6 +126,8 @@ class _FirstForward:
             return  # somebody records or counts the model's operators; ours would be among them
         elif not masks_of(model):
             forget_first_forward(model)
+        elif is_sharded(model):
+            refuse_sharded(model, "its masks cannot be completed over their groups", MaskError)
         elif not try_to_complete(model, args, kwargs, warn=self.failures == 0):
             self.failures += 1
             if self.failures == _PATIENCE:

@@ -20,10 +20,11 @@ from torchpare.attach import FakeQuantize, attach_activation_quantizer, attach_w
 from torchpare.config import QuantEntry, QuantSpec, Target, select
 from torchpare.config.layers import WEIGHTED
 from torchpare.config.quantization import Observer, QuantType
-from torchpare.errors import ConfigError, QuantizationError
+from torchpare.errors import ConfigError, ExportError, QuantizationError
 from torchpare.files.calibration import Calibration
 from torchpare.numerics.affine import check_finite
 from torchpare.numerics.ranges import min_max
+from torchpare.numerics.shards import refuse_sharded, whole
 from torchpare.quantization.calibration import apply_calibration, calibration_of
 from torchpare.quantization.export import export
 from torchpare.quantization.joined import joined_outputs
@@ -130,7 +131,7 @@ class Quantizer(ABC):
         """
         if not self._compressed:
             for place in self.weights:
-                check_finite(*min_max(place.parameter), place.name)
+                check_finite(*min_max(whole(place.parameter)), place.name)
             weights = [(place, self.weight_quantizer(place)) for place in self.weights]
             activations = self._join([(place, self.activation_quantizer(place)) for place in self.activations])
             for place, quantizer in weights:
@@ -192,6 +193,7 @@ class Quantizer(ABC):
             FileError: a file cannot be written. A file that cannot be completed leaves the old one in its place.
         """
         self._has_quantizers("export")
+        refuse_sharded(self.bound_model, "cannot be exported", ExportError)
         calibration = calibration_of(self.bound_model)
         export(self.bound_model, calibration, model_path, calibration_path, onnx_path, input_shape, device)
         return calibration

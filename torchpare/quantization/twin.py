@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchpare.attach import CompressedLayer, detach_quantizers, quantizers_of
 from torchpare.errors import QuantizationError
 from torchpare.graph.capture import call_arguments
+from torchpare.numerics.shards import refuse_sharded
 
 __all__ = ["evaluated", "float_twin", "quantized_layers", "run", "seen"]
 
@@ -28,8 +29,9 @@ def quantized_layers(model: nn.Module, batches: Iterable[Any]) -> tuple[list[str
     """The layers whose weights are quantized, in the order in which the model calls them; and the batches, as a list.
 
     Raises:
-        QuantizationError: the model has no quantizers, there is no batch, or no such layer was called.
+        QuantizationError: the model has no quantizers or is sharded, there is no batch, or no such layer was called.
     """
+    refuse_sharded(model, "cannot be set beside its float twin", QuantizationError)
     names = list(dict.fromkeys(
         path for path, layer, kind, _ in quantizers_of(model) if kind == "weight" and layer.torchpare_quantized
     ))  # fmt: skip
