@@ -127,7 +127,13 @@ class GradientWatch:
     @torch.no_grad()
     def _together(self) -> dict[str, Tensor]:
         """What there is to say of the weights before this step and the means of their gradients, by layer."""
-        grads = averages_over_ranks({name: whole(grad) for name, grad in self._apart.items()}, self._weights)
+        seen = {}
+        for name, layer in self.layers.items():
+            # What fully_shard has put in a parameter's place had no hook yet; its gradient is still there.
+            grad = self._apart.get(name, dense_weight(layer).grad)
+            if grad is not None:
+                seen[name] = whole(grad.detach())
+        grads = averages_over_ranks(seen, self._weights)
         return {name: self.measure(name, self._weights[name], grad) for name, grad in grads.items()}
 
     @torch.no_grad()

@@ -76,8 +76,9 @@ def refuse_sharded(model: nn.Module, what: str, error: type[TorchpareError]) -> 
         error: what to raise.
     """
     if is_sharded(model):
+        kind = (type(model), *fsdp_class(type(model)))[-1]
         raise error(
-            f"{type(model).__name__} is sharded and {what}, which takes a whole model: do it before fully_shard, or "
+            f"{kind.__name__} is sharded and {what}, which takes a whole model: do it before fully_shard, or "
             "gather the state with torch.distributed.checkpoint.state_dict.get_model_state_dict(model, options="
             "StateDictOptions(full_state_dict=True)) and load it into a plain model that is compressed in the same way"
         )

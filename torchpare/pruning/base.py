@@ -23,7 +23,6 @@ from torchpare.errors import ConfigError, MaskError
 from torchpare.graph import PruningSpace, analyse
 from torchpare.numerics import Reduction, Unit, select_common, select_global
 from torchpare.numerics.allocation import rounded
-from torchpare.numerics.shards import refuse_sharded
 from torchpare.pruning.export import export, load_state
 from torchpare.pruning.granularity import MODES, check_mode, unit_of
 from torchpare.pruning.groups import complete_masks, complete_on_first_forward, forget_first_forward
@@ -198,9 +197,6 @@ class Pruner(ABC):
         Raises:
             MaskError, CaptureError: as ``compress()``; the model is as it was.
         """
-        if self.structured and self._space is None:
-            # Filters take their groups along, which are found by running the model.
-            refuse_sharded(self.bound_model, "cannot be analysed without dummy_input in compress()", MaskError)
         masks = self._own_masks(self._space if self.dependency_aware else None)
         if self._space is not None:
             masks = complete_masks(self._space, masks, self.bound_model)

@@ -19,9 +19,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from torchpare.attach import attach_masks, masks_of
-from torchpare.errors import CaptureError, MaskError
+from torchpare.errors import CaptureError
 from torchpare.graph import PruningSpace, analyse, group_masks
-from torchpare.numerics.shards import is_sharded, refuse_sharded, whole
+from torchpare.numerics.shards import whole
 from torchpare.types import Masks
 
 __all__ = [
@@ -126,8 +126,6 @@ class _FirstForward:
             return  # somebody records or counts the model's operators; ours would be among them
         elif not masks_of(model):
             forget_first_forward(model)
-        elif is_sharded(model):
-            refuse_sharded(model, "its masks cannot be completed over their groups", MaskError)
         elif not try_to_complete(model, args, kwargs, warn=self.failures == 0):
             self.failures += 1
             if self.failures == _PATIENCE:

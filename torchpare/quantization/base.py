@@ -16,7 +16,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from torchpare.attach import FakeQuantize, attach_activation_quantizer, attach_weight_quantizer, quantizers_of
+from torchpare.attach import (
+    FakeQuantize,
+    attach_activation_quantizer,
+    attach_weight_quantizer,
+    learned_grids,
+    quantizers_of,
+)
 from torchpare.config import QuantEntry, QuantSpec, Target, select
 from torchpare.config.layers import WEIGHTED
 from torchpare.config.quantization import Observer, QuantType
@@ -24,7 +30,7 @@ from torchpare.errors import ConfigError, ExportError, QuantizationError
 from torchpare.files.calibration import Calibration
 from torchpare.numerics.affine import check_finite
 from torchpare.numerics.ranges import min_max
-from torchpare.numerics.shards import refuse_sharded, whole
+from torchpare.numerics.shards import is_sharded, refuse_sharded, whole
 from torchpare.quantization.calibration import apply_calibration, calibration_of
 from torchpare.quantization.export import export
 from torchpare.quantization.joined import joined_outputs
@@ -142,6 +148,8 @@ class Quantizer(ABC):
                 for layer, kind in place.holders:
                     attach_activation_quantizer(layer, kind, quantizer)  # type: ignore[arg-type]
             self._follow_optimizer([quantizer for _, quantizer in (*weights, *activations)])
+            if is_sharded(self.bound_model):
+                learned_grids(self.bound_model)  # of which fully_shard, which came first, knows nothing
             self._compressed = True
             self.begin()
         return self.bound_model
