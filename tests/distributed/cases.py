@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
@@ -41,6 +42,7 @@ from torchpare.quantization import (
     ObserverQuantizer,
     PACTQuantizer,
     QAT_Quantizer,
+    learned_grids,
 )
 
 __all__ = ["PRUNERS", "QUANTIZERS", "Net", "Share", "grids", "masks"]
@@ -77,6 +79,8 @@ class Share:
 
     rank: int = 0
     count: int = 1
+    shards: Literal["", "layers", "model"] = ""
+    """With ``fully_shard`` in place of DDP: on each layer and the model, or on the model alone."""
 
     def batches(self, number: int, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """So many minibatches, of which this process sees every ``count``-th example."""
@@ -88,7 +92,12 @@ class Share:
             yield x[self.rank :: self.count], y[self.rank :: self.count]
 
     def together(self, model: nn.Module) -> nn.Module:
-        """The model as it is called in training; DDP, which must not hide by its broadcasts that buffers differ."""
+        """The model as it is called in training; DDP must not hide by its broadcasts that buffers differ."""
+        if self.shards:
+            learnt = learned_grids(model)
+            for layer in model.children() if self.shards == "layers" else ():
+                fully_shard(layer, ignored_params=learnt)
+            return fully_shard(model, ignored_params=learnt)
         return DistributedDataParallel(model, broadcast_buffers=False) if self.count > 1 else model
 
 
@@ -273,9 +282,11 @@ def quantized(kind: Any, **more: Any) -> Callable[[Share], nn.Module]:
 
     def case(share: Share) -> nn.Module:
         model = net()
-        optimizer = sgd(model, 0.02)
-        kind(model, [{**EVERYTHING, **more}], optimizer).compress()
-        train(share.together(model), optimizer, share, number=4)
+        # fully_shard puts others in the place of parameters, so that an optimizer can only be made behind it.
+        known = None if share.shards else sgd(model, 0.02)
+        kind(model, [{**EVERYTHING, **more}], known).compress()
+        together = share.together(model)
+        train(together, known or sgd(model, 0.02), share, number=4)
         return model
 
     return case

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchpare.attach.ranks import many_ranks, ranks, terms_over_ranks
 from torchpare.attach.watch import dense_weight
 from torchpare.errors import MaskError
-from torchpare.numerics.shards import in_pieces
+from torchpare.numerics.shards import is_whole_in_passes
 
 __all__ = ["CurvatureWatch"]
 
@@ -63,7 +63,7 @@ class CurvatureWatch:
             MaskError: an operator of the model cannot be differentiated twice, or weights are sharded.
         """
         for name, layer in self.layers.items():
-            if in_pieces(dense_weight(layer)):
+            if is_whole_in_passes(layer):
                 raise MaskError(f"{name}.weight is sharded, and no loss is differentiated twice by what is whole "
                                 "in a pass alone: prune by second order before fully_shard, or with DDP")  # fmt: skip
         weights = {

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from torchpare.config.layers import output_layout, type_name
 from torchpare.errors import MaskError
-from torchpare.numerics.shards import in_pieces, whole
+from torchpare.numerics.shards import in_pieces, is_whole_in_passes, whole
 
 __all__ = [
     "ACTIVATIONS",
@@ -132,9 +132,7 @@ def _check_fully_sharded(layer: nn.Module, name: str, parameter: Any) -> None:
     Raises:
         MaskError: it is in pieces for another reason.
     """
-    if not getattr(layer, "_is_fsdp_managed_module", False) or any(
-        not placement.is_replicate() for placement in parameter.placements[:-1]
-    ):
+    if not is_whole_in_passes(layer) or any(not placement.is_replicate() for placement in parameter.placements[:-1]):
         raise MaskError(
             f"{type_name(layer)}.{name} lies in pieces ({', '.join(map(str, parameter.placements))}) that stay apart "
             "while the layer computes, as in tensor parallelism: masks and quantizers work with DDP and fully_shard, "

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from torchpare.errors import TorchpareError
 
-__all__ = ["fsdp_class", "in_pieces", "is_sharded", "placed_like", "refuse_sharded", "reshard", "whole"]
+__all__ = [
+    "fsdp_class",
+    "in_pieces",
+    "is_sharded",
+    "is_whole_in_passes",
+    "placed_like",
+    "refuse_sharded",
+    "reshard",
+    "whole",
+]
 
 
 def in_pieces(tensor: Tensor | None) -> bool:
@@ -67,6 +76,11 @@ def is_sharded(model: nn.Module) -> bool:
     return any(fsdp_class(type(module)) for module in model.modules()) or any(map(in_pieces, model.parameters()))
 
 
+def is_whole_in_passes(layer: nn.Module) -> bool:
+    """Whether a layer's parameters are those of ``fully_shard``: in pieces between two passes, and whole in them."""
+    return getattr(layer, "_is_fsdp_managed_module", False)
+
+
 def refuse_sharded(model: nn.Module, what: str, error: type[TorchpareError]) -> None:
     """Refuse a model that lies in pieces.
 
@@ -79,6 +93,6 @@ def refuse_sharded(model: nn.Module, what: str, error: type[TorchpareError]) -> 
         kind = (type(model), *fsdp_class(type(model)))[-1]
         raise error(
             f"{kind.__name__} is sharded and {what}, which takes a whole model: do it before fully_shard, or "
-            "gather the state with torch.distributed.checkpoint.state_dict.get_model_state_dict(model, options="
-            "StateDictOptions(full_state_dict=True)) and load it into a plain model that is compressed in the same way"
+            "gather its state, with get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
+            "torch.distributed.checkpoint.state_dict, and load that into a plain model that is compressed as this one"
         )

@@ -12,8 +12,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchpare.graph import capture as graph_capture
-from torchpare.graph.copying import copy_to
 from torchpare.graph.capture import call_arguments, plain_operators
+from torchpare.graph.copying import copy_to
 from torchpare.graph.program import Program
 from torchpare.graph.recorder import output_tensors
 from torchpare.layers import adopt

@@ -1,0 +1,52 @@
+"""Run by torchrun: every case under ``fully_shard``, in two layouts; each process writes what it came to."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+import warnings
+
+import torch
+import torch.distributed as dist
+
+from tests.distributed.cases import PRUNERS, QUANTIZERS, Share, grids, masks, second_order
+from tests.distributed.fsdp_cases import BEFORE, gathered, refusals, told
+from torchpare.errors import MaskError
+
+WITHOUT = "hessian"
+"""Which no sharded model can be pruned by."""
+
+
+def main(folder: str) -> None:
+    warnings.simplefilter("ignore")  # of torch's own
+    dist.init_process_group("gloo", timeout=dt.timedelta(seconds=60))
+    rank, count = dist.get_rank(), dist.get_world_size()
+    found = {}
+    for layout in ("layers", "model"):
+        share = Share(rank, count, layout)
+        for order, cases in (("sharded first", PRUNERS | QUANTIZERS), ("sharded last", BEFORE)):
+            for name, case in cases.items():
+                if name != WITHOUT:
+                    model = case(share)
+                    found[layout, order, name] = {
+                        "masks": masks(model),
+                        "grids": grids(model),
+                        "state": gathered(model),
+                    }
+        found[layout, "told"] = told(share, folder)
+        found[layout, "refused"] = refusals(share, folder) | {"hessian": _second_order(share)}
+    torch.save({" / ".join(key): value for key, value in found.items()}, f"{folder}/{rank}.pt")
+    dist.barrier()  # neither ends while the other still talks
+    dist.destroy_process_group()
+
+
+def _second_order(share: Share) -> str:
+    try:
+        second_order(share)
+    except MaskError as error:
+        return str(error)
+    return ""
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
