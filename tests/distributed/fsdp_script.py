@@ -13,8 +13,13 @@ from tests.distributed.cases import PRUNERS, QUANTIZERS, Share, grids, masks, se
 from tests.distributed.fsdp_cases import BEFORE, gathered, refusals, told
 from torchpare.errors import MaskError
 
-WITHOUT = "hessian"
-"""Which no sharded model can be pruned by."""
+LAYERS = [name for name in (*PRUNERS, *QUANTIZERS) if name != "hessian"]  # by which no sharded model can be pruned
+MODEL = ["level", "agp l1", "taylor", "apoz", "movement", "admm", "lottery", "qat", "lsq", "calibrated kl"]
+CASES = {
+    layout: [("sharded first", name) for name in first] + [("sharded last", name) for name in BEFORE]
+    for layout, first in {"layers": LAYERS, "model": MODEL}.items()
+}
+"""By layout, in which order what is done; with the whole model in one group, some of each kind."""
 
 
 def main(folder: str) -> None:
@@ -22,17 +27,11 @@ def main(folder: str) -> None:
     dist.init_process_group("gloo", timeout=dt.timedelta(seconds=60))
     rank, count = dist.get_rank(), dist.get_world_size()
     found = {}
-    for layout in ("layers", "model"):
+    for layout, cases in CASES.items():
         share = Share(rank, count, layout)
-        for order, cases in (("sharded first", PRUNERS | QUANTIZERS), ("sharded last", BEFORE)):
-            for name, case in cases.items():
-                if name != WITHOUT:
-                    model = case(share)
-                    found[layout, order, name] = {
-                        "masks": masks(model),
-                        "grids": grids(model),
-                        "state": gathered(model),
-                    }
+        for order, name in cases:
+            model = (BEFORE if order == "sharded last" else PRUNERS | QUANTIZERS)[name](share)
+            found[layout, order, name] = {"masks": masks(model), "grids": grids(model), "state": gathered(model)}
         found[layout, "told"] = told(share, folder)
         found[layout, "refused"] = refusals(share, folder) | {"hessian": _second_order(share)}
     torch.save({" / ".join(key): value for key, value in found.items()}, f"{folder}/{rank}.pt")

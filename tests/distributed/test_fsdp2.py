@@ -15,7 +15,7 @@ from torch import nn
 
 from tests.distributed.cases import CONVOLUTIONS, EVERYTHING, PRUNERS, QUANTIZERS, Share, grids, masks, net
 from tests.distributed.fsdp_cases import BEFORE, EXAMPLE, masked_and_quantized
-from tests.distributed.fsdp_script import WITHOUT
+from tests.distributed.fsdp_script import CASES
 from tests.distributed.launch import torchrun
 from torchpare import ModelSpeedup, load, save
 from torchpare.attach import plain_state_dict
@@ -24,9 +24,7 @@ from torchpare.quantization import LsqQuantizer, QAT_Quantizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*never below zero")]
 
-LAYOUTS = ("layers", "model")
-CASES = [("sharded first", name) for name in (*PRUNERS, *QUANTIZERS) if name != WITHOUT]
-CASES += [("sharded last", name) for name in BEFORE]
+LAYOUTS = tuple(CASES)
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +41,14 @@ def alone() -> dict[tuple[str, str], nn.Module]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     cases = PRUNERS | QUANTIZERS
-    made = {(order, name): (BEFORE if order == "sharded last" else cases)[name](Share()) for order, name in CASES}
+    made = {
+        (order, name): (BEFORE if order == "sharded last" else cases)[name](Share()) for order, name in CASES["layers"]
+    }
     torch.set_num_threads(threads)
     return made
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("order", "name"), CASES)
+@pytest.mark.parametrize(("layout", "order", "name"), [(layout, *case) for layout in CASES for case in CASES[layout]])
 def test_masks_scales_and_weights_are_those_of_one_process(layout, order, name, found, alone):
     ours, theirs = (rank[f"{layout} / {order} / {name}"] for rank in found)
     model = alone[order, name]
