@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from torchpare.quantization import ObserverQuantizer, correct_biases, round_adaptively
 
-COUNT, SHAPE = 160, (8, 8, 64, 64)
+COUNT, SHAPE = 96, (8, 8, 64, 64)
 """So many batches, each of 1 MiB; in and out of the layers as much."""
 
 ENTRY = {"quant_types": ["weight", "output"], "quant_bits": 4, "op_types": ["Conv2d"]}
