@@ -1,0 +1,1 @@
+V2: dict[str, dict[str, str]] = {}

@@ -1,0 +1,1 @@
+V3: dict[str, dict[str, str]] = {}
