@@ -5,7 +5,10 @@ The table in ``docs/coming-from-nni.md`` is printed from here.
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 __all__ = ["CHANGES", "Change", "NNIChangeWarning", "as_table", "tell"]
@@ -135,6 +138,7 @@ CHANGES: dict[str, Change] = {
         "the file is checked by running it, in one version"),
 }  # fmt: skip
 
+_PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
 _told: set[str] = set()
 """Which have been told in this process."""
 
@@ -146,7 +150,15 @@ def tell(key: str) -> None:
     _told.add(key)
     change = CHANGES[key]
     message = f"{change.where}: NNI: {change.was}. Here: {change.now}. Why: {change.why}."
-    warnings.warn(message.replace("`", ""), NNIChangeWarning, stacklevel=3)
+    warnings.warn(message.replace("`", ""), NNIChangeWarning, stacklevel=_depth())
+
+
+def _depth() -> int:
+    """How far up the first caller outside of torchpare is: the line of the script, which the warning is about."""
+    level, frame = 1, sys._getframe(1)  # noqa: SLF001 - what warnings themselves use
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def as_table() -> str:

@@ -139,71 +139,71 @@ class LegacyPruner(LegacyCompressor, pruning.Pruner):
 
 
 class LevelPruner(LegacyPruner, pruning.LevelPruner):
-    __doc__ = pruning.LevelPruner.__doc__
+    """As :class:`torchpare.pruning.LevelPruner`, which has the arguments."""
 
 
 class L1FilterPruner(LegacyPruner, pruning.L1FilterPruner):
-    __doc__ = pruning.L1FilterPruner.__doc__
+    """As :class:`torchpare.pruning.L1FilterPruner`, which has the arguments."""
 
 
 class L2FilterPruner(LegacyPruner, pruning.L2FilterPruner):
-    __doc__ = pruning.L2FilterPruner.__doc__
+    """As :class:`torchpare.pruning.L2FilterPruner`, which has the arguments."""
 
 
 class FPGMPruner(LegacyPruner, pruning.FPGMPruner):
-    __doc__ = pruning.FPGMPruner.__doc__
+    """As :class:`torchpare.pruning.FPGMPruner`, which has the arguments."""
 
 
 class SlimPruner(LegacyPruner, pruning.SlimPruner):
-    __doc__ = pruning.SlimPruner.__doc__
+    """As :class:`torchpare.pruning.SlimPruner`, which has the arguments."""
 
 
 class TaylorFOWeightFilterPruner(LegacyPruner, pruning.TaylorFOWeightFilterPruner):
-    __doc__ = pruning.TaylorFOWeightFilterPruner.__doc__
+    """As :class:`torchpare.pruning.TaylorFOWeightFilterPruner`, which has the arguments."""
 
 
 class ActivationAPoZRankFilterPruner(LegacyPruner, pruning.ActivationAPoZRankFilterPruner):
-    __doc__ = pruning.ActivationAPoZRankFilterPruner.__doc__
+    """As :class:`torchpare.pruning.ActivationAPoZRankFilterPruner`, which has the arguments."""
 
 
 class ActivationMeanRankFilterPruner(LegacyPruner, pruning.ActivationMeanRankFilterPruner):
-    __doc__ = pruning.ActivationMeanRankFilterPruner.__doc__
+    """As :class:`torchpare.pruning.ActivationMeanRankFilterPruner`, which has the arguments."""
 
 
 class AGPPruner(LegacyPruner, pruning.AGPPruner):
-    __doc__ = pruning.AGPPruner.__doc__
+    """As :class:`torchpare.pruning.AGPPruner`, which has the arguments."""
 
 
 class ADMMPruner(LegacyPruner, pruning.ADMMPruner):
-    __doc__ = pruning.ADMMPruner.__doc__
+    """As :class:`torchpare.pruning.ADMMPruner`, which has the arguments."""
 
 
 class LotteryTicketPruner(LegacyPruner, pruning.LotteryTicketPruner):
-    __doc__ = pruning.LotteryTicketPruner.__doc__
+    """As :class:`torchpare.pruning.LotteryTicketPruner`, which has the arguments."""
 
 
 class TransformerHeadPruner(LegacyPruner, pruning.TransformerHeadPruner):
-    __doc__ = pruning.TransformerHeadPruner.__doc__
+    """As :class:`torchpare.pruning.TransformerHeadPruner`, which has the arguments."""
 
 
 class NetAdaptPruner(LegacyPruner, search.NetAdaptPruner):
-    __doc__ = search.NetAdaptPruner.__doc__
+    """As :class:`torchpare.search.NetAdaptPruner`, which has the arguments."""
 
 
 class SimulatedAnnealingPruner(LegacyPruner, search.SimulatedAnnealingPruner):
-    __doc__ = search.SimulatedAnnealingPruner.__doc__
+    """As :class:`torchpare.search.SimulatedAnnealingPruner`, which has the arguments."""
 
 
 class AutoCompressPruner(LegacyPruner, search.AutoCompressPruner):
-    __doc__ = search.AutoCompressPruner.__doc__
+    """As :class:`torchpare.search.AutoCompressPruner`, which has the arguments."""
 
 
 class AMCPruner(LegacyPruner, search.AMCPruner):
-    __doc__ = search.AMCPruner.__doc__
+    """As :class:`torchpare.search.AMCPruner`, which has the arguments."""
 
 
 class SensitivityPruner(LegacyPruner, search.SensitivityPruner):
-    __doc__ = search.SensitivityPruner.__doc__
+    """As :class:`torchpare.search.SensitivityPruner`, which has the arguments."""
 
 
 PRUNER_DICT: dict[str, type[LegacyPruner]] = {

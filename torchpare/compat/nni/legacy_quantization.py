@@ -67,24 +67,24 @@ class LegacyQuantizer(LegacyCompressor, quantization.Quantizer):
 
 
 class NaiveQuantizer(LegacyQuantizer, quantization.NaiveQuantizer):
-    __doc__ = quantization.NaiveQuantizer.__doc__
+    """As :class:`torchpare.quantization.NaiveQuantizer`, which has the arguments."""
 
 
 class QAT_Quantizer(LegacyQuantizer, quantization.QATQuantizer):  # noqa: N801 - its name in NNI
-    __doc__ = quantization.QATQuantizer.__doc__
+    """As :class:`torchpare.quantization.QATQuantizer`, which has the arguments."""
 
 
 class DoReFaQuantizer(LegacyQuantizer, quantization.DoReFaQuantizer):
-    __doc__ = quantization.DoReFaQuantizer.__doc__
+    """As :class:`torchpare.quantization.DoReFaQuantizer`, which has the arguments."""
 
 
 class BNNQuantizer(LegacyQuantizer, quantization.BNNQuantizer):
-    __doc__ = quantization.BNNQuantizer.__doc__
+    """As :class:`torchpare.quantization.BNNQuantizer`, which has the arguments."""
 
 
 class LsqQuantizer(LegacyQuantizer, quantization.LsqQuantizer):
-    __doc__ = quantization.LsqQuantizer.__doc__
+    """As :class:`torchpare.quantization.LsqQuantizer`, which has the arguments."""
 
 
 class ObserverQuantizer(LegacyQuantizer, quantization.ObserverQuantizer):
-    __doc__ = quantization.ObserverQuantizer.__doc__
+    """As :class:`torchpare.quantization.ObserverQuantizer`, which has the arguments."""
