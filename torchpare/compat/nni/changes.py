@@ -87,6 +87,9 @@ CHANGES: dict[str, Change] = {
     "admm": Change(
         "`ADMMPruner`", "moved the weights past the optimizer, and began with Z the weights themselves",
         "adds the gradient of the penalty, and begins with a copy", "so it is written in the paper"),
+    "movement": Change(
+        "`MovementPruner` of NNI 3", "moved softly: a threshold, and a term in the loss",
+        "moves hard: the largest scores stay", "then exactly the share that was asked for goes"),
     "statistics": Change(
         "gradual pruning by data", "collected statistics once for all iterations", "looks anew for each mask",
         "what a layer passes on changes with each mask"),
@@ -114,6 +117,8 @@ CHANGES: dict[str, Change] = {
         "the weights of the last training step",
         "weights have a symmetric grid for each channel, averages begin with the first batch, and evaluation uses the "
         "weights as they are", "that is what integer runtimes compute, and it is more exact"),
+    "bnn": Change(
+        "`quant_bits` of `BNNQuantizer`", "was ignored", "is read as 1, and recorded so", "a sign has one bit"),
     "naive": Change(
         "`NaiveQuantizer`", "cut weights off towards zero", "rounds them to the nearest integer",
         "cutting off costs twice the error"),

@@ -199,9 +199,7 @@ class TorchEvaluator(Evaluator):
         try:
             with restored_modes(model):
                 model.train()
-                self.training_func(
-                    model, self.optimizers, self.criterion, self.lr_schedulers, max_steps, max_epochs
-                )
+                self.training_func(model, self.optimizers, self.criterion, self.lr_schedulers, max_steps, max_epochs)
         finally:
             for handle in handles:
                 handle.remove()

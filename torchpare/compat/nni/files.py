@@ -88,7 +88,9 @@ def read_state(state: Mapping[str, Any] | str | os.PathLike[str], model: nn.Modu
             raise CheckpointError(f"{what} has {key!r}, and {type(model).__name__} no such parameter or buffer, "
                                   "nor is it a name that NNI's wrappers had")  # fmt: skip
     # The masked or quantized weight stands beside the dense one, which says more.
-    return OldState({**found.weights, **exact, **dense}, fit_masks(found.masks, model) if found.masks else {}, found.calibration)
+    return OldState(
+        {**found.weights, **exact, **dense}, fit_masks(found.masks, model) if found.masks else {}, found.calibration
+    )
 
 
 def load_state(model: nn.Module, state: Mapping[str, Any] | str | os.PathLike[str]) -> OldState:

@@ -58,9 +58,7 @@ class _Finder(MetaPathFinder, Loader):
 
     def __init__(self, modules: Mapping[str, Mapping[str, str]]) -> None:
         self.modules = modules
-        self.packages = {"nni"} | {
-            parent for path in modules for parent in _parents(path)
-        }
+        self.packages = {"nni"} | {parent for path in modules for parent in _parents(path)}
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None

@@ -41,4 +41,6 @@ def gone(path: str, name: str, instead: str) -> type:
     def refuse(cls: type, **_: Any) -> NoReturn:
         raise CompatError(said)
 
-    return _Gone(name, (), {"__module__": path, "__doc__": said, "said": said, "__init_subclass__": classmethod(refuse)})
+    return _Gone(
+        name, (), {"__module__": path, "__doc__": said, "said": said, "__init_subclass__": classmethod(refuse)}
+    )

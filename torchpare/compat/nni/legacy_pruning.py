@@ -12,8 +12,8 @@ from torch import Tensor
 from torchpare import pruning, search
 from torchpare.attach import detach
 from torchpare.compat.nni.changes import tell
-from torchpare.compat.nni.legacy_compressor import LegacyCompressor, tell_of_entries
 from torchpare.compat.nni.files import load_state
+from torchpare.compat.nni.legacy_compressor import LegacyCompressor, tell_of_entries
 from torchpare.pruning.data_driven import DataDrivenPruner
 from torchpare.pruning.groups import forget_first_forward
 from torchpare.pruning.ranked import RankedPruner
@@ -133,7 +133,7 @@ class LegacyPruner(LegacyCompressor, pruning.Pruner):
             dense = layer.old_weight.detach()
             scores = unit.gather(self.score(unit.fold(dense)))
             kept = unit.kept(mask, dense)
-            if bool(kept.any()) and not bool(kept.all()) and bool((scores[kept].min() == scores[~kept].max())):
+            if bool(kept.any()) and not bool(kept.all()) and bool(scores[kept].min() == scores[~kept].max()):
                 return True
         return False
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from torchpare import quantization
 from torchpare.compat.nni.changes import tell
@@ -23,6 +24,7 @@ __all__ = [
     "NaiveQuantizer",
     "ObserverQuantizer",
     "QAT_Quantizer",
+    "signs",
 ]
 
 
@@ -79,7 +81,10 @@ class DoReFaQuantizer(LegacyQuantizer, quantization.DoReFaQuantizer):
 
 
 class BNNQuantizer(LegacyQuantizer, quantization.BNNQuantizer):
-    """As :class:`torchpare.quantization.BNNQuantizer`, which has the arguments."""
+    """As :class:`torchpare.quantization.BNNQuantizer`, which has the arguments; bits are read as 1."""
+
+    def __init__(self, model: nn.Module, config_list: Any, optimizer: Optimizer | None = None) -> None:
+        super().__init__(model, signs(config_list), optimizer)
 
 
 class LsqQuantizer(LegacyQuantizer, quantization.LsqQuantizer):
@@ -88,3 +93,18 @@ class LsqQuantizer(LegacyQuantizer, quantization.LsqQuantizer):
 
 class ObserverQuantizer(LegacyQuantizer, quantization.ObserverQuantizer):
     """As :class:`torchpare.quantization.ObserverQuantizer`, which has the arguments."""
+
+
+def signs(config_list: Any) -> Any:
+    """Entries whose numbers of bits are 1, which is what a sign has."""
+    if not isinstance(config_list, list | tuple):
+        return config_list
+    entries = []
+    for entry in config_list:
+        if not isinstance(entry, Mapping) or not {"quant_bits", "quant_dtype"} & set(entry):
+            entries.append(entry)
+            continue
+        if entry.get("quant_bits") != 1:
+            tell("bnn")
+        entries.append({key: value for key, value in entry.items() if key != "quant_dtype"} | {"quant_bits": 1})
+    return entries

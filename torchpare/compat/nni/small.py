@@ -118,7 +118,9 @@ class ChannelDependency(speedup.ChannelDependency):
         prune_type: not needed.
     """
 
-    def __init__(self, model: Any = None, dummy_input: Any = None, traced_model: Any = None, prune_type: str = "") -> None:
+    def __init__(
+        self, model: Any = None, dummy_input: Any = None, traced_model: Any = None, prune_type: str = ""
+    ) -> None:
         del traced_model, prune_type
         _check_model(model, dummy_input, "ChannelDependency")
         tell("dependencies")

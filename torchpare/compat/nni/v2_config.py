@@ -49,7 +49,9 @@ def take_key(entries: Any, key: str, usual: Any) -> tuple[Any, Any]:
     return [{name: value for name, value in one.items() if name != key} for one in entries], next(iter(found))
 
 
-def _entry(model: nn.Module, entry: dict[str, Any], where: str, supported: tuple[type[nn.Module], ...]) -> dict[str, Any]:
+def _entry(
+    model: nn.Module, entry: dict[str, Any], where: str, supported: tuple[type[nn.Module], ...]
+) -> dict[str, Any]:
     if "max_sparsity_per_layer" in entry:
         raise CompatError(f"{where}['max_sparsity_per_layer'] has no counterpart in this pruner: each layer keeps one "
                           "unit; torchpare.search.BudgetSearchPruner takes max_sparsity")  # fmt: skip

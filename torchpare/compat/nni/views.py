@@ -99,9 +99,7 @@ def full_masks(model: nn.Module) -> dict[str, dict[str, Tensor]]:
     found: dict[str, dict[str, Tensor]] = {}
     for name, own in masks_of(model).items():
         parameters = layers[name]._parameters.items()  # noqa: SLF001 - only shapes are read
-        found[name] = {
-            key: _full(parameter, own.get(key)) for key, parameter in parameters if parameter is not None
-        }
+        found[name] = {key: _full(parameter, own.get(key)) for key, parameter in parameters if parameter is not None}
     return found
 
 
