@@ -69,7 +69,7 @@ CHANGES: dict[str, Change] = {
         "returns the model, keeps the report as `report`, and raises `ProofError` if small and masked model differ",
         "a wrong small model should be an error, not a surprise"),
     "speedup_options": Change(
-        "`batch_dim`, `batch_size`, `confidence` of `ModelSpeedup`", "batches of random numbers showed what is constant",
+        "`batch_dim`, `batch_size`, `confidence` of `ModelSpeedup`", "random batches showed what is constant",
         "are not needed", "what hangs together is read off the operators, not guessed from samples"),
     "conflict": Change(
         "`fix_mask_conflict`", "returned `(masks, conv_prune_dim)` up to 2.3", "returns masks, as from 2.4 on",
@@ -94,7 +94,7 @@ CHANGES: dict[str, Change] = {
         "gradual pruning by data", "collected statistics once for all iterations", "looks anew for each mask",
         "what a layer passes on changes with each mask"),
     "annealing": Change(
-        "`SimulatedAnnealingPruner`", "accepted by the bare difference of scores, at its usual temperatures nearly all",
+        "`SimulatedAnnealingPruner`", "accepted by the bare difference of scores, nearly all",
         "accepts by the share of the dense score that is lost", "so a temperature means the same for every metric"),
     "amc": Change(
         "`AMCPruner`", "pruned inputs of MobileNets, with an agent of its own",

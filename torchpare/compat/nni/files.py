@@ -1,8 +1,8 @@
 """Files that NNI wrote, read as tensors and plain containers only: masks, states with wrappers' names, calibrations.
 
-A state that was saved while NNI's wrappers stood in the model has their names: ``conv1.module.weight``, the dense weight
-as ``conv1.module.old_weight`` or ``conv1.weight``, masks as ``conv1.weight_mask`` or ``conv1._nni_weight_mask``, and
-the quantizers' numbers beside. Each is told by its name, and goes where it belongs here.
+A state that was saved while NNI's wrappers stood in the model has their names: ``conv1.module.weight``, the dense
+weight as ``conv1.module.old_weight`` or ``conv1.weight``, masks as ``conv1.weight_mask``, and the quantizers' numbers
+beside. Each is told by its name, and goes where it belongs here.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def load_calibration(given: Mapping[str, Any] | str | os.PathLike[str]) -> Calib
 
 
 def _flat(own: Mapping[str, Any]) -> dict[str, Any]:
-    """A layer's numbers, those of targets under names of their own: ``{"weight": {"scale": s}}`` is ``weight_scale``."""
+    """A layer's numbers, those of targets by name: ``{"weight": {"scale": s}}`` is ``weight_scale``."""
     flat: dict[str, Any] = {}
     for target, numbers in own.items():
         if not isinstance(numbers, Mapping):

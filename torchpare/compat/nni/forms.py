@@ -37,13 +37,13 @@ def called_with(
     try:
         signature.bind(*args, **named)
     except TypeError as error:
-        raise ConfigError(f"{name}: {error}; behind model and config_list it takes {signature.replace(return_annotation=inspect.Signature.empty)}"
-                          ) from None  # fmt: skip
+        takes = signature.replace(return_annotation=inspect.Signature.empty)
+        raise ConfigError(f"{name}: {error}; behind model and config_list it takes {takes}") from None
     return form(*args, **named)
 
 
 def without_epoch(trainer: Any) -> Any:
-    """A trainer that may be called with ``epoch=``: functions for NNI 2.5 to 2.8 take model, optimizer and criterion."""
+    """A trainer that takes ``epoch=`` too: functions for NNI 2.5 to 2.8 take model, optimizer and criterion."""
     if not callable(trainer):
         return trainer
     parameters = inspect.signature(trainer).parameters.values()

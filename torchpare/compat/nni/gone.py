@@ -38,7 +38,7 @@ def gone(path: str, name: str, instead: str) -> type:
     """
     said = f"{path}.{name} has no counterpart in torchpare; instead: {instead}"
 
-    def refuse(cls: type, **_: Any) -> NoReturn:
+    def refuse(_cls: type, **_: Any) -> NoReturn:
         raise CompatError(said)
 
     return _Gone(

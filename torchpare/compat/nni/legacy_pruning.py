@@ -101,7 +101,11 @@ class LegacyPruner(LegacyCompressor, pruning.Pruner):
         """Write files as :meth:`torchpare.pruning.Pruner.export_model` does.
 
         Args:
-            model_path, mask_path, onnx_path, input_shape, device: as there.
+            model_path: as there.
+            mask_path: as there.
+            onnx_path: as there.
+            input_shape: as there.
+            device: as there.
             dummy_input: an example input, in place of ``input_shape``.
             opset_version: not needed; see the warning.
         """

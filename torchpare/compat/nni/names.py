@@ -1,4 +1,4 @@
-"""Which module of NNI has which names, and where each comes from: ``"room.file:Name"``, or ``":what to use instead"``."""
+"""Which module of NNI has which names, and where each comes from: ``"room.file:Name"``, or ``":what to use"``."""
 
 from __future__ import annotations
 

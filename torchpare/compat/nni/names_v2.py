@@ -18,17 +18,17 @@ EVALUATORS = {
     **here("evaluators_libraries", "LightningEvaluator", "TransformersEvaluator"),
 }
 _BASIC = here(
-    "v2_pruning", "ADMMPruner", "ActivationAPoZRankPruner", "ActivationMeanRankPruner", "FPGMPruner", "L1NormPruner",
-    "L2NormPruner", "LevelPruner", "SlimPruner", "TaylorFOWeightPruner",
-)  # fmt: skip
-_MOVEMENT = here("v2_pruning", "MovementPruner")
+    "v2_pruning", "ActivationAPoZRankPruner", "ActivationMeanRankPruner", "FPGMPruner", "L1NormPruner", "L2NormPruner",
+    "LevelPruner", "TaylorFOWeightPruner",
+) | here("v2_trained", "ADMMPruner", "SlimPruner")  # fmt: skip
+_MOVEMENT = here("v2_trained", "MovementPruner")
 _ITERATIVE = {
     **here("v2_rounds", "AGPPruner", "LinearPruner", "LotteryTicketPruner"),
     **here("v2_searches", "SimulatedAnnealingPruner"),
 }
 _AMC = here("v2_searches", "AMCPruner")
 _AUTO = here("v2_searches", "AutoCompressPruner")
-_SCHEDULER = dict.fromkeys(("PruningScheduler", "PruningSchedulerBase"), _SCHEDULES)
+_SCHEDULER: dict[str, str] = dict.fromkeys(("PruningScheduler", "PruningSchedulerBase"), _SCHEDULES)
 _BASES = {
     **here("custom", "Compressor", "Pruner"),
     **here("views", "LayerInfo", PrunerModuleWrapper="WrapperView"),

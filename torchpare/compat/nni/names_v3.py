@@ -22,7 +22,9 @@ _QUANTIZERS = here(
     "v3_quantization", "BNNQuantizer", "DoReFaQuantizer", "LsqPlusQuantizer", "LsqQuantizer", "PtqQuantizer",
     "QATQuantizer",
 )  # fmt: skip
-_DISTILLERS = dict.fromkeys(("Adaptive1dLayerwiseDistiller", "DynamicLayerwiseDistiller"), _DISTILLATION)
+_DISTILLERS: dict[str, str] = dict.fromkeys(
+    ("Adaptive1dLayerwiseDistiller", "DynamicLayerwiseDistiller"), _DISTILLATION
+)
 _BASES = {
     **here("custom", "Compressor", "Pruner", "Quantizer"),
     "Distiller": _DISTILLATION,

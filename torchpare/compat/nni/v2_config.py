@@ -44,7 +44,7 @@ def take_key(entries: Any, key: str, usual: Any) -> tuple[Any, Any]:
         return entries, usual
     found = {one[key] for one in entries if key in one}
     if len(found) > 1:
-        raise ConfigError(f"config_list: entries have different {key!r} ({', '.join(map(str, sorted(found)))}); here it "
+        raise ConfigError(f"config_list: entries have different {key!r}: {', '.join(map(str, sorted(found)))}; here it "
                           "is one for all layers")  # fmt: skip
     return [{name: value for name, value in one.items() if name != key} for one in entries], next(iter(found))
 
@@ -74,6 +74,6 @@ def _reached(model: nn.Module, entry: dict[str, Any], where: str, supported: tup
         if any(part in name for part in parts) and issubclass(plain_class(module), supported)
     ]
     if not names:
-        raise ConfigError(f"{where}['op_partial_names']: no layer that can be pruned has {' or '.join(map(repr, parts))} in "
-                          "its name")  # fmt: skip
+        raise ConfigError(f"{where}['op_partial_names']: no layer that can be pruned has one of "
+                          f"{', '.join(map(repr, parts))} in its name")  # fmt: skip
     return names

@@ -47,6 +47,8 @@ class RoundsPruner(V2Pruner):
             self.evaluator.run(self.bound_model)
         elif self.finetuner is not None:
             self.finetuner(self.bound_model)
+        if at == 0:
+            return  # nothing was pruned yet
         score = score_of(self.evaluator, self.bound_model)
         if self._best is None or score is None or self._best[3] is None or score > self._best[3]:
             model = self.bound_model if score is None else copy.deepcopy(self.bound_model)
@@ -92,7 +94,7 @@ class _Gradual(RoundsPruner, pruning.GradualPruner):
         self.tell_changes()
         self.look_again()
         try:
-            for at in range(self.num_iterations):
+            for at in range(1, self.num_iterations):
                 self.now_epoch = at
                 self._show_data()
                 self._mask_if_due()
@@ -175,7 +177,7 @@ def score_of(evaluator: Any, model: nn.Module) -> float | None:
     return None if evaluator is None else float(evaluator(model))
 
 
-def _by_finetuner(pruning_algorithm: str, total_iteration: int, log_dir: str = ".",
+def _by_finetuner(pruning_algorithm: str, total_iteration: int, log_dir: str = ".",  # noqa: PLR0913 - NNI's
                   keep_intermediate_result: bool = False, finetuner: Any = None, speedup: bool = False,
                   dummy_input: Any = None, evaluator: Any = None, pruning_params: Mapping[str, Any] | None = None, *,
                   speed_up: bool = False) -> dict[str, Any]:  # fmt: skip

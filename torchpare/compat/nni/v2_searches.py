@@ -86,7 +86,8 @@ class SimulatedAnnealingPruner(_Searching, search.SimulatedAnnealingPruner):
     ) -> None:
         del keep_intermediate_result
         super().__init__(
-            model, _entries(model, config_list, pruning_algorithm), _scored(evaluator), base_algo=pruning_algorithm, start_temperature=start_temperature,
+            model, _entries(model, config_list, pruning_algorithm), _scored(evaluator),
+            base_algo=pruning_algorithm, start_temperature=start_temperature,
             stop_temperature=stop_temperature, cool_down_rate=cool_down_rate,
             perturbation_magnitude=perturbation_magnitude, experiment_data_dir=log_dir, fine_tuner=finetuner,
             dummy_input=_example(evaluator, dummy_input, pruning_params),
@@ -109,7 +110,7 @@ class AutoCompressPruner(_Searching, search.AutoCompressPruner):
         evaluator: in place of the one in ``sa_params``.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the arguments of NNI
         self,
         model: nn.Module,
         config_list: Any,
@@ -132,7 +133,8 @@ class AutoCompressPruner(_Searching, search.AutoCompressPruner):
             raise CompatError("AutoCompressPruner trains candidates, whose weights no optimizer of an evaluator has: "
                               "give admm_params a trainer(model, optimizer, criterion)")  # fmt: skip
         super().__init__(
-            model, _entries(model, config_list, base_algo), without_epoch(trains), _scored(judge), _example(judge, dummy_input, sa_params),
+            model, _entries(model, config_list, base_algo), without_epoch(trains), _scored(judge),
+            _example(judge, dummy_input, sa_params),
             admm_params.get("criterion"), total_iteration, base_algo=base_algo,
             admm_num_iterations=admm_params.get("iterations", 30),
             admm_epochs_per_iteration=admm_params.get("training_epochs", 5), experiment_data_dir=log_dir,
@@ -164,7 +166,7 @@ class AMCPruner(_Searching, search.AMCPruner):
         target: ``"flops"`` or ``"params"``.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the arguments of NNI
         self,
         total_episode: int,
         model: nn.Module,
@@ -181,7 +183,8 @@ class AMCPruner(_Searching, search.AMCPruner):
     ) -> None:
         del keep_intermediate_result
         super().__init__(
-            total_episode, model, _entries(model, config_list, pruning_algorithm), dummy_input, _scored(evaluator), pruning_algorithm=pruning_algorithm,
+            total_episode, model, _entries(model, config_list, pruning_algorithm), dummy_input, _scored(evaluator),
+            pruning_algorithm=pruning_algorithm,
             log_dir=log_dir, finetuner=finetuner, ddpg_params=dict(ddpg_params or {}), target=target,
         )  # fmt: skip
         _example(evaluator, dummy_input, pruning_params)

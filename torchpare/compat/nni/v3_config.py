@@ -194,5 +194,5 @@ def _granularity(given: Any, kind: str, where: str) -> str | None:
         return "tensor"
     if given in ("out_channel", "per_channel") and kind == "weight":
         return "channel"
-    raise CompatError(f"{where}['granularity'] of {kind} is {given!r}; weights have 'out_channel' or 'per_tensor' here, "
-                      "activations 'per_tensor', and torchpare's own 'group' takes a group_size")  # fmt: skip
+    raise CompatError(f"{where}['granularity'] of {kind} is {given!r}; weights have 'out_channel' or 'per_tensor' "
+                      "here, activations 'per_tensor', and torchpare's own 'group' takes a group_size")  # fmt: skip

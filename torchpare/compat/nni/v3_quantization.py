@@ -1,4 +1,4 @@
-"""The quantizers of NNI 3: an evaluator trains, and ``compress(max_steps, max_epochs)`` returns model and calibration."""
+"""The quantizers of NNI 3: an evaluator trains; ``compress(max_steps, max_epochs)`` returns model and calibration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torchpare import quantization
 from torchpare.compat.nni.evaluators import Evaluator, restored_modes
 from torchpare.compat.nni.legacy_quantization import LegacyQuantizer, signs
 from torchpare.compat.nni.v3_config import quantization_of_v3
-from torchpare.compat.nni.v3_pruning import check_evaluator, trainer_of
+from torchpare.compat.nni.v3_pruner import check_evaluator, trainer_of
 from torchpare.compat.nni.views import WrapperView
 from torchpare.errors import CompatError, ConfigError
 from torchpare.files.calibration import Calibration
@@ -72,7 +72,8 @@ class V3Quantizer(LegacyQuantizer):
         Args:
             compressor: whose model and, where none is given, whose evaluator.
             new_config_list: what to quantize.
-            args, named: the further arguments of the quantizer, behind the evaluator.
+            *args: the further arguments of the quantizer, behind the evaluator.
+            **named: as ``args``, by name.
             evaluator: who trains.
         """
         return cls(compressor.bound_model, new_config_list, evaluator or compressor.evaluator, *args, **named)
@@ -131,6 +132,10 @@ class LsqPlusQuantizer(V3Quantizer, quantization.LsqPlusQuantizer):
 class DoReFaQuantizer(V3Quantizer, quantization.DoReFaQuantizer):
     """As :class:`torchpare.quantization.DoReFaQuantizer`; the arguments are `V3Quantizer`'s."""
 
+    def find_entries(self, entries: Any) -> Any:
+        """Entries with numbers of bits alone: the levels are those of the formula, signed or not."""
+        return [_bits_alone(entry) for entry in entries]
+
 
 class BNNQuantizer(V3Quantizer, quantization.BNNQuantizer):
     """As :class:`torchpare.quantization.BNNQuantizer`; the arguments are `V3Quantizer`'s."""
@@ -166,3 +171,10 @@ class PtqQuantizer(V3Quantizer, quantization.PtqQuantizer):
                 trainer_of(self).measure(self.bound_model)
         LegacyQuantizer.compress(self)
         return self.bound_model, self.get_calibration_config()
+
+
+def _bits_alone(entry: dict[str, Any]) -> dict[str, Any]:
+    given = entry.get("quant_dtype", {})
+    kinds = given if isinstance(given, dict) else dict.fromkeys(entry["quant_types"], given)
+    bits = {kind: int(dtype.removeprefix("u").removeprefix("int")) for kind, dtype in kinds.items()}
+    return {key: value for key, value in entry.items() if key != "quant_dtype"} | ({"quant_bits": bits} if bits else {})

@@ -1,4 +1,4 @@
-"""The schedules of NNI 3: ``LinearPruner(pruner, interval_steps, total_times)`` prunes by another pruner, step by step."""
+"""The schedules of NNI 3: ``LinearPruner(pruner, interval_steps, total_times)`` prunes by another one, bit by bit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 
 from torchpare import pruning
 from torchpare.compat.nni.evaluators import Evaluator
-from torchpare.compat.nni.v3_pruning import V3Pruner, check_evaluator, trainer_of
+from torchpare.compat.nni.v3_pruner import V3Pruner, check_evaluator, trainer_of
 from torchpare.compat.nni.views import entry_of
 from torchpare.errors import CompatError
 from torchpare.pruning.training import checked_batches
