@@ -16,6 +16,7 @@ from torchpare.compat.nni.legacy_compressor import LegacyCompressor
 from torchpare.compat.nni.legacy_pruning import LegacyPruner
 from torchpare.compat.nni.legacy_quantization import LegacyQuantizer
 from torchpare.compat.nni.views import WrapperView
+from torchpare.config import WEIGHTED
 from torchpare.errors import CompatError, MaskError
 from torchpare.files.masks import fit_masks
 from torchpare.pruning.groups import complete_on_first_forward
@@ -65,7 +66,7 @@ class Pruner(LegacyPruner, metaclass=_AnyPruner):
     """
 
     supported = (nn.Module,)
-    default = LegacyPruner.default
+    default = WEIGHTED
     structured = False
 
     def __init__(
@@ -97,7 +98,10 @@ class Pruner(LegacyPruner, metaclass=_AnyPruner):
         """
         with torch.no_grad():
             found = {view.name: self._asked(at, view) for at, view in enumerate(self.modules_wrapper)}
-        masks = fit_masks({name: own for name, own in found.items() if own}, self.bound_model)
+        given = {name: own for name, own in found.items() if own}
+        if not given:
+            return
+        masks = fit_masks(given, self.bound_model)
         attach_masks(self.bound_model, masks)
         if any(_is_of_filters(own.get("weight")) for own in masks.values()):
             tell("groups")

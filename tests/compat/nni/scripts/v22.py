@@ -1,7 +1,5 @@
-"""A script of NNI 2.2: gradual pruning in a loop of the user's, `update_epoch` in each epoch, and the speedup behind it."""
+"""A script of NNI 2.2: gradual pruning in the user's loop, `update_epoch` in each epoch, and the speedup behind it."""
 # isort: skip_file
-
-import torchpare.compat.nni  # the added line
 
 import torch
 import torch.nn.functional as F

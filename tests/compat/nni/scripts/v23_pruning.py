@@ -1,8 +1,6 @@
 """A script of NNI 2.3: every pruner in the calls of its pages; export, masks written as zeros, and the speedup."""
 # isort: skip_file
 
-import torchpare.compat.nni  # the added line
-
 import copy
 
 import torch
@@ -54,7 +52,8 @@ pruners = [
 ]  # fmt: skip
 for pruner in pruners:
     name = type(pruner).__name__
-    assert isinstance(pruner, Pruner) and isinstance(pruner, Compressor), name
+    assert isinstance(pruner, Pruner), name
+    assert isinstance(pruner, Compressor), name
     arguments = {"eval_args": [pruner.bound_model]} if name == "SensitivityPruner" else {}
     model = pruner.compress(**arguments)
     model(dummy_input)

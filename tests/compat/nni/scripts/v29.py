@@ -1,8 +1,6 @@
 """A script of NNI 2.9 and 2.10: pruners with an evaluator, and quantizers under the later path."""
 # isort: skip_file
 
-import torchpare.compat.nni  # the added line
-
 import copy
 
 import nni
@@ -11,7 +9,7 @@ from digits import evaluator as evaluating_func
 from digits import size, train_loader, trained
 from nni.compression.pytorch import TorchEvaluator
 from nni.compression.pytorch.pruning import (
-    ADMMPruner, ActivationAPoZRankPruner, AGPPruner, L1NormPruner, MovementPruner, SlimPruner, TaylorFOWeightPruner,
+    ADMMPruner, ActivationAPoZRankPruner, AGPPruner, MovementPruner, SlimPruner, TaylorFOWeightPruner,
 )  # fmt: skip
 from nni.compression.pytorch.quantization import QAT_Quantizer
 from nni.compression.pytorch.speedup import ModelSpeedup
@@ -76,13 +74,11 @@ assert evaluator.evaluate()[0] > 0.85
 model = copy.deepcopy(dense)
 quantizer = QAT_Quantizer(
     model,
-    [{"quant_types": ["input", "weight"], "quant_bits": {"input": 8, "weight": 8}, "op_types": ["Conv2d"],
-      "quant_dtype": "int", "quant_scheme": "per_channel_symmetric"}],
+    [{"quant_types": ["weight"], "quant_bits": {"weight": 8}, "op_types": ["Conv2d"], "quant_dtype": {"weight": "int"},
+      "quant_scheme": {"weight": "per_channel_symmetric"}},
+     {"quant_types": ["output"], "quant_bits": {"output": 8}, "op_types": ["ReLU"]}],
     torch.optim.SGD(model.parameters(), lr=0.01),
     dummy_input=dummy_input,
-) if False else QAT_Quantizer(
-    model, [{"quant_types": ["input", "weight"], "quant_bits": {"input": 8, "weight": 8}, "op_types": ["Conv2d"]}],
-    torch.optim.SGD(model.parameters(), lr=0.01), dummy_input=dummy_input,
 )  # fmt: skip
 quantizer.compress()
 training_func(model, quantizer.optimizer, torch.nn.functional.cross_entropy, max_epochs=1)

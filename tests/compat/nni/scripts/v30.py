@@ -1,8 +1,6 @@
 """A script of NNI 3: config of targets, an evaluator with a training step, and the model that comes back small."""
 # isort: skip_file
 
-import torchpare.compat.nni  # the added line
-
 import copy
 
 import nni
@@ -86,7 +84,7 @@ assert abs(float(masks["fc1"]["weight"].mean()) - 0.25) < 0.01
 # quantization
 grids = [
     {"op_types": ["Conv2d", "Linear"], "target_names": ["_input_", "weight"], "quant_dtype": "int8",
-     "quant_scheme": "symmetric", "granularity": "default", "target_settings": {"weight": {"granularity": "out_channel"}}},
+     "quant_scheme": "symmetric", "target_settings": {"weight": {"granularity": "out_channel"}}},
     {"op_names": ["relu1", "relu2"], "target_names": ["_output_0"], "quant_dtype": "uint8", "quant_scheme": "affine"},
 ]  # fmt: skip
 for make in (
