@@ -136,8 +136,9 @@ def test_a_quantized_state_is_loaded_with_its_ranges(model, tmp_path):
     [
         {"conv1": {"weight_bit": 8, "tracked_min_input": -1.0, "tracked_max_input": 1.0, "activation_bit": 8,
                    "tracked_min_activation": -2.0, "tracked_max_activation": 3.0}},
-        {"conv1": {"weight_bits": 8, "weight_scale": torch.ones(4, 1, 1, 1), "weight_zero_point": torch.zeros(4, 1, 1, 1),
-                   "output_bits": 8, "tracked_min_output": -2.0, "tracked_max_output": 3.0}},
+        {"conv1": {"weight_bits": 8, "weight_scale": torch.ones(4, 1, 1, 1),
+                   "weight_zero_point": torch.zeros(4, 1, 1, 1), "output_bits": 8, "tracked_min_output": -2.0,
+                   "tracked_max_output": 3.0}},
         {"conv1": {"weight": {"scale": torch.ones(4, 1, 1, 1), "zero_point": torch.zeros(4, 1, 1, 1),
                               "quant_bits": 8, "quant_dtype": "int8", "quant_scheme": "symmetric"},
                    "_output_0": {"quant_bits": 8, "quant_dtype": "uint8", "tracked_min": torch.tensor(-2.0),
