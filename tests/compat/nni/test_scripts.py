@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPTS = Path(__file__).parent / "scripts"
-ADDED = "import torchpare.compat.nni  # the added line\n"
+ADDED = "import torchpare.compat.nni  # noqa: F401 - the added line\n"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, SCRIPTS)))}
 
 

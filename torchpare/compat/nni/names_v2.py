@@ -7,9 +7,7 @@ from torchpare.compat.nni.names_v1 import LEGACY_QUANTIZERS, here
 __all__ = ["EVALUATORS", "V2"]
 
 _PARTS = ":torchpare.pruning.Pruner, whose subclass writes score(); data, allocation and schedule come with it"
-_SCHEDULES = (
-    ":AGPPruner, LinearPruner or LotteryTicketPruner, whose rounds are the schedule; or LinearPruner's 'schedule'"
-)
+_SCHEDULES = ":AGPPruner, LinearPruner or LotteryTicketPruner, whose rounds are the schedule"
 _EXPERIMENT = ":torchpare.search.BudgetSearchPruner, or the other pruners that search: docs/search.md"
 _AUTOMATIC = ":a quantizer with dummy_input, which finds the norms to fold by itself"
 

@@ -1,6 +1,8 @@
 """A script of NNI 2.2: gradual pruning in the user's loop, `update_epoch` in each epoch, and the speedup behind it."""
 # isort: skip_file
 
+import torchpare.compat.nni  # noqa: F401 - the added line
+
 import torch
 import torch.nn.functional as F
 from digits import evaluator, size, train_loader, trained

@@ -1,6 +1,8 @@
 """A script of NNI 2.3: every pruner in the calls of its pages; export, masks written as zeros, and the speedup."""
 # isort: skip_file
 
+import torchpare.compat.nni  # noqa: F401 - the added line
+
 import copy
 
 import torch

@@ -1,6 +1,8 @@
 """A script of NNI 2.3: quantization-aware training, export with a calibration, and a reload into a new model."""
 # isort: skip_file
 
+import torchpare.compat.nni  # noqa: F401 - the added line
+
 import torch
 import torch.nn.functional as F
 from digits import LeNet, evaluator, train_loader, trained

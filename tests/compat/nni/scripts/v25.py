@@ -1,6 +1,8 @@
 """A script of NNI 2.5 to 2.8: the second framework, with traced optimizers and trainers, under both of its paths."""
 # isort: skip_file
 
+import torchpare.compat.nni  # noqa: F401 - the added line
+
 import copy
 
 import nni

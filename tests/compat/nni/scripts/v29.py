@@ -1,6 +1,8 @@
 """A script of NNI 2.9 and 2.10: pruners with an evaluator, and quantizers under the later path."""
 # isort: skip_file
 
+import torchpare.compat.nni  # noqa: F401 - the added line
+
 import copy
 
 import nni

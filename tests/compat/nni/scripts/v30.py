@@ -1,6 +1,8 @@
 """A script of NNI 3: config of targets, an evaluator with a training step, and the model that comes back small."""
 # isort: skip_file
 
+import torchpare.compat.nni  # noqa: F401 - the added line
+
 import copy
 
 import nni
