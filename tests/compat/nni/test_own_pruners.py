@@ -174,3 +174,34 @@ def test_a_pruner_that_has_given_no_masks_says_so():
     pruner.compress()
     with pytest.raises(MaskError, match="no masks to export: calc_mask has given no masks yet"):
         pruner.export_model("nowhere.pth")
+
+
+def test_keys_of_its_own_are_the_subclass_s_to_check_and_to_read():
+    class ByThreshold(Pruner):
+        def validate_config(self, model, config_list):
+            if any(entry.get("threshold", 0) < 0 for entry in config_list):
+                raise ValueError("thresholds are above zero")
+
+        def calc_mask(self, wrapper, **kwargs):
+            weight = wrapper.module.weight.data
+            return {"weight_mask": weight.abs() > wrapper.config["threshold"]}
+
+    model = net()
+    pruner = ByThreshold(model, [
+        {"op_types": ["Conv2d"], "threshold": 0.1},
+        {"op_names": ["3"], "threshold": 0.02},
+        {"op_names": ["5"], "exclude": True, "threshold": 9},
+    ])  # fmt: skip
+    assert [view.config["threshold"] for view in pruner.get_modules_wrapper()] == [0.1, 0.02]
+    dense = copy.deepcopy(model)
+    pruner.compress()
+    for name, threshold in ((0, 0.1), (3, 0.02)):
+        assert torch.equal(model[name].weight != 0, dense[name].weight.abs() > threshold)
+    with pytest.raises(ValueError, match="above zero"):
+        ByThreshold(net(), [{"op_types": ["Conv2d"], "threshold": -1}])
+
+
+def test_groups_are_masked_at_once_where_there_is_an_example_input():
+    model = net()
+    ByMasker(model, FILTERS, MyMasker, dummy_input=X).compress()
+    assert int((model[1].weight == 0).sum()) == 3

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 
+import nni
 import pytest
 import torch
-from nni.algorithms.compression.pytorch.pruning import AGPPruner, L1FilterPruner, LevelPruner
+from nni.algorithms.compression.pytorch.pruning import AGPPruner, L1FilterPruner, LevelPruner, TransformerHeadPruner
 from nni.algorithms.compression.pytorch.quantization import QAT_Quantizer
 from nni.compression.pytorch.compressor import Compressor, LayerInfo, Quantizer
 from torch import nn
@@ -163,3 +164,30 @@ def test_bases_that_cannot_be_derived_from_say_what_to_derive_from(base):
         type("Mine", (base,), {})
     with pytest.raises(CompatError, match="computes nothing itself"):
         base(net(), ASKED)
+
+
+def test_heads_are_pruned_in_the_calls_of_2_4():
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    x = torch.randn(2, 5, 16)
+    pruner = TransformerHeadPruner(
+        model, [{"sparsity": 0.5, "op_types": ["MultiheadAttention"]}], head_hidden_dim=4, dummy_input=x,
+        ranking_criterion="l1_weight",
+    )  # fmt: skip
+    pruner.compress()
+    assert pruner.is_wrapped
+    assert pruner.get_modules_wrapper() == []
+
+
+def test_tracing_returns_what_it_is_given():
+    @nni.trace
+    class Module(nn.Linear):
+        pass
+
+    @nni.trace(kw_only=False)
+    def double(x):
+        return 2 * x
+
+    assert type(Module(2, 3)) is Module
+    assert double(2) == 4
+    assert nni.trace(torch.optim.SGD, inheritable=True) is torch.optim.SGD

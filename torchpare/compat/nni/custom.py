@@ -16,10 +16,10 @@ from torchpare.compat.nni.legacy_compressor import LegacyCompressor
 from torchpare.compat.nni.legacy_pruning import LegacyPruner
 from torchpare.compat.nni.legacy_quantization import LegacyQuantizer
 from torchpare.compat.nni.views import WrapperView
-from torchpare.config import WEIGHTED
+from torchpare.config import WEIGHTED, Entry, Target
 from torchpare.errors import CompatError, MaskError
 from torchpare.files.masks import fit_masks
-from torchpare.pruning.groups import complete_on_first_forward
+from torchpare.pruning.groups import complete_on_first_forward, try_to_complete
 
 __all__ = ["Compressor", "Pruner", "Quantizer"]
 
@@ -60,7 +60,8 @@ class Pruner(LegacyPruner, metaclass=_AnyPruner):
 
     Args:
         model: what to prune.
-        config_list: a list of dicts; see :class:`torchpare.config.Entry`.
+        config_list: a list of dicts; see :class:`torchpare.config.Entry`. Other keys are the subclass's own: they are
+            in ``wrapper.config``, and ``validate_config`` may check them. An entry without a ``sparsity`` has one of 0.
         optimizer: for ``patch_optimizer``.
         dummy_input: an example input, for whole groups from the first mask on.
     """
@@ -76,7 +77,28 @@ class Pruner(LegacyPruner, metaclass=_AnyPruner):
         optimizer: Optimizer | None = None,
         dummy_input: Any = None,
     ) -> None:
+        self.validate_config(model, config_list)
         super().__init__(model, config_list, optimizer, False, dummy_input)
+
+    def validate_config(self, model: nn.Module, config_list: Any) -> None:
+        """Check the config_list, before anything else; nothing to check here."""
+
+    def find_targets(self, model: nn.Module, config_list: Any) -> dict[str, Target]:
+        """The layers that the ``config_list`` selects, of whose keys only ours are read.
+
+        Raises:
+            ConfigError: it cannot be used.
+        """
+        self._given = config_list
+        if not isinstance(config_list, list | tuple) or not all(isinstance(entry, Mapping) for entry in config_list):
+            return super().find_targets(model, config_list)
+        return super().find_targets(model, [_ours(entry) for entry in config_list])
+
+    def config_of(self, target: Target) -> dict[str, Any]:
+        """The entry that won for a layer, with the keys that are not ours."""
+        # Entries that are alike reach the same layers, and of those the last one wins.
+        won = [entry for entry in self._given if Entry.model_validate(_ours(entry)) == target.entry]
+        return dict(won[-1])
 
     @abstractmethod
     def calc_mask(self, wrapper: WrapperView, **kwargs: Any) -> Mapping[str, Tensor | None] | None:
@@ -105,7 +127,10 @@ class Pruner(LegacyPruner, metaclass=_AnyPruner):
         attach_masks(self.bound_model, masks)
         if any(_is_of_filters(own.get("weight")) for own in masks.values()):
             tell("groups")
-            complete_on_first_forward(self.bound_model)
+            if self.dummy_input is None:
+                complete_on_first_forward(self.bound_model)
+            else:
+                try_to_complete(self.bound_model, self.dummy_input)
 
     def _asked(self, at: int, view: WrapperView) -> dict[str, Tensor | None]:
         given = self.calc_mask(view, wrapper_idx=at)
@@ -145,6 +170,12 @@ class Quantizer(metaclass=_AnyQuantizer):
 
     def __init__(self, *_: Any, **__: Any) -> None:
         raise CompatError("NNI's Quantizer computes nothing itself; use one of the quantizers")
+
+
+def _ours(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of an entry that torchpare reads."""
+    own = {key: value for key, value in entry.items() if key in Entry.model_fields}
+    return own if "sparsity" in own or own.get("exclude") else {**own, "sparsity": 0.0}
 
 
 def _is_of_filters(mask: Tensor | None) -> bool:

@@ -34,13 +34,14 @@ class WrapperView(LayerInfo):
 
     Args:
         target: the selected layer.
+        config: the entry that won for it.
         compressor: the pruner or quantizer.
         model: the model that the layer belongs to.
     """
 
-    def __init__(self, target: Target, compressor: Any, model: nn.Module) -> None:
+    def __init__(self, target: Target, config: dict[str, Any], compressor: Any, model: nn.Module) -> None:
         super().__init__(target.name, target.module)
-        self.config = entry_of(target)
+        self.config = config
         self.pruner = self.quantizer = compressor
         self._model = model
 
