@@ -94,7 +94,7 @@ class Pruner(LegacyPruner, metaclass=_AnyPruner):
             return super().find_targets(model, config_list)
         return super().find_targets(model, [_ours(entry) for entry in config_list])
 
-    def config_of(self, target: Target) -> dict[str, Any]:
+    def entry_won(self, target: Target) -> dict[str, Any]:
         """The entry that won for a layer, with the keys that are not ours."""
         # Entries that are alike reach the same layers, and of those the last one wins.
         won = [entry for entry in self._given if Entry.model_validate(_ours(entry)) == target.entry]

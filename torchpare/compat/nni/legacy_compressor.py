@@ -38,16 +38,16 @@ class LegacyCompressor:
         """Views of the selected layers, the same ones each time."""
         if self._views is None:
             self._views = [
-                WrapperView(target, self.config_of(target), self, self.bound_model) for target in self.targets.values()
+                WrapperView(target, self.entry_won(target), self, self.bound_model) for target in self.targets.values()
             ]
         return self._views
 
     @property
     def modules_to_compress(self) -> list[tuple[LayerInfo, dict[str, Any]]]:
         """The selected layers and their entries."""
-        return [(LayerInfo(name, target.module), self.config_of(target)) for name, target in self.targets.items()]
+        return [(LayerInfo(name, target.module), self.entry_won(target)) for name, target in self.targets.items()]
 
-    def config_of(self, target: Target) -> dict[str, Any]:
+    def entry_won(self, target: Target) -> dict[str, Any]:
         """The entry that won for a layer, as a dict."""
         return entry_of(target)
 
@@ -61,7 +61,7 @@ class LegacyCompressor:
     def select_config(self, layer: LayerInfo) -> dict[str, Any] | None:
         """The entry that won for a layer; None if it is left alone."""
         target = self.targets.get(layer.name)
-        return None if target is None else self.config_of(target)
+        return None if target is None else self.entry_won(target)
 
     def set_wrappers_attribute(self, name: str, value: Any) -> None:
         """Set an attribute on each view; tensors are copied."""

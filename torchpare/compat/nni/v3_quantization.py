@@ -176,5 +176,5 @@ class PtqQuantizer(V3Quantizer, quantization.PtqQuantizer):
 def _bits_alone(entry: dict[str, Any]) -> dict[str, Any]:
     given = entry.get("quant_dtype", {})
     kinds = given if isinstance(given, dict) else dict.fromkeys(entry["quant_types"], given)
-    bits = {kind: int(dtype.removeprefix("u").removeprefix("int")) for kind, dtype in kinds.items()}
+    bits = {kind: int(str(dtype).removeprefix("u").removeprefix("int")) for kind, dtype in kinds.items()}
     return {key: value for key, value in entry.items() if key != "quant_dtype"} | ({"quant_bits": bits} if bits else {})
