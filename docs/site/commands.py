@@ -29,7 +29,7 @@ def described() -> str:
 def section(name: str, command: Any, parent: typer.Context) -> str:
     """Usage, what the command is for, and its arguments and options."""
     context = typer.Context(command, info_name=name, parent=parent)
-    usage = " ".join(command.collect_usage_pieces(context))
+    usage = " ".join(command.collect_usage_pieces(context)).translate(str.maketrans("{}", "<>"))
     rows = [row(parameter, context) for parameter in command.params if not getattr(parameter, "hidden", False)]
     table = "\n".join(["| | what it says | if left out |", "|---|---|---|", *rows])
     return f"## torchpare {name}\n\n```text\ntorchpare {name} {usage}\n```\n\n{command.help}\n\n{table}"
@@ -40,9 +40,7 @@ def row(parameter: Any, context: typer.Context) -> str:
     is_option = isinstance(parameter, TyperOption)
     spelled = [*parameter.opts, *parameter.secondary_opts] if is_option else [(parameter.name or "").upper()]
     default = parameter.get_default(context)
-    if parameter.required:
-        absent = "must be given"
-    else:
-        absent = "" if default in (None, False, (), []) else f"`{default}`"
+    said_default = "" if default in (None, False, (), []) else f"`{default}`"
+    absent = "must be given" if parameter.required else said_default
     said = (parameter.help or "").replace("|", "\\|")
     return f"| {', '.join(f'`{name}`' for name in spelled)} | {said} | {absent} |"

@@ -1,4 +1,4 @@
-"""Names in docstrings that are written as roles, such as :class:`SearchPruner`, become links to where they are described.
+"""Names that docstrings write as roles, such as :class:`SearchPruner`, become links to where they are described.
 
 ``help()`` shows docstrings as they are; the site shows the name alone, in code, and links it.
 """

@@ -24,7 +24,9 @@ def commands(block: Block) -> list[tuple[list[str], str]]:
     """The commands of a block, as words, each with what it prints."""
     joined = block.content.replace("\\\n", " ")
     parts = re.split(r"^\$ ", joined, flags=re.MULTILINE)[1:]
-    return [(shlex.split(line, comments=True), printed) for line, _, printed in (part.partition("\n") for part in parts)]
+    return [
+        (shlex.split(line, comments=True), printed) for line, _, printed in (part.partition("\n") for part in parts)
+    ]
 
 
 @pytest.mark.parametrize(("page", "block"), [pytest.param(page, b, id=f"{page}:{b.line}") for page, b in CONSOLES])

@@ -11,8 +11,8 @@ import re
 import pytest
 import torch
 
-from tests.support.vision import torchvision_models
 from tests.support.pages import PAGES, ROOT, blocks, text_of
+from tests.support.vision import torchvision_models
 
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 SLOW = {"docs/start.md", "docs/search.md", "docs/quantizers.md", "docs/speed.md", *(p for p in PAGES if "/tasks/" in p)}
@@ -26,7 +26,7 @@ def test_the_page_runs_and_prints_what_it_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT / "examples")
     if re.search("transformers|torchvision", text_of(page)):
-        torchvision_models()  # registers an operator that torchvision's import asks for, and its wheel beside our torch lacks
+        torchvision_models()  # registers the operator without which its wheel cannot be imported beside our torch
     logging.disable(logging.WARNING)
     torch.manual_seed(0)
     session: dict[str, object] = {"__name__": page}
@@ -53,7 +53,7 @@ def run(content: str, session: dict[str, object], page: str, line: int) -> str:
 
 
 def says(content: str, printed: str, varies: bool) -> bool:
-    """Whether a page shows what was printed; where figures vary, the words around them count, and how many there are."""
+    """Whether a page shows what was printed; where figures vary, the words count, and how many figures there are."""
     if varies:
         return without_figures(content) == without_figures(printed)
     return doctest.OutputChecker().check_output(rounded(content), rounded(printed), doctest.ELLIPSIS)

@@ -151,7 +151,9 @@ def opened(browser, address: str, page: str, scheme: str, size: dict[str, int]):
     trouble: list[str] = []
     shown.on("console", lambda said: trouble.append(said.text) if said.type in ("error", "warning") else None)
     shown.on("pageerror", lambda error: trouble.append(str(error)))
-    shown.on("request", lambda asked: trouble.append(asked.url) if not asked.url.startswith((address, "data:")) else None)
+    shown.on(
+        "request", lambda asked: trouble.append(asked.url) if not asked.url.startswith((address, "data:")) else None
+    )
     shown.on("response", lambda got: trouble.append(f"{got.status} {got.url}") if got.status >= 400 else None)
     shown.goto(address + page, wait_until="networkidle")
     return shown, trouble
