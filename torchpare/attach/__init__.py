@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from torchpare.attach.compressor import Compressor
 from torchpare.attach.layer import CompressedLayer, attach_mask
 from torchpare.attach.plain import attach_masks, detach, is_attached, masks_of, plain_state_dict
 from torchpare.attach.quantized import (
@@ -15,6 +16,7 @@ from torchpare.attach.quantizer import FakeQuantize
 
 __all__ = [
     "CompressedLayer",
+    "Compressor",
     "FakeQuantize",
     "attach_activation_quantizer",
     "attach_mask",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,16 @@ class CurvatureWatch:
     def remove(self) -> None:
         """Nothing hangs anywhere."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen and which signs are drawn next, for a checkpoint: tensors and numbers."""
+        sums = {name: own.clone() for name, own in self.sums.items()}
+        return {"sums": sums, "batches": self.batches, "signs": self._generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have seen what a checkpoint says, and nothing else."""
+        self.sums, self.batches = dict(state["sums"]), int(state["batches"])
+        self._generator.set_state(state["signs"])
+
     def see(self, loss: Tensor) -> None:
         """Look at one loss; its graph stays, so that it can still be taken back.
 
@@ -60,7 +71,9 @@ class CurvatureWatch:
                 reached = {n: (w, s) for (n, w), s in zip(weights.items(), slopes, strict=True) if s is not None}
                 for name, curvature in self._diagonal(reached).items():
                     seen = self.measure(name, weights[name].detach(), curvature)
-                    self.sums[name] = self.sums[name] + seen if name in self.sums else seen
+                    known = self.sums.get(name)
+                    # A model that was moved since has its sums elsewhere.
+                    self.sums[name] = seen if known is None else known.to(seen.device) + seen
             except RuntimeError as error:
                 raise MaskError(f"the loss cannot be differentiated twice: {error}") from error
         self.batches += 1

@@ -46,6 +46,13 @@ class Watch(Protocol):
     def remove(self) -> None:
         """Stop watching; what was seen stays."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen, for a checkpoint: tensors and numbers."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have seen what a checkpoint says, and nothing else."""
+
 
 class GradientWatch:
     """Adds up what ``measure`` says of each layer's weight and its gradient, one optimizer step after the other.
@@ -90,6 +97,14 @@ class GradientWatch:
         """Stop watching; what was seen stays."""
         remove_all(self._handles)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen, for a checkpoint: tensors and numbers."""
+        return {"sums": {name: own.clone() for name, own in self.sums.items()}, "batches": self.batches}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have seen what a checkpoint says, and nothing else."""
+        self.sums, self.batches, self._latest = dict(state["sums"]), int(state["batches"]), {}
+
     def _before_step(self, *_: Any) -> None:
         seen = {
             name: self._measured(name) for name, layer in self.layers.items() if dense_weight(layer).grad is not None
@@ -110,7 +125,8 @@ class GradientWatch:
 
     def _add(self, seen: Mapping[str, Tensor]) -> None:
         for name, scores in seen.items():
-            self.sums[name] = self.sums[name] + scores if name in self.sums else scores
+            # A model that was moved since has its sums elsewhere.
+            self.sums[name] = self.sums[name].to(scores.device) + scores if name in self.sums else scores
         self.batches += 1
 
 

@@ -141,6 +141,45 @@ class DataDrivenPruner(FilterPruner):
             return ""
         return f"it has seen {self._watch.batches} of the {self.batches} minibatches that it asks for"
 
+    @property
+    def looks(self) -> bool:
+        """Whether it watches now."""
+        return self._watch is not None
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether it watches, or will, while you train."""
+        return self.training is None and (self.looks or not self._compressed)
+
+    def hang_on(self, optimizer: Optimizer) -> None:
+        """Count the steps of this optimizer; what was seen counts on."""
+        if self._watch is None:
+            return
+        seen, masks_too = self._watch.state_dict(), self._compressed
+        self.start_watching()
+        self._watch.load_state_dict(seen)
+        if masks_too:
+            self._steps = Steps(optimizer, after=self._mask_if_ready)
+
+    def progress(self) -> dict[str, Any]:
+        """What was seen; nothing, where it no longer looks."""
+        return {"seen": None if self._watch is None else self._watch.state_dict()}
+
+    def go_on(self, progress: Mapping[str, Any]) -> None:
+        """Have seen what is in there, and look on, or look no more."""
+        seen = progress["seen"]
+        if seen is None:
+            self.stop_watching()
+            return
+        if not set(seen["sums"]) <= set(self.targets):
+            raise ValueError("sums of other layers")
+        if self._watch is None:
+            self.start_watching()
+            if self._compressed and self.optimizer is not None:
+                self._steps = Steps(self.optimizer, after=self._mask_if_ready)
+        assert self._watch is not None
+        self._watch.load_state_dict(seen)
+
     def start_watching(self) -> None:
         """Forget what was seen, and look again."""
         self.stop_watching()

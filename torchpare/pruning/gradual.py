@@ -117,6 +117,17 @@ class GradualPruner(RankedPruner):
         if epoch + 1 >= self._last_epoch():
             self.look_no_more()
 
+    def progress(self) -> dict[str, Any]:
+        """The epoch, how much of each layer is pruned by now, and what the criterion has seen."""
+        return {**super().progress(), "epoch": self.now_epoch, "dropped": dict(self._dropped)}
+
+    def go_on(self, progress: Mapping[str, Any]) -> None:
+        """Stand at that epoch of the schedule."""
+        dropped = {str(name): int(count) for name, count in progress["dropped"].items()}
+        epoch = int(progress["epoch"])
+        super().go_on(progress)
+        self.now_epoch, self._dropped = epoch, dropped
+
     @property
     def waiting(self) -> str:
         """What the pruner waits for: the first epoch with a mask."""

@@ -113,6 +113,18 @@ class LotteryTicketPruner(RankedPruner):
         share = self.now_round / self.rounds
         return {name: compound(0.0, target.sparsity, share) for name, target in self.targets.items()}
 
+    def progress(self) -> dict[str, Any]:
+        """The round, and the start to which each round goes back: as large as the model and its optimizer."""
+        start = None if self._start is None else self._start.state_dict()
+        return {**super().progress(), "round": self.now_round, "start": start}
+
+    def go_on(self, progress: Mapping[str, Any]) -> None:
+        """Stand in that round, with that start to go back to."""
+        at, start = int(progress["round"]), progress["start"]
+        start = None if start is None else _Snapshot(dict(start["tensors"]), start["optimizer"], start["scheduler"])
+        super().go_on(progress)
+        self.now_round, self._start = at, start
+
     @property
     def waiting(self) -> str:
         """What the pruner waits for: the second round."""
@@ -132,6 +144,10 @@ class _Snapshot:
         tensors = {name: tensor.detach().clone() for name, tensor in _tensors(model)}
         state = None if optimizer is None else copy.deepcopy(optimizer.state_dict())
         return cls(tensors, state, None if scheduler is None else copy.deepcopy(scheduler.state_dict()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, for a checkpoint."""
+        return {"tensors": self.tensors, "optimizer": self.optimizer, "scheduler": self.scheduler}
 
     @torch.no_grad()
     def restore(self, model: nn.Module, optimizer: Optimizer | None, scheduler: Any) -> None:

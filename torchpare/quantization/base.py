@@ -8,15 +8,22 @@ in the model, not here: a new model, compressed with the same config_list, takes
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
-from torchpare.attach import FakeQuantize, attach_activation_quantizer, attach_weight_quantizer, quantizers_of
+from torchpare.attach import (
+    Compressor,
+    FakeQuantize,
+    attach_activation_quantizer,
+    attach_weight_quantizer,
+    quantizers_of,
+)
 from torchpare.config import QuantEntry, QuantSpec, Target, select
 from torchpare.config.layers import WEIGHTED
 from torchpare.config.quantization import Observer, QuantType
@@ -32,7 +39,7 @@ from torchpare.quantization.places import Place, activation_places, check_observ
 __all__ = ["Quantizer"]
 
 
-class Quantizer(ABC):
+class Quantizer(Compressor):
     """Quantizes what a ``config_list`` selects, with the quantizers of a subclass.
 
     Args:
@@ -100,6 +107,13 @@ class Quantizer(ABC):
             self.check(place)
         self.joined = joined_outputs(model, self.activations, dummy_input) if dummy_input is not None else []
         self._compressed = False
+        self._hung: list[FakeQuantize] = []
+        self._counting: RemovableHandle | None = None
+
+    @property
+    def layers(self) -> list[str]:
+        """The names of the layers that the ``config_list`` selects."""
+        return list(self.targets)
 
     # ------------------------------------------------------------------------------------------- what an algorithm says
 
@@ -111,7 +125,7 @@ class Quantizer(ABC):
     def activation_quantizer(self, place: Place) -> FakeQuantize:
         """What to hang on an input or an output."""
 
-    def check(self, place: Place) -> None:  # noqa: B027 - most algorithms can do all that may be said
+    def check(self, place: Place) -> None:
         """Refuse what the algorithm cannot do.
 
         Raises:
@@ -140,18 +154,37 @@ class Quantizer(ABC):
             for place, quantizer in activations:
                 for layer, kind in place.holders:
                     attach_activation_quantizer(layer, kind, quantizer)  # type: ignore[arg-type]
-            self._follow_optimizer([quantizer for _, quantizer in (*weights, *activations)])
+            self._hung = list(dict.fromkeys(own for _, own in (*weights, *activations)))  # one may hang in two places
+            self._follow_optimizer()
             self._compressed = True
             self.begin()
         return self.bound_model
 
-    def begin(self) -> None:  # noqa: B027 - most algorithms wait for the first batch
+    def begin(self) -> None:
         """What follows when all quantizers hang."""
 
     def update_epoch(self, epoch: int) -> None:
         """Tell the quantizer that an epoch begins; harmless."""
         del epoch
         self.step()
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether quantizers wait for a step, or an optimizer was given that trains them."""
+        learns = any(next(quantizer.parameters(), None) is not None for quantizer in self._hung)
+        return any(quantizer.spec.start_step for quantizer in self._hung) or (learns and self.optimizer is not None)
+
+    def hang_on(self, optimizer: Optimizer) -> None:
+        """Count the steps of this optimizer, and no longer passes or the steps of another one."""
+        if self._counting is not None:
+            self._counting.remove()
+            self._counting = None
+        waiting = [quantizer for quantizer in self._hung if quantizer.spec.start_step]
+        for quantizer in waiting:
+            quantizer.counts_passes = False
+            quantizer.see_whether_active()
+        if waiting:
+            self._counting = optimizer.register_step_post_hook(lambda *_: _count(waiting))
 
     def step(self) -> None:
         """Tell the quantizer that a minibatch has been learnt; harmless: the optimizer or the model counts steps.
@@ -241,20 +274,15 @@ class Quantizer(ABC):
         if next(quantizers_of(self.bound_model), None) is None:
             raise QuantizationError(f"the model has no quantizers to {what}: call compress() first")
 
-    def _follow_optimizer(self, quantizers: Sequence[FakeQuantize]) -> None:
+    def _follow_optimizer(self) -> None:
         if self.optimizer is None:
             return
-        quantizers = list(dict.fromkeys(quantizers))  # one may hang in two places
-        learnt = [parameter for quantizer in quantizers for parameter in quantizer.parameters()]
+        learnt = [parameter for quantizer in self._hung for parameter in quantizer.parameters()]
         if learnt:
             self.optimizer.add_param_group(
                 {"params": learnt} if self.decays else {"params": learnt, "weight_decay": 0.0}
             )
-        waiting = [quantizer for quantizer in quantizers if quantizer.spec.start_step]
-        for quantizer in waiting:
-            quantizer.counts_passes = False
-        if waiting:
-            self.optimizer.register_step_post_hook(lambda *_: _count(waiting))
+        self.hang_on(self.optimizer)
 
 
 def _count(quantizers: Sequence[FakeQuantize]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+from torchpare.report.template import printable
+
 __all__ = ["circle", "line", "path", "picture", "rect", "text"]
 
 
@@ -17,7 +19,9 @@ def picture(width: float, height: float, label: str, *shapes: str) -> str:
         shapes: what the other functions return.
     """
     body = "".join(shapes)
-    return f'<svg viewBox="0 0 {_number(width)} {_number(height)}" role="img" aria-label="{escape(label)}">{body}</svg>'
+    return (
+        f'<svg viewBox="0 0 {_number(width)} {_number(height)}" role="img" aria-label="{_escaped(label)}">{body}</svg>'
+    )
 
 
 def rect(x: float, y: float, width: float, height: float, css: str, *, radius: float = 0, tip: str = "") -> str:
@@ -44,14 +48,18 @@ def circle(x: float, y: float, radius: float, css: str, tip: str = "") -> str:
 def text(x: float, y: float, words: str, css: str = "", anchor: str = "start") -> str:
     """Words on one line; ``y`` is their base line, ``anchor`` is ``start``, ``middle`` or ``end``."""
     attributes = f'x="{_number(x)}" y="{_number(y)}" text-anchor="{anchor}" class="{css}"'
-    return f"<text {attributes}>{escape(words)}</text>"
+    return f"<text {attributes}>{_escaped(words)}</text>"
 
 
 def _element(tag: str, attributes: dict[str, float | str], css: str, tip: str = "") -> str:
     listed = " ".join(f'{k}="{v if isinstance(v, str) else _number(v)}"' for k, v in attributes.items())
-    title = f"<title>{escape(tip)}</title>" if tip else ""
+    title = f"<title>{_escaped(tip)}</title>" if tip else ""
     return f'<{tag} {listed} class="{css}">{title}</{tag}>'
 
 
 def _number(value: float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def _escaped(words: str) -> str:
+    return escape(printable(words))
