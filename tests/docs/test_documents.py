@@ -78,6 +78,12 @@ def test_links_between_pages_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_imports_that_a_page_names_in_passing_work(page):
+    for statement in re.findall(r"`(from torchpare[\w.]* import [\w, ]+)`", text_of(page)):
+        exec(statement, {})
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_no_block_of_python_is_missed(page):
     """A block that is indented would be shown and not run."""
     assert text_of(page).count("```python") == sum(block.kind == "python" for block in blocks(page))
