@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
 from html import escape
 
 from torchpare.report.template import printable
 
-__all__ = ["circle", "line", "path", "picture", "rect", "text"]
+__all__ = ["circle", "diamond", "line", "path", "picture", "rect", "shortened", "text", "width_of"]
+
+_EM = 0.62
+"""The width of a letter as a share of its size: that of a wide sans serif, so that words that fit, fit everywhere."""
 
 
 def picture(width: float, height: float, label: str, *shapes: str) -> str:
@@ -24,9 +28,12 @@ def picture(width: float, height: float, label: str, *shapes: str) -> str:
     )
 
 
-def rect(x: float, y: float, width: float, height: float, css: str, *, radius: float = 0, tip: str = "") -> str:
+def rect(
+    x: float, y: float, width: float, height: float, css: str, *, radius: float = 0, opacity: float = 1, tip: str = ""
+) -> str:
     """A rectangle of the CSS class ``css``; ``tip`` shows when the pointer rests on it."""
-    return _element("rect", {"x": x, "y": y, "width": max(0.0, width), "height": height, "rx": radius}, css, tip)
+    sizes: dict[str, float | str] = {"x": x, "y": y, "width": max(0.0, width), "height": height, "rx": radius}
+    return _element("rect", sizes if opacity == 1 else {**sizes, "fill-opacity": opacity}, css, tip)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
@@ -45,10 +52,32 @@ def circle(x: float, y: float, radius: float, css: str, tip: str = "") -> str:
     return _element("circle", {"cx": x, "cy": y, "r": radius}, css, tip)
 
 
-def text(x: float, y: float, words: str, css: str = "", anchor: str = "start") -> str:
+def diamond(x: float, y: float, radius: float, css: str, tip: str = "") -> str:
+    """A square on its corner."""
+    corners = ((x, y - radius), (x + radius, y), (x, y + radius), (x - radius, y))
+    return _element("polygon", {"points": " ".join(f"{_number(a)},{_number(b)}" for a, b in corners)}, css, tip)
+
+
+def text(x: float, y: float, words: str, css: str = "", anchor: str = "start", tip: str = "") -> str:
     """Words on one line; ``y`` is their base line, ``anchor`` is ``start``, ``middle`` or ``end``."""
     attributes = f'x="{_number(x)}" y="{_number(y)}" text-anchor="{anchor}" class="{css}"'
-    return f"<text {attributes}>{_escaped(words)}</text>"
+    title = f"<title>{_escaped(tip)}</title>" if tip else ""
+    return f"<text {attributes}>{title}{_escaped(words)}</text>"
+
+
+def width_of(words: str, size: float = 11.5) -> float:
+    """About how wide a line is at most, in the drawing's coordinates; a wide letter counts twice."""
+    return _EM * size * sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in words)
+
+
+def shortened(words: str, room: float, size: float = 11.5) -> str:
+    """The end of a name, as much as there is room for: layers differ in their last parts."""
+    words = " ".join(words.split())
+    if width_of(words, size) <= room:
+        return words
+    while words and width_of("…" + words, size) > room:
+        words = words[1:]
+    return "…" + words
 
 
 def _element(tag: str, attributes: dict[str, float | str], css: str, tip: str = "") -> str:

@@ -11,7 +11,7 @@ from torchpare.errors import MissingExtraError
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["printable", "render_template"]
+__all__ = ["printable", "render_template", "style_sheet"]
 
 # Neither HTML nor XML may hold these, not even escaped: controls, halves of surrogate pairs, and two code points.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
@@ -35,7 +35,12 @@ def render_template(name: str, **values: Any) -> str:
     environment = _environment()
     from markupsafe import Markup
 
-    return environment.from_string(_read(name)).render(style=Markup(_read("style.css")), **values)  # noqa: S704 - ours
+    return environment.from_string(_read(name)).render(style=Markup(style_sheet()), **values)  # noqa: S704 - ours
+
+
+def style_sheet() -> str:
+    """The rules that all pages and pictures share."""
+    return _read("style.css")
 
 
 def _read(name: str) -> str:
