@@ -1,4 +1,4 @@
-"""What a model is made of and where it can be spared: statistics per layer, as values, tables, pictures and one page."""
+"""What a model is made of and where it can be spared: statistics by layer, as values, tables, charts and one page."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from torchpare.insight.activations import ActivationRange, Activations, Channels
 from torchpare.insight.costs import Costs, LayerCost, layer_costs
 from torchpare.insight.coupling import Coupling, coupling
 from torchpare.insight.frontiers import Frontier
+from torchpare.insight.outcome import Insight
 from torchpare.insight.rounding import LayerRounding, Rounding, rounding
 from torchpare.insight.sensitivities import Sensitivity, sensitivity
-from torchpare.insight.study import Insight, study
+from torchpare.insight.study import study
 from torchpare.report.frontier_figure import FrontierPoint
 
 __all__ = [

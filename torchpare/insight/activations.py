@@ -111,17 +111,17 @@ class Activations:
                 tip=f"{each.name}: {len(each.dead)} dead, {len(each.constant)} constant of {each.channels}")
             for each in self.idle
         ]  # fmt: skip
+        columns = ("layer", "kind", "channels", "dead", "constant", "never above 0", "which are dead or constant")
         table = TableBlock(
-            (Column("layer"), Column("kind"), Column("channels", numeric=True), Column("dead", numeric=True),
-             Column("constant", numeric=True), Column("never above 0", numeric=True), Column("which are dead or constant")),
-            [(each.name, each.kind, each.channels, _count(each.dead, each.channels), _count(each.constant, each.channels),
+            [Column(head, numeric=1 < number < 6) for number, head in enumerate(columns)],
+            [(each.name, each.kind, each.channels, _count(each.dead, each), _count(each.constant, each),
               len(each.negative) or None, _listed(each.dead + each.constant))
              for each in self.channels],
             note=f"Dead: always zero. Constant: always the same other value. Never above 0: a ReLU behind it would make "
             f"it dead. {self._seen().capitalize()}; exact, with no tolerance.",
         )  # fmt: skip
         found = charts(
-            rows, lambda part: bars(part, _spoken(part), most=1.0), "Channels that say nothing",
+            rows, lambda part: bars(part, _spoken(part), most=1.0, whole=True), "Channels that say nothing",
             "Dead or constant, as a share of the layer's channels.", _spoken,
         )  # fmt: skip
         if not rows and self.channels:
@@ -131,7 +131,7 @@ class Activations:
     def range_blocks(self) -> tuple[Block, ...]:
         """The chart and the table of where values lie."""
         rows = [
-            Span(each.name, each.low, each.high, each.low_percentile, each.high_percentile, f"{each.outliers:.3g}",
+            Span(each.name, each.low, each.high, each.low_percentile, each.high_percentile, f"{each.outliers:.2f}",
                  f"{each.name}: {each.low:.4g} to {each.high:.4g}, 99.8 % in {each.low_percentile:.4g} to "
                  f"{each.high_percentile:.4g}")
             for each in self._widest()
@@ -141,11 +141,11 @@ class Activations:
             [Column(head, numeric=number > 1) for number, head in enumerate(columns)],
             [(each.name, each.kind, f"{each.low:.4g}", f"{each.low_percentile:.4g}", f"{each.mean:.4g}",
               f"{each.high_percentile:.4g}", f"{each.high:.4g}", Cell(f"{each.zeros:.1%}", share=each.zeros),
-              Cell(f"{each.outliers:.3g}", "bad" if each.not_finite else "",
+              Cell(f"{each.outliers:.2f}", "bad" if each.not_finite else "",
                    note=f"{numbers.count(each.not_finite)} not finite" if each.not_finite else ""))
              for each in self.ranges],
-            note=f"Outliers: the largest magnitude over that of 99.9 % of all values. Percentiles are exact to 1/2048 of "
-            f"the range. {self._seen().capitalize()}.",
+            note=f"Outliers: the largest magnitude over that of 99.9 % of all values. Percentiles are exact to 1/2048 "
+            f"of the range. {self._seen().capitalize()}.",
         )  # fmt: skip
         found = charts(
             rows, lambda part: spans(part, _said(part), key=("99.8 % of values", "all")), "Where values lie",
@@ -220,8 +220,8 @@ def _where(chosen: Any) -> tuple[int, ...]:
     return tuple(chosen.nonzero().flatten().tolist())
 
 
-def _count(which: tuple[int, ...], channels: int) -> Cell | None:
-    return Cell(str(len(which)), share=len(which) / channels) if which else None
+def _count(which: tuple[int, ...], layer: Channels) -> Cell | None:
+    return Cell(str(len(which)), share=len(which) / layer.channels) if which else None
 
 
 def _listed(which: tuple[int, ...], most: int = 12) -> str:

@@ -41,8 +41,8 @@ class Batches:
             raise ConfigError(f"data is a single {type(data).__name__}; give batches: a list of such, or a DataLoader")
         if data is not None and iter(data) is data:
             raise ConfigError(
-                f"data is a {type(data).__name__}, which can be gone through only once, and ranges are looked for before "
-                "errors; give a list of batches or a DataLoader"
+                f"data is a {type(data).__name__}, which can be gone through only once, and ranges are looked for "
+                "before errors; give a list of batches or a DataLoader"
             )
         self.example = dict(example) if isinstance(example, Mapping) else example
         self.data, self.most = data, most

@@ -14,11 +14,11 @@ from torch.utils import _pytree as pytree
 from torchpare.config.layers import type_name
 from torchpare.errors import ConfigError
 from torchpare.insight.batches import Batches
-from torchpare.insight.laid_out import charts, folded
+from torchpare.insight.laid_out import IN_CHART, charts, folded
 from torchpare.insight.layers import leaves
 from torchpare.insight.rest import at_rest, device_of, run_once
 from torchpare.insight.timing import time_modules
-from torchpare.report import Block, Cell, Column, Measurement, TableBlock, count_flops_params, numbers
+from torchpare.report import Block, Cell, ChartBlock, Column, Measurement, TableBlock, count_flops_params, numbers
 from torchpare.report.layer_figures import Bar, bars, skyline
 
 __all__ = ["Costs", "LayerCost", "layer_costs"]
@@ -77,6 +77,11 @@ class Costs:
         """The layers, from the slowest to the fastest."""
         return tuple(sorted(self.layers, key=lambda layer: -layer.seconds))
 
+    @property
+    def in_order(self) -> tuple[LayerCost, ...]:
+        """The layers in the order of their calls, without what lies between them."""
+        return tuple(layer for layer in self.layers if layer.name != REST)
+
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON knows it."""
         return {"macs": self.macs, "params": self.params, **asdict(self)}
@@ -109,14 +114,14 @@ class Costs:
             rows, draw, "Where the time goes",
             "Each layer's share of the time of all and of the arithmetic, slowest first.", _spoken,
         )  # fmt: skip
-        if len(self.layers) > len(rows[:24]):
-            found += charts([self.layers], lambda one: self._skyline(one[0]), "From input to output",
-                            "Time of each layer, in the order in which they are called.", lambda _: "time by layer")  # fmt: skip
+        if len(self.layers) > IN_CHART:
+            spoken = "Time of each layer, in the order in which they are called."
+            found.append(ChartBlock(self._skyline(spoken), spoken, spoken, "From input to output"))
         return (*found, folded(self._table(), f"All {len(self.layers)} layers"))
 
-    def _skyline(self, layers: Sequence[LayerCost]) -> str:
-        tips = [f"{layer.name}: {numbers.duration(layer.seconds)}" for layer in layers]
-        return skyline([layer.seconds for layer in layers], tips, "Time of each layer, in the order of their calls")
+    def _skyline(self, spoken: str) -> str:
+        tips = [f"{layer.name}: {numbers.duration(layer.seconds)}" for layer in self.in_order]
+        return skyline([layer.seconds for layer in self.in_order], tips, spoken)
 
     def _table(self) -> TableBlock:
         columns = (
@@ -180,8 +185,10 @@ def layer_costs(model: nn.Module, example_inputs: Any, *, runs: int = 20, warmup
             time.median, time.lower_quartile, time.upper_quartile,
         )  # fmt: skip
         (rows if name in alone or row.macs or row.params else rest).append(row)
-    for name in (own.keys() | macs.keys()) - spent.keys():  # parameters of modules that this pass does not call
-        rows.append(LayerCost(name, type_name(modules[name]), 0, macs.get(name, 0), own.get(name, 0), 0.0, 0.0, 0.0))
+    rows += [
+        LayerCost(name, type_name(modules[name]), 0, macs.get(name, 0), count, 0.0, 0.0, 0.0)
+        for name, count in own.items() if name not in spent  # parameters of modules that this pass does not call
+    ]  # fmt: skip
     if rest:
         times = [sum(getattr(row, key) for row in rest) for key in ("seconds", "lower_quartile", "upper_quartile")]
         rows.append(LayerCost(REST, f"{len(rest)} modules", sum(row.calls for row in rest), 0, 0, *times))

@@ -40,8 +40,8 @@ class Frontier:
             known = finite(float(point.seconds)) is not None and finite(float(point.accuracy)) is not None
             if not known or point.seconds <= 0:
                 raise ConfigError(
-                    f"point {point.name!r} has seconds={point.seconds} and accuracy={point.accuracy}; seconds are above "
-                    "0, and both are finite"
+                    f"point {point.name!r} has seconds={point.seconds} and accuracy={point.accuracy}; seconds are "
+                    "above 0, and both are finite"
                 )
 
     @classmethod
@@ -103,8 +103,8 @@ class Frontier:
             f"{point.name}: {numbers.duration(point.seconds)}, {self._say(point)}" for point in self.points
         )
         chart = ChartBlock(
-            frontier_chart(self.points, said, shares=self.shares), "Up and to the left is better; no model beats those on the line.", said,
-            "Accuracy against latency",
+            frontier_chart(self.points, said, shares=self.shares),
+            "Up and to the left is better; no model beats those on the line.", said, "Accuracy against latency",
         )  # fmt: skip
         columns = (Column("model"), Column("time", numeric=True), Column("accuracy", numeric=True), Column(""))
         rows = [

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from torchpare.report import Block, ChartBlock, DetailsBlock, RowBlock, TableBlock
+from torchpare.report import Block, ChartBlock, DetailsBlock, TableBlock
 
-__all__ = ["charts", "finite", "folded"]
+__all__ = ["IN_CHART", "charts", "finite", "folded"]
 
 T = TypeVar("T")
 
@@ -23,25 +23,21 @@ _SHORT = 16
 def charts(
     items: Sequence[T], draw: Callable[[Sequence[T]], str], title: str, caption: str, alt: Callable[[Sequence[T]], str]
 ) -> list[Block]:
-    """One chart, or two side by side where there are more layers than are read at a glance.
+    """A chart, in two columns where there are more layers than are read at a glance.
 
     Args:
         items: what is drawn, a line each; the first ones if there are many.
         draw: the picture of some.
-        title: of the first chart.
-        caption: of the first chart.
-        alt: some in words.
+        title: in bold above it.
+        caption: what one sees.
+        alt: the same in words.
     """
     shown = items[:IN_CHART]
     if not shown:
         return []
     half = len(shown) if len(shown) <= _ONE_COLUMN else (len(shown) + 1) // 2
-    parts = [part for part in (shown[:half], shown[half:]) if part]
-    said = [(title, caption), (f"{title}, continued", "\N{NO-BREAK SPACE}" if caption else "")]
-    blocks = tuple(
-        ChartBlock(draw(part), words, alt(part), head) for part, (head, words) in zip(parts, said, strict=False)
-    )
-    return [RowBlock(blocks)] if len(blocks) > 1 else list(blocks)
+    pictures = [draw(part) for part in (shown[:half], shown[half:]) if part]
+    return [ChartBlock(pictures[0], caption, alt(shown), title, more=tuple(pictures[1:]))]
 
 
 def folded(table: TableBlock, summary: str) -> Block:

@@ -115,8 +115,10 @@ def weight_ratios(layer: nn.Module, bits: Sequence[int]) -> tuple[ByBits, ByBits
     axis, groups = output_layout(layer)
     if groups > 1:  # of a transposed convolution: the rows of each group have columns of their own
         weight = weight.unflatten(0, (groups, -1)).transpose(0, 1).flatten(1, 2)
-    whole, single = ({each: _weight_ratio(weight, dims, Grid(each, signed=True, symmetric=True, narrow=True)) for each in bits}
-                     for dims in (tuple(range(weight.dim())), tuple(d for d in range(weight.dim()) if d != axis)))  # fmt: skip
+    grids = {each: Grid(each, signed=True, symmetric=True, narrow=True) for each in bits}
+    every = tuple(range(weight.dim()))
+    whole, single = ({each: _weight_ratio(weight, dims, grid) for each, grid in grids.items()}
+                     for dims in (every, every[:axis] + every[axis + 1 :]))  # fmt: skip
     return whole, single
 
 

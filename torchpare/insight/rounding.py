@@ -25,14 +25,15 @@ from torchpare.report.layer_figures import Dots, dots
 __all__ = ["LayerRounding", "Rounding", "rounding"]
 
 GOOD, BAD = 30.0, 15.0
-"""In dB. Above the first an error is a thousandth of the signal's power or less; below the second, a thirtieth or more."""
+"""In dB. From the first on, an error has a thousandth of the signal's power or less; below the second, over a thirtieth."""
 
-_KINDS = ("weight by channel", "weight by tensor", "input by tensor")
+_COLUMNS = ("weight, per tensor", "weight, per channel", "input, per tensor", "input, per channel")
+_KINDS = ("weight per channel", "per tensor", "input")
 
 
 @dataclass(frozen=True)
 class LayerRounding:
-    """Signal over quantization noise of one layer, in dB, by bits. Infinite where nothing is lost; NaN where unknown."""
+    """Signal over quantization noise of one layer, in dB by bits: infinite where nothing is lost, NaN where unknown."""
 
     name: str
     kind: str
@@ -97,15 +98,14 @@ class Rounding:
             )
         columns = [Column("layer"), Column("kind")]
         for bits in self.bits:
-            columns += [Column(head, numeric=True, note=f"{bits} bits")
-                        for head in ("weight, tensor", "weight, channel", "input, tensor", "input, channel")]  # fmt: skip
+            columns += [Column(head, numeric=True, note=f"{bits} bits") for head in _COLUMNS]
         table = TableBlock(
             columns,
             [(each.name, each.kind, *(_cell(kind[bits]) for bits in self.bits for kind in _all(each)))
              for each in self.layers],
-            note="Signal over quantization noise in dB: 10 log10 of the sum of squares over that of the errors; 6 dB are a "
-            "bit. Weights on a symmetric signed grid over their whole range, inputs on an affine one over the whole range "
-            f"of the data, {self._seen()}.",
+            note="Signal over quantization noise in dB: 10 log10 of the sum of squares over that of the errors; 6 dB are "
+            "a bit. Weights on a symmetric signed grid over their whole range, inputs on an affine one over the whole "
+            f"range of the data, {self._seen()}.",
         )  # fmt: skip
         return (*found, folded(table, f"All {len(self.layers)} layers")) if self.layers else ()
 

@@ -110,7 +110,7 @@ class Sensitivity:
                      for each in self.sparsities))
             for name, row in self.rows.items()
         ]  # fmt: skip
-        note = f"The dense model is worth {self.dense:.4g}; within a layer {self.criterion} says what goes. Bars: what is lost."
+        note = f"The dense model is worth {self.dense:.4g}; {self.criterion} says what goes. Bars: what is lost."
         return (*found, folded(TableBlock(columns, rows, note=note), f"All {len(rows)} layers")) if self.rows else ()
 
     def _spoken(self, names: Sequence[str]) -> str:

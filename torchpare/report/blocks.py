@@ -141,6 +141,7 @@ class ChartBlock:
         alt: the same for those who do not see it; screen readers say this.
         title: in bold before the caption.
         wide: that it takes the whole width also where charts stand side by side.
+        more: further pictures that go on where the first one ends; they stand side by side where there is room.
 
     Raises:
         ConfigError: ``svg`` is no well-formed svg element, or one that could run or fetch something; or ``alt`` is
@@ -152,17 +153,19 @@ class ChartBlock:
     alt: str
     title: str = ""
     wide: bool = False
+    more: Sequence[str] = ()
     kind: str = field(default="chart", init=False)
 
     def __post_init__(self) -> None:
-        _check_picture(self.svg)
+        for picture in (self.svg, *self.more):
+            _check_picture(picture)
         if not self.alt.strip():
             raise ConfigError(f"ChartBlock {self.caption!r}: alt is empty; say in words what the picture shows")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON knows them."""
         said = {"title": self.title, "caption": self.caption, "alt": self.alt}
-        return {"kind": self.kind, **said, "wide": self.wide, "svg": self.svg}
+        return {"kind": self.kind, **said, "wide": self.wide, "svg": [self.svg, *self.more]}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torchpare.report import numbers, svg
 __all__ = ["FrontierPoint", "frontier", "frontier_chart"]
 
 WIDTH, HEIGHT = 360.0, 270.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 14.0, 12.0, 38.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 14.0, 12.0, 38.0
 _LINE = 13.0
 
 
@@ -66,13 +66,12 @@ def frontier_chart(points: Sequence[FrontierPoint], label: str, *, shares: bool 
         return _TOP + (y_high - accuracy) / (y_high - y_low) * (HEIGHT - _TOP - _BOTTOM)
 
     shapes = []
-    for step in range(4):
-        level = y_low + (y_high - y_low) * (step + 0.5) / 4
-        moment = x_low + (x_high - x_low) * (step + 0.5) / 4
-        said = f"{100 * level:.4g} %" if shares else f"{level:.4g}"
+    for level in svg.ticks(y_low, y_high):
+        said = f"{100 * level:.6g} %" if shares else f"{level:.6g}"
         shapes += [svg.line(_LEFT, y(level), WIDTH - _RIGHT, y(level), "grid"),
-                   svg.text(_LEFT - 6, y(level) + 4, said, "tick", "end"),
-                   svg.text(x(moment), HEIGHT - 20, numbers.duration(moment), "tick", "middle")]  # fmt: skip
+                   svg.text(_LEFT - 6, y(level) + 4, said, "tick", "end")]  # fmt: skip
+    for moment in svg.ticks(x_low, x_high, 4):
+        shapes.append(svg.text(x(moment), HEIGHT - 20, _time(moment), "tick", "middle"))
     shapes.append(svg.text(WIDTH - _RIGHT, HEIGHT - 4, "time of one run", "tick", "end"))
     shapes.append(svg.path([(x(p.seconds), y(p.accuracy)) for p in best], "small-line"))
     placed = [(x(p.seconds) - 5, y(p.accuracy) - 5, x(p.seconds) + 5, y(p.accuracy) + 5) for p in points]
@@ -85,6 +84,12 @@ def frontier_chart(points: Sequence[FrontierPoint], label: str, *, shares: bool 
         shapes.append(svg.circle(*at, 4.5, "accent" if on else "dense", tip))
         shapes += _labelled(point.name, at, placed, "tick small-ink" if on else "tick", tip)
     return svg.picture(WIDTH, HEIGHT, label, *shapes)
+
+
+def _time(seconds: float) -> str:
+    """A round time, without decimals that say nothing."""
+    figure, _, unit = numbers.duration(seconds).partition(" ")
+    return f"{float(figure):g} {unit}" if "min" not in unit else numbers.duration(seconds)
 
 
 def _labelled(

@@ -16,7 +16,7 @@ __all__ = ["damage", "heat_map", "write_heat_map"]
 Rows = Mapping[str, Mapping[float, float]]
 
 WIDTH = 360.0
-_NAMES = 132.0
+_NAMES = 152.0
 _PITCH = 18.0
 
 
@@ -64,8 +64,8 @@ def heat_map(
                 shapes.append(svg.rect(*box, "untried", radius=2, tip=f"{name} at {share:.0%}: not tried"))
                 continue
             tip = f"{name} at {share:.0%}: {row[share]:.4g}, {hurt[name][share]:.3g} worse"
-            shapes += [svg.rect(*box, "well", radius=2),
-                       svg.rect(*box, "heat", radius=2, opacity=min(1.0, hurt[name][share] / most), tip=tip)]  # fmt: skip
+            strength = min(1.0, hurt[name][share] / most)
+            shapes += [svg.rect(*box, "well", radius=2), svg.rect(*box, "heat", radius=2, opacity=strength, tip=tip)]
     bottom = top + len(rows) * _PITCH
     return svg.picture(WIDTH, bottom + 24, label, *shapes, *_scale(bottom + 8, most))
 

@@ -13,7 +13,7 @@ from torchpare.report import svg
 __all__ = ["Bar", "Dots", "Span", "bars", "dots", "skyline", "spans"]
 
 WIDTH = 360.0
-_NAMES = 132.0
+_NAMES = 152.0
 _PITCH = 22.0
 
 
@@ -55,7 +55,14 @@ class Dots:
     tip: str = ""
 
 
-def bars(rows: Sequence[Bar], label: str, *, key: tuple[str, str] | None = None, most: float | None = None) -> str:
+def bars(
+    rows: Sequence[Bar],
+    label: str,
+    *,
+    key: tuple[str, str] | None = None,
+    most: float | None = None,
+    whole: bool = False,
+) -> str:
     """Bars of layers.
 
     Args:
@@ -63,6 +70,7 @@ def bars(rows: Sequence[Bar], label: str, *, key: tuple[str, str] | None = None,
         label: what a screen reader says.
         key: what the accent and the grey stand for.
         most: what the whole width stands for; the largest amount if not given.
+        whole: draw the whole width behind each bar, where it stands for all there is.
     """
     room = WIDTH - _NAMES - max((svg.width_of(row.words) for row in rows), default=0.0) - 8
     most = most or max((max(row.value, row.beside or 0.0) for row in rows), default=0.0) or 1.0
@@ -72,12 +80,14 @@ def bars(rows: Sequence[Bar], label: str, *, key: tuple[str, str] | None = None,
         y = top + number * _PITCH
         length, other = room * row.value / most, room * (row.beside or 0.0) / most
         shapes.append(_name(row.name, y + 12, row.tip))
+        if whole:
+            shapes.append(svg.rect(_NAMES, y + 2, room, 12, "ghost", radius=2, tip=row.tip))
         if row.beside is None:
             shapes.append(svg.rect(_NAMES, y + 2, length, 12, "accent", radius=2, tip=row.tip))
         else:
             shapes += [svg.rect(_NAMES, y + 1, other, 6, "dense", radius=1.5, tip=row.tip),
                        svg.rect(_NAMES, y + 8, length, 7, "accent", radius=1.5, tip=row.tip)]  # fmt: skip
-        shapes.append(svg.text(_NAMES + max(length, other) + 6, y + 12, row.words, "tick"))
+        shapes.append(svg.text(_NAMES + (room if whole else max(length, other)) + 6, y + 12, row.words, "tick"))
     return svg.picture(WIDTH, top + len(rows) * _PITCH, label, *shapes)
 
 
@@ -128,7 +138,7 @@ def dots(rows: Sequence[Dots], label: str, *, key: Sequence[str], low: float, hi
         return left + (right - left) * (min(max(value, low), high) - low) / ((high - low) or 1.0)
 
     shapes = _key(tuple((css, words) for (css, _), words in zip(kinds, key, strict=True)))
-    for tick in _ticks(low, high):
+    for tick in svg.ticks(low, high):
         shapes += [svg.line(x(tick), top, x(tick), bottom, "grid"),
                    svg.text(x(tick), bottom + 14, f"{tick:g}", "tick", "middle")]  # fmt: skip
     shapes.append(svg.text(_NAMES - 8, bottom + 14, unit, "tick", "end"))
@@ -185,11 +195,3 @@ def _key(entries: Sequence[tuple[str, str]]) -> list[str]:
         shapes += [mark, svg.text(x + 16, 11, words, "tick")]
         x += 16 + svg.width_of(words) + 12
     return shapes
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round values between two ends, about four of them."""
-    span = (high - low) or 1.0
-    step = next(step for step in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000, span) if span / step <= 5)
-    first = -(-low // step) * step
-    return [first + number * step for number in range(int((high - first) / step + 1e-9) + 1)]

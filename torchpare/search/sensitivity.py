@@ -42,8 +42,8 @@ class SensitivityAnalysis:
             than that below or above the value of the dense model.
         early_stop_value: see there.
         executor: who runs the evaluations: ``"serial"``, this process, one after the other; ``"processes"``, ``"ray"``
-            or an :class:`~torchpare.search.executor.Executor`: several at a time, as ``val_func`` can be imported there.
-            The values are the same whoever finds them, as far as ``val_func`` returns the same for the same model.
+            or an :class:`~torchpare.search.Executor`: several at a time, where ``val_func`` can be imported. The values
+            are the same whoever finds them, as far as ``val_func`` returns the same for the same model.
 
     Raises:
         ConfigError: an argument cannot be used.
