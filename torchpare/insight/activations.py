@@ -117,7 +117,7 @@ class Activations:
             [(each.name, each.kind, each.channels, _count(each.dead, each), _count(each.constant, each),
               len(each.negative) or None, _listed(each.dead + each.constant))
              for each in self.channels],
-            note=f"Dead: always zero. Constant: always the same other value. Never above 0: a ReLU behind it would make "
+            note="Dead: always zero. Constant: always the same other value. Never above 0: a ReLU behind would make "
             f"it dead. {self._seen().capitalize()}; exact, with no tolerance.",
         )  # fmt: skip
         found = charts(
@@ -133,19 +133,19 @@ class Activations:
         rows = [
             Span(each.name, each.low, each.high, each.low_percentile, each.high_percentile, f"{each.outliers:.2f}",
                  f"{each.name}: {each.low:.4g} to {each.high:.4g}, 99.8 % in {each.low_percentile:.4g} to "
-                 f"{each.high_percentile:.4g}")
+                 numbers.signed(each.high_percentile))
             for each in self._widest()
         ]  # fmt: skip
         columns = ("layer", "kind", "min", "0.1 %", "mean", "99.9 %", "max", "zeros", "outliers")
         table = TableBlock(
             [Column(head, numeric=number > 1) for number, head in enumerate(columns)],
-            [(each.name, each.kind, f"{each.low:.4g}", f"{each.low_percentile:.4g}", f"{each.mean:.4g}",
-              f"{each.high_percentile:.4g}", f"{each.high:.4g}", Cell(f"{each.zeros:.1%}", share=each.zeros),
+            [(each.name, each.kind, numbers.signed(each.low), numbers.signed(each.low_percentile), numbers.signed(each.mean),
+              numbers.signed(each.high_percentile), numbers.signed(each.high), Cell(f"{each.zeros:.1%}", share=each.zeros),
               Cell(f"{each.outliers:.2f}", "bad" if each.not_finite else "",
                    note=f"{numbers.count(each.not_finite)} not finite" if each.not_finite else ""))
              for each in self.ranges],
-            note=f"Outliers: the largest magnitude over that of 99.9 % of all values. Percentiles are exact to 1/2048 "
-            f"of the range. {self._seen().capitalize()}.",
+            note="Outliers: the largest magnitude over that of 99.9 % of all. Percentiles are exact to 1/2048 of "
+            f"the range. {self._seen().capitalize()}.",
         )  # fmt: skip
         found = charts(
             rows, lambda part: spans(part, _said(part), key=("99.8 % of values", "all")), "Where values lie",

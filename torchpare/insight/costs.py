@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
@@ -25,6 +25,8 @@ __all__ = ["Costs", "LayerCost", "layer_costs"]
 
 REST = "(between layers)"
 """The name of what modules that call others do themselves: additions, reshapes, functions."""
+
+_CSS = {"time": "accent", "MACs": "dense"}
 
 
 @dataclass(frozen=True)
@@ -115,13 +117,19 @@ class Costs:
             "Each layer's share of the time of all and of the arithmetic, slowest first.", _spoken,
         )  # fmt: skip
         if len(self.layers) > IN_CHART:
-            spoken = "Time of each layer, in the order in which they are called."
-            found.append(ChartBlock(self._skyline(spoken), spoken, spoken, "From input to output"))
+            spoken = "Time and multiply-accumulates of each layer, in the order in which they are called."
+            found.append(
+                ChartBlock(self._skyline("time"), spoken, spoken, "From input to output", more=(self._skyline("MACs"),))
+            )
         return (*found, folded(self._table(), f"All {len(self.layers)} layers"))
 
-    def _skyline(self, spoken: str) -> str:
-        tips = [f"{layer.name}: {numbers.duration(layer.seconds)}" for layer in self.in_order]
-        return skyline([layer.seconds for layer in self.in_order], tips, spoken)
+    def _skyline(self, what: Literal["time", "MACs"]) -> str:
+        values = [layer.seconds if what == "time" else float(layer.macs) for layer in self.in_order]
+        tips = [
+            f"{layer.name}: {numbers.duration(layer.seconds)}, {numbers.count(layer.macs)} MACs"
+            for layer in self.in_order
+        ]
+        return skyline(values, tips, f"{what} by layer", words=("first layer", what, "last layer"), css=_CSS[what])
 
     def _table(self) -> TableBlock:
         columns = (
@@ -147,7 +155,8 @@ class Costs:
             f"Multiply-accumulates are for one sample. Times are medians of {plain.runs} passes of {self.batch} "
             f"sample{'s' if self.batch != 1 else ''}, {plain.threads} thread{'s' if plain.threads != 1 else ''}, taken "
             f"by hooks on every module, without the modules it calls. Hooks cost time too: a pass takes "
-            f"{numbers.duration(watched.median)} with them and {numbers.duration(plain.median)} without, taking turns."
+            f"{numbers.duration(watched.median)} with them and {numbers.duration(plain.median)} without, taking turns. "
+            f"What they cost falls to {REST} most: additions, reshapes, functions of modules that call others."
         )
 
 

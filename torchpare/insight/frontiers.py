@@ -11,7 +11,7 @@ from rich.table import Table
 
 from torchpare.errors import ConfigError
 from torchpare.insight.laid_out import finite
-from torchpare.report import Block, Cell, ChartBlock, Column, Measurement, TableBlock, numbers
+from torchpare.report import Block, Cell, ChartBlock, Column, Measurement, RowBlock, TableBlock, numbers
 from torchpare.report.frontier_figure import FrontierPoint, frontier, frontier_chart
 from torchpare.search.frontier import MixedPrecision
 
@@ -116,7 +116,7 @@ class Frontier:
             )
             for point in sorted(self.points, key=lambda point: point.seconds)
         ]
-        return chart, TableBlock(columns, rows)
+        return (RowBlock((chart, TableBlock(columns, rows))),)
 
     def _say(self, point: FrontierPoint) -> str:
         return numbers.share(point.accuracy) if self.shares else f"{point.accuracy:.4g}"

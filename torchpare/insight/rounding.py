@@ -24,8 +24,8 @@ from torchpare.report.layer_figures import Dots, dots
 
 __all__ = ["LayerRounding", "Rounding", "rounding"]
 
-GOOD, BAD = 30.0, 15.0
-"""In dB. From the first on, an error has a thousandth of the signal's power or less; below the second, over a thirtieth."""
+BAD = 15.0
+"""In dB: below it, errors have more than a thirtieth of the signal's power."""
 
 _COLUMNS = ("weight, per tensor", "weight, per channel", "input, per tensor", "input, per channel")
 _KINDS = ("weight per channel", "per tensor", "input")
@@ -89,25 +89,21 @@ class Rounding:
         """Charts and the table for the page."""
         found: list[Block] = []
         for bits in self.bits:
-            rows = [
-                Dots(each.name, [_shown(kind[bits]) for kind in _of(each)], _told(each, bits))
-                for each in self.worst(bits)
-            ]
+            rows = [Dots(each.name, [_shown(kind[bits]) for kind in _of(each)], _told(each, bits))
+                    for each in self.worst(bits)]  # fmt: skip
             found += charts(
-                rows, partial(_drawn, rows), f"At {bits} bits", "Worst first; further right is better.", _said
+                rows, partial(_drawn, rows), f"At {bits} bits", "In dB, worst first; further right is better.", _said
             )
-        columns = [Column("layer"), Column("kind")]
-        for bits in self.bits:
-            columns += [Column(head, numeric=True, note=f"{bits} bits") for head in _COLUMNS]
-        table = TableBlock(
-            columns,
-            [(each.name, each.kind, *(_cell(kind[bits]) for bits in self.bits for kind in _all(each)))
-             for each in self.layers],
-            note="Signal over quantization noise in dB: 10 log10 of the sum of squares over that of the errors; 6 dB are "
-            "a bit. Weights on a symmetric signed grid over their whole range, inputs on an affine one over the whole "
-            f"range of the data, {self._seen()}.",
-        )  # fmt: skip
-        return (*found, folded(table, f"All {len(self.layers)} layers")) if self.layers else ()
+            columns = [Column("layer"), Column("kind"), *(Column(head, numeric=True) for head in _COLUMNS)]
+            table = TableBlock(
+                columns,
+                [(each.name, each.kind, *(_cell(kind[bits]) for kind in _all(each))) for each in self.layers],
+                note=f"Signal over quantization noise in dB: 10 log10 of the sum of squares over that of the errors; 6 dB "
+                f"are a bit. Weights on a symmetric signed grid over their whole range, inputs on an affine one over all "
+                f"that was seen {self._seen()}.",
+            )
+            found.append(folded(table, f"All {len(self.layers)} layers at {bits} bits"))
+        return tuple(found) if self.layers else ()
 
     def _seen(self) -> str:
         if not self.own_data:
@@ -194,7 +190,7 @@ def _say(value: float) -> str:
 def _cell(value: float) -> Cell:
     if math.isnan(value):
         return Cell(_say(value), "soft")
-    return Cell(_say(value), "bad" if value < BAD else "good" if value >= GOOD else "")
+    return Cell(_say(value), "bad" if value < BAD else "")
 
 
 def _said(rows: Sequence[Dots]) -> str:

@@ -70,7 +70,7 @@ def frontier_chart(points: Sequence[FrontierPoint], label: str, *, shares: bool 
         said = f"{100 * level:.6g} %" if shares else f"{level:.6g}"
         shapes += [svg.line(_LEFT, y(level), WIDTH - _RIGHT, y(level), "grid"),
                    svg.text(_LEFT - 6, y(level) + 4, said, "tick", "end")]  # fmt: skip
-    for moment in svg.ticks(x_low, x_high, 4):
+    for moment in svg.ticks(x_low, x_high):
         shapes.append(svg.text(x(moment), HEIGHT - 20, _time(moment), "tick", "middle"))
     shapes.append(svg.text(WIDTH - _RIGHT, HEIGHT - 4, "time of one run", "tick", "end"))
     shapes.append(svg.path([(x(p.seconds), y(p.accuracy)) for p in best], "small-line"))
@@ -82,7 +82,7 @@ def frontier_chart(points: Sequence[FrontierPoint], label: str, *, shares: bool 
         if point.low is not None and point.high is not None:
             shapes.append(svg.line(x(point.low), at[1], x(point.high), at[1], "whisker"))
         shapes.append(svg.circle(*at, 4.5, "accent" if on else "dense", tip))
-        shapes += _labelled(point.name, at, placed, "tick small-ink" if on else "tick", tip)
+        shapes += _labelled(point.name, at, placed, tip, best=on)
     return svg.picture(WIDTH, HEIGHT, label, *shapes)
 
 
@@ -93,19 +93,25 @@ def _time(seconds: float) -> str:
 
 
 def _labelled(
-    name: str, at: tuple[float, float], placed: list[tuple[float, float, float, float]], css: str, tip: str
+    name: str, at: tuple[float, float], placed: list[tuple[float, float, float, float]], tip: str, *, best: bool
 ) -> list[str]:
-    """The name beside its point, where no other name or point is; nothing where there is no room, the tip says it."""
+    """The name beside its point, where no other name or point is; nothing where there is no room, the tip says it.
+
+    Up and to the left of the best there is nothing: their names go there first.
+    """
     words = svg.shortened(name, 150)
     wide = svg.width_of(words)
-    for left, base in ((at[0] + 8, at[1] + 4), (at[0] - 8 - wide, at[1] + 4), (at[0] - wide / 2, at[1] - 9),
-                       (at[0] - wide / 2, at[1] + 17), (at[0] + 8, at[1] - 8), (at[0] + 8, at[1] + 16),
-                       (at[0] - 8 - wide, at[1] - 8), (at[0] - 8 - wide, at[1] + 16)):  # fmt: skip
+    above = [(at[0] - 6 - wide, at[1] - 5), (at[0] - wide / 2, at[1] - 9)]
+    around = [
+        (at[0] + 8, at[1] + 4), (at[0] - 8 - wide, at[1] + 4), (at[0] + 7, at[1] + 15), (at[0] - wide / 2, at[1] + 17),
+        (at[0] + 8, at[1] - 8), (at[0] - 8 - wide, at[1] + 16),
+    ]  # fmt: skip
+    for left, base in above + around if best else around + above:
         box = (left, base - _LINE + 3, left + wide, base + 3)
         inside = box[0] >= _LEFT and box[2] <= WIDTH and box[1] >= 0 and box[3] <= HEIGHT - _BOTTOM + 4
         if inside and not any(_meet(box, other) for other in placed):
             placed.append(box)
-            return [svg.text(left, base, words, css, tip=tip)]
+            return [svg.text(left, base, words, "tick small-ink" if best else "tick", tip=tip)]
     return []
 
 
@@ -114,5 +120,5 @@ def _meet(a: tuple[float, float, float, float], b: tuple[float, float, float, fl
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
-    margin = (high - low) * 0.12 or abs(high) * 0.05 or 0.5
+    margin = (high - low) * 0.14 or abs(high) * 0.05 or 0.5
     return low - margin, high + margin

@@ -155,7 +155,12 @@ def dots(rows: Sequence[Dots], label: str, *, key: Sequence[str], low: float, hi
 
 
 def skyline(
-    values: Sequence[float], tips: Sequence[str], label: str, *, words: tuple[str, str] = ("first layer", "last layer")
+    values: Sequence[float],
+    tips: Sequence[str],
+    label: str,
+    *,
+    words: tuple[str, str, str] = ("first layer", "", "last layer"),
+    css: str = "accent",
 ) -> str:
     """One thin bar for each of many layers, in the order of the model, without their names.
 
@@ -163,7 +168,8 @@ def skyline(
         values: 0 or more, one a layer.
         tips: what shows when the pointer rests on a bar, one a layer.
         label: what a screen reader says.
-        words: below the left and the right end.
+        words: below the left end, the middle and the right end.
+        css: the class of the bars.
     """
     height, bottom = 120.0, 100.0
     pitch, most = WIDTH / max(1, len(values)), max(values, default=0.0) or 1.0
@@ -171,8 +177,9 @@ def skyline(
     shapes = [svg.line(0, bottom, WIDTH, bottom, "grid")]
     for number, (value, tip) in enumerate(zip(values, tips, strict=True)):
         tall = (bottom - 4) * value / most
-        shapes.append(svg.rect(number * pitch + gap / 2, bottom - tall, pitch - gap, tall, "accent", tip=tip))
-    shapes += [svg.text(0, height - 4, words[0], "tick"), svg.text(WIDTH, height - 4, words[1], "tick", "end")]
+        shapes.append(svg.rect(number * pitch + gap / 2, bottom - tall, pitch - gap, tall, css, tip=tip))
+    shapes += [svg.text(0, height - 4, words[0], "tick"), svg.text(WIDTH / 2, height - 4, words[1], "tick", "middle"),
+               svg.text(WIDTH, height - 4, words[2], "tick", "end")]  # fmt: skip
     return svg.picture(WIDTH, height, label, *shapes)
 
 

@@ -33,8 +33,14 @@ def render_template(name: str, **values: Any) -> str:
         MissingExtraError: jinja2 is not installed.
     """
     environment = _environment()
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
+    def breakable(words: str) -> Markup:
+        """A name that may go on in the next line behind its dots and underscores."""
+        parts = re.split(r"(?<=[._/])", printable(words))
+        return Markup("<wbr/>").join(escape(part) for part in parts)
+
+    environment.filters["breakable"] = breakable
     return environment.from_string(_read(name)).render(style=Markup(style_sheet()), **values)  # noqa: S704 - ours
 
 
