@@ -133,14 +133,15 @@ class Activations:
         rows = [
             Span(each.name, each.low, each.high, each.low_percentile, each.high_percentile, f"{each.outliers:.2f}",
                  f"{each.name}: {each.low:.4g} to {each.high:.4g}, 99.8 % in {each.low_percentile:.4g} to "
-                 numbers.signed(each.high_percentile))
+                 f"{each.high_percentile:.4g}")
             for each in self._widest()
         ]  # fmt: skip
         columns = ("layer", "kind", "min", "0.1 %", "mean", "99.9 %", "max", "zeros", "outliers")
         table = TableBlock(
             [Column(head, numeric=number > 1) for number, head in enumerate(columns)],
-            [(each.name, each.kind, numbers.signed(each.low), numbers.signed(each.low_percentile), numbers.signed(each.mean),
-              numbers.signed(each.high_percentile), numbers.signed(each.high), Cell(f"{each.zeros:.1%}", share=each.zeros),
+            [(each.name, each.kind,
+              *map(numbers.signed, (each.low, each.low_percentile, each.mean, each.high_percentile, each.high)),
+              Cell(f"{each.zeros:.1%}", share=each.zeros),
               Cell(f"{each.outliers:.2f}", "bad" if each.not_finite else "",
                    note=f"{numbers.count(each.not_finite)} not finite" if each.not_finite else ""))
              for each in self.ranges],

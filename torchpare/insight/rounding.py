@@ -98,9 +98,9 @@ class Rounding:
             table = TableBlock(
                 columns,
                 [(each.name, each.kind, *(_cell(kind[bits]) for kind in _all(each))) for each in self.layers],
-                note=f"Signal over quantization noise in dB: 10 log10 of the sum of squares over that of the errors; 6 dB "
-                f"are a bit. Weights on a symmetric signed grid over their whole range, inputs on an affine one over all "
-                f"that was seen {self._seen()}.",
+                note="Signal over quantization noise in dB: 10 log10 of the sum of squares over that of the errors; "
+                "6 dB are a bit. Weights on a symmetric signed grid over their whole range, inputs on an affine one "
+                f"over all that was seen {self._seen()}.",
             )
             found.append(folded(table, f"All {len(self.layers)} layers at {bits} bits"))
         return tuple(found) if self.layers else ()
