@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from torchpare.insight.activations import ActivationRange, Activations, Channels, activations
+from torchpare.insight.activation_ranges import ActivationRange, Activations, Channels, activations
 from torchpare.insight.costs import Costs, LayerCost, layer_costs
-from torchpare.insight.coupling import Coupling, coupling
+from torchpare.insight.couplings import Coupling, coupling
 from torchpare.insight.frontiers import Frontier
 from torchpare.insight.outcome import Insight
-from torchpare.insight.rounding import LayerRounding, Rounding, rounding
+from torchpare.insight.rounding_errors import LayerRounding, Rounding, rounding
 from torchpare.insight.sensitivities import Sensitivity, sensitivity
-from torchpare.insight.study import study
+from torchpare.insight.studying import study
 from torchpare.report.frontier_figure import FrontierPoint
 
 __all__ = [

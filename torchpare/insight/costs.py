@@ -21,7 +21,7 @@ from torchpare.insight.timing import time_modules
 from torchpare.report import Block, Cell, ChartBlock, Column, Measurement, TableBlock, count_flops_params, numbers
 from torchpare.report.layer_figures import Bar, bars, skyline
 
-__all__ = ["Costs", "LayerCost", "layer_costs"]
+__all__ = ["Costs", "LayerCost", "check_runs", "layer_costs"]
 
 REST = "(between layers)"
 """The name of what modules that call others do themselves: additions, reshapes, functions."""
@@ -174,10 +174,7 @@ def layer_costs(model: nn.Module, example_inputs: Any, *, runs: int = 20, warmup
         ConfigError: too few runs.
         CaptureError: the model does not run on the inputs.
     """
-    if runs < 2 or warmup < 0:
-        raise ConfigError(
-            f"runs is {runs} and warmup is {warmup}; quartiles need 2 runs or more, and warmup is 0 or more"
-        )
+    check_runs(runs, warmup)
     ((args, kwargs),) = Batches(example_inputs).on(device_of(model))
     with at_rest(model):
         run_once(model, args, kwargs, "example_inputs")
@@ -202,6 +199,16 @@ def layer_costs(model: nn.Module, example_inputs: Any, *, runs: int = 20, warmup
         times = [sum(getattr(row, key) for row in rest) for key in ("seconds", "lower_quartile", "upper_quartile")]
         rows.append(LayerCost(REST, f"{len(rest)} modules", sum(row.calls for row in rest), 0, 0, *times))
     return Costs(tuple(rows), whole, watched, _samples(args, kwargs))
+
+
+def check_runs(runs: int, warmup: int) -> None:
+    """See that there are runs enough for quartiles.
+
+    Raises:
+        ConfigError: there are not.
+    """
+    if runs < 2 or warmup < 0:
+        raise ConfigError(f"runs is {runs} and warmup is {warmup}; quartiles need 2 runs or more, and warmup 0 or more")
 
 
 def _own_parameters(model: nn.Module) -> dict[str, int]:

@@ -112,7 +112,7 @@ class Frontier:
                 point.name,
                 numbers.duration(point.seconds),
                 self._say(point),
-                Cell("on the line", "good") if point in best else "",
+                Cell("best", "good") if point in best else "",
             )
             for point in sorted(self.points, key=lambda point: point.seconds)
         ]

@@ -12,11 +12,11 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderResult
 
 from torchpare.files.atomic import atomic_write
-from torchpare.insight.activations import Activations
+from torchpare.insight.activation_ranges import Activations
 from torchpare.insight.costs import Costs
-from torchpare.insight.coupling import Coupling
+from torchpare.insight.couplings import Coupling
 from torchpare.insight.frontiers import Frontier
-from torchpare.insight.rounding import Rounding
+from torchpare.insight.rounding_errors import Rounding
 from torchpare.insight.sensitivities import Sensitivity
 from torchpare.report import Block, Headline, Page, Section, TableBlock, numbers, render_page, write_page
 

@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from torch import nn
 
+from torchpare.errors import ConfigError
 from torchpare.insight.laid_out import charts, finite, folded
 from torchpare.report import Block, Cell, Column, TableBlock
 from torchpare.report.heat import damage, heat_map, write_heat_map
@@ -145,10 +146,12 @@ def sensitivity(
     Raises:
         ConfigError: an argument cannot be used.
     """
-    stops: Literal["dropped", "raised"] | None = None
-    if largest_drop is not None:
-        stops = "dropped" if more_is_better else "raised"
-    analysis = SensitivityAnalysis(model, evaluate, sparsities, criterion, stops, largest_drop, executor=executor)
+    if largest_drop is not None and not largest_drop >= 0:
+        raise ConfigError(f"largest_drop is {largest_drop}; it is 0 or more, or None to try all sparsities")
+    analysis = SensitivityAnalysis(model, evaluate, sparsities, criterion, executor=executor)
     dense = analysis.dense_value()
+    if largest_drop is not None:
+        mode, bound = ("minimize", dense - largest_drop) if more_is_better else ("maximize", dense + largest_drop)
+        analysis = SensitivityAnalysis(model, evaluate, sparsities, criterion, mode, bound, executor=executor)
     rows = analysis.analysis(specified_layers=layers)
     return Sensitivity({name: dict(row) for name, row in rows.items()}, dense, criterion, more_is_better)

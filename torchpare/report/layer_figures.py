@@ -131,7 +131,7 @@ def dots(rows: Sequence[Dots], label: str, *, key: Sequence[str], low: float, hi
         unit: of the scale.
     """
     left, right, top = _NAMES + 6, WIDTH - 12, 24.0
-    kinds = (("accent", svg.circle), ("ring", svg.circle), ("soft-fill", svg.diamond))[: len(key)]
+    kinds = (("accent dot", svg.circle), ("ring", svg.circle), ("soft-fill", svg.diamond))[: len(key)]
     bottom = top + len(rows) * _PITCH
 
     def x(value: float) -> float:
@@ -191,7 +191,7 @@ def _key(entries: Sequence[tuple[str, str]]) -> list[str]:
     """A line that says what the marks stand for."""
     shapes, x = [], 0.0
     for css, words in entries:
-        if css == "ring":
+        if css in ("ring", "accent dot"):
             mark = svg.circle(x + 5, 7, 4, css)
         elif css == "soft-fill":
             mark = svg.diamond(x + 5, 7, 4.5, css)

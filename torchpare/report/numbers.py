@@ -62,8 +62,8 @@ def difference(value: float) -> str:
 def signed(value: float) -> str:
     """Any number to three digits, with a power of ten where it is very small or large: minus 0.0737."""
     if value == 0 or not math.isfinite(value) or 1e-4 <= abs(value) < 1e6:
-        rounded = float(f"{value:.3g}")
-        return f"{rounded:.7g}".replace("-", _MINUS)
+        digits = f"{value:#.3g}" if abs(value) < 999.5 else f"{float(f'{value:.3g}'):.0f}"
+        return (digits.rstrip(".") if value else "0").replace("-", _MINUS)
     return difference(value).replace("-", _MINUS)
 
 

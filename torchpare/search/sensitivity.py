@@ -170,7 +170,8 @@ class SensitivityAnalysis:
 
     def _analyse_together(self, names: Sequence[str], dense: float, evaluator: WithModel) -> None:
         """Several evaluations at a time: all of them, or sparsity by sparsity where rows may end early."""
-        bench = Bench(self.model, evaluator, None, None, structured=False, keep_state=False)
+        whole = self.prune_type != "level"  # filters take their groups along; single weights do not
+        bench = Bench(self.model, evaluator, None, None, structured=whole, keep_state=False)
         rows: dict[str, dict[float, float]] = {name: {} for name in names}
         alive = set(rows)
         steps = [self.sparsities] if self.early_stop_mode is None else [[sparsity] for sparsity in self.sparsities]
@@ -181,7 +182,7 @@ class SensitivityAnalysis:
                     Job(key, f"{name} at {sparsity:.0%}", masks_of(self._pruned(name, sparsity)), 0)
                     for key, (name, sparsity) in cells.items()
                 ]
-                for outcome in self.executor.run(bench, jobs):
+                for outcome in self.executor.run(bench, jobs) if jobs else ():
                     name, sparsity = cells[outcome.key]
                     rows[name][sparsity] = outcome.score
                     if self._stops(outcome.score, dense):

@@ -11,17 +11,18 @@ from torch import nn
 
 from torchpare.config.layers import type_name
 from torchpare.errors import ConfigError, TorchpareError
-from torchpare.insight.activations import activations
+from torchpare.insight.activation_ranges import activations
 from torchpare.insight.batches import Batches
-from torchpare.insight.costs import layer_costs
-from torchpare.insight.coupling import coupling
+from torchpare.insight.costs import check_runs, layer_costs
+from torchpare.insight.couplings import coupling
 from torchpare.insight.frontiers import Frontier
 from torchpare.insight.outcome import Insight
 from torchpare.insight.rest import at_rest, device_of, run_once
-from torchpare.insight.rounding import rounding
+from torchpare.insight.rounding_errors import check_bits, rounding
 from torchpare.insight.sensitivities import sensitivity
 from torchpare.report import Measurement, describe_machine
 from torchpare.report.frontier_figure import FrontierPoint
+from torchpare.search import SensitivityAnalysis
 
 __all__ = ["study"]
 
@@ -75,11 +76,16 @@ def study(  # noqa: PLR0913 - all but the model and its input have a default
         ConfigError: an argument cannot be used.
         CaptureError: the model does not run on the example.
     """
-    points = tuple(points)
     if evaluate is not None and not callable(evaluate):
         raise ConfigError(
             f"evaluate is a {type(evaluate).__name__}; it is a function of the model that returns a number"
         )
+    check_bits(bits)
+    check_runs(runs, warmup)
+    if evaluate is not None:
+        SensitivityAnalysis(model, evaluate, sparsities)
+    points = tuple(points)
+    front = Frontier.of(points) if points else None
     batches = Batches(example_inputs, data, max_batches)
     ((args, kwargs),) = Batches(example_inputs).on(device_of(model))
     with at_rest(model):
@@ -108,7 +114,6 @@ def study(  # noqa: PLR0913 - all but the model and its input have a default
         sensitive = tried(
             "sensitivity", lambda: sensitivity(model, evaluate, sparsities, more_is_better=more_is_better)
         )
-    front = Frontier.of(points) if points else None
     environment = {
         "Machine": describe_machine(), "PyTorch": torch.__version__, "Threads": str(torch.get_num_threads()),
         "Device": str(device_of(model)),

@@ -74,10 +74,9 @@ class Coupling:
 
     def _summary(self) -> str:
         alone = len(self.sets) - len(self.shared)
-        return (
-            f"{len(self.shared)} sets of layers lose their channels together, and {alone} layers by themselves; "
-            f"grouped convolutions ask something of {sum(each > 1 for each in self.divisors.values())}"
-        )
+        asked = sum(each > 1 for each in self.divisors.values())
+        together = f"{len(self.shared)} sets of layers lose their channels together, {alone} layers lose theirs alone"
+        return f"{together}; groups ask that those of {asked} stay divisible" if asked else together
 
 
 def coupling(model: nn.Module, example_inputs: Any) -> Coupling:

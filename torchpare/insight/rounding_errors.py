@@ -22,7 +22,7 @@ from torchpare.numerics.affine import MAX_BITS
 from torchpare.report import Block, Cell, Column, TableBlock
 from torchpare.report.layer_figures import Dots, dots
 
-__all__ = ["LayerRounding", "Rounding", "rounding"]
+__all__ = ["LayerRounding", "Rounding", "check_bits", "rounding"]
 
 BAD = 15.0
 """In dB: below it, errors have more than a thirtieth of the signal's power."""
@@ -135,9 +135,7 @@ def rounding(
         ConfigError: the bits or the data cannot be used.
         CaptureError: the model does not run on a batch.
     """
-    wanted = tuple(bits)
-    if not wanted or not all(isinstance(each, int) and 2 <= each <= MAX_BITS for each in wanted):
-        raise ConfigError(f"bits is {bits!r}; give whole numbers from 2 to {MAX_BITS}, such as (8, 4)")
+    wanted = check_bits(bits)
     batches = Batches(example_inputs, data, max_batches)
     layers = {name: module for name, module in model.named_modules() if issubclass(plain_class(module), FILTERED)}
     ranges = {name: Ranges() for name in layers}
@@ -155,6 +153,18 @@ def rounding(
             for name, module in layers.items()
         )
     return Rounding(rows, wanted, number, batches.own)
+
+
+def check_bits(bits: Sequence[int]) -> tuple[int, ...]:
+    """Numbers of bits that a grid can have.
+
+    Raises:
+        ConfigError: one is none, or there are none.
+    """
+    wanted = tuple(bits)
+    if not wanted or not all(isinstance(each, int) and 2 <= each <= MAX_BITS for each in wanted):
+        raise ConfigError(f"bits is {bits!r}; give whole numbers from 2 to {MAX_BITS}, such as (8, 4)")
+    return wanted
 
 
 def _all(each: LayerRounding) -> tuple[dict[int, float], ...]:
