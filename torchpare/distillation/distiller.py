@@ -113,10 +113,8 @@ class Distiller:
         compared: list[Pair] = []
         for at, teacher in enumerate(self.teachers):
             output, taught = self._ask(at, inputs, named_inputs)
-            with (
-                torch.autocast(self._device().type, enabled=False),
-                self._matching(at, dict(call.arguments) if named_inputs else inputs),
-            ):
+            example = dict(call.arguments) if named_inputs else inputs
+            with torch.autocast(self._device().type, enabled=False), self._matching(at, example):
                 for term in self._terms[at]:
                     if isinstance(term, SoftTargets):
                         own, its = (logits_of(one, term.output, "model") for one in (student_output, output))
