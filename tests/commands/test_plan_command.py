@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from torchpare.cli import app
-from torchpare.recipe.named import build_model, read_inputs
 from torchpare.errors import ConfigError
+from torchpare.recipe.named import build_model, read_inputs
 
 NET = """
 from torch import nn

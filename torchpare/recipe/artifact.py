@@ -1,12 +1,13 @@
 """A model on disk between stages, whatever hangs on it: structure, weights, masks and quantizers.
 
 A plain model, shrunk or not, is one ``model.safetensors`` of :func:`torchpare.save`. One with masks or quantizers is
-the plain model that they hang on (the file of the last stage that had one), the state of all that hangs there, and the
-words by which a quantizer is put on again.
+the same without these, as ``plain.safetensors``; the state of all that hangs on it; and the words by which a quantizer
+is put on again. Each stage's files stand alone.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,15 +19,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from torchpare.attach import is_attached, quantizers_of
+from torchpare.attach import detach, detach_quantizers, is_attached, quantizers_of
 from torchpare.errors import CheckpointError, FileError
 from torchpare.files.atomic import atomic_write
 from torchpare.files.checkpoint import load, save
 from torchpare.pruning.export import load_state
 
-__all__ = ["Artifact", "Quantized", "load_weights", "read_artifact", "write_artifact"]
+__all__ = ["MODEL", "Quantized", "load_weights", "read_artifact", "write_artifact"]
 
-MODEL, STATE, ATTACHED = "model.safetensors", "state.safetensors", "attached.json"
+MODEL, PLAIN, STATE, ATTACHED = "model.safetensors", "plain.safetensors", "state.safetensors", "attached.json"
 
 
 @dataclass(frozen=True)
@@ -38,23 +39,12 @@ class Quantized:
     arguments: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """Where a stage's model lies."""
-
-    folder: Path
-    plain: Path | None
-    """The plain model that masks and quantizers hang on; None is the model as its class builds it."""
-    quantized: Quantized | None = None
-
-
-def write_artifact(model: nn.Module, folder: Path, before: Artifact | None, quantized: Quantized | None) -> Artifact:
+def write_artifact(model: nn.Module, folder: Path, quantized: Quantized | None) -> None:
     """Write a model behind a stage.
 
     Args:
         model: plain, masked or quantized.
         folder: of the stage.
-        before: the model as the stage found it.
         quantized: how quantizers were put on, where there are some.
 
     Raises:
@@ -62,21 +52,22 @@ def write_artifact(model: nn.Module, folder: Path, before: Artifact | None, quan
     """
     if not is_attached(model) and next(quantizers_of(model), None) is None:
         save(model, folder / MODEL)
-        return Artifact(folder, folder / MODEL)
+        return
+    plain = copy.deepcopy(model)
+    detach_quantizers(plain, bake=False)
+    detach(plain, bake=False)
+    save(plain, folder / PLAIN)
     state = {key: v.detach().clone().contiguous() for key, v in model.state_dict().items() if isinstance(v, Tensor)}
     with atomic_write(folder / STATE) as lent:
         save_file(state, lent)
-    plain = None if before is None else before.plain
     words = None if quantized is None else vars(quantized)
     with atomic_write(folder / ATTACHED) as lent:
-        lent.write_text(json.dumps({"plain": None if plain is None else plain.parent.name, "quantized": words}) + "\n",
-                        encoding="utf-8")  # fmt: skip
-    return Artifact(folder, plain, quantized)
+        lent.write_text(json.dumps({"quantized": words}) + "\n", encoding="utf-8")
 
 
 def read_artifact(
     model: nn.Module, folder: Path, put_on: Callable[[nn.Module, Quantized], Any]
-) -> tuple[nn.Module, Artifact]:
+) -> tuple[nn.Module, Quantized | None]:
     """Make a freshly built model into the one that was written.
 
     Args:
@@ -84,23 +75,23 @@ def read_artifact(
         folder: of the stage.
         put_on: hangs a quantizer on a model.
 
+    Returns:
+        the same model, and how its quantizers were put on.
+
     Raises:
         CheckpointError, FileError: files are missing, spoilt, or of another model.
     """
     if (folder / MODEL).exists():
-        return load(model, folder / MODEL), Artifact(folder, folder / MODEL)
+        return load(model, folder / MODEL), None
     try:
-        said = json.loads((folder / ATTACHED).read_text(encoding="utf-8"))
-        name, words = said["plain"], said["quantized"]
-        plain = None if name is None else folder.parent / Path(str(name)).name / MODEL
+        words = json.loads((folder / ATTACHED).read_text(encoding="utf-8"))["quantized"]
         quantized = None if words is None else Quantized(
             str(words["quantizer"]), tuple(words["config_list"]), dict(words["arguments"])
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"{folder}: the stage's model is missing or spoilt ({type(error).__name__}: {error}); delete "
                         "the folder to run the stage anew") from error  # fmt: skip
-    if plain is not None:
-        load(model, plain)
+    load(model, folder / PLAIN)
     try:
         state = load_file(folder / STATE)
         if quantized is not None:
@@ -114,7 +105,7 @@ def read_artifact(
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(f"{folder / STATE} does not fit the model ({error}); delete {folder} to run the stage "
                               "anew") from error  # fmt: skip
-    return model, Artifact(folder, plain, quantized)
+    return model, quantized
 
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:

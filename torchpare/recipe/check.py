@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torchpare.distillation import terms_from_config
 from torchpare.errors import ConfigError, TorchpareError
-from torchpare.recipe.artifact import Artifact, Quantized
+from torchpare.recipe.artifact import Quantized
 from torchpare.recipe.job import Job, Materials, put_on
 from torchpare.recipe.replay import Replay
 from torchpare.recipe.schema import (
@@ -20,8 +20,9 @@ from torchpare.recipe.schema import (
     ShrinkStage,
     Training,
 )
-from torchpare.recipe.stages.prune import make_pruner
+from torchpare.recipe.stages.prune import PLAN, make_pruner
 from torchpare.recipe.training import make_optimizer
+from torchpare.speedup import plan
 
 __all__ = ["check"]
 
@@ -48,7 +49,7 @@ def _order(recipe: Recipe, number: int) -> None:
     quantized = any(isinstance(each, QuantizeStage) for each in before)
     masked = False
     for each in before:
-        masked = isinstance(each, PruneStage) or (masked and not isinstance(each, ShrinkStage))
+        masked = _masks(each) or (masked and not isinstance(each, ShrinkStage))
     if isinstance(stage, ShrinkStage) and not masked:
         raise ConfigError("there are no masks to cut out: a stage 'prune' comes before")
     if quantized and isinstance(stage, PruneStage | ShrinkStage | QuantizeStage):
@@ -64,6 +65,10 @@ def _order(recipe: Recipe, number: int) -> None:
             )
 
 
+def _masks(stage: object) -> bool:
+    return isinstance(stage, PruneStage) and stage.pruner != PLAN
+
+
 def _stage(stage: object, materials: Materials) -> None:
     if isinstance(stage, Training) and (isinstance(stage, FinetuneStage) or getattr(stage, "epochs", 0)):
         make_optimizer(stage.optimizer, materials.build())
@@ -72,9 +77,11 @@ def _stage(stage: object, materials: Materials) -> None:
                           "to torchpare.compress")  # fmt: skip
     if isinstance(stage, FinetuneStage | QuantizeStage) and stage.distil is not None:
         terms_from_config(stage.distil.terms)
-    if isinstance(stage, PruneStage):
+    if isinstance(stage, PruneStage) and stage.pruner == PLAN:
+        plan(materials.build(), stage.config_list, materials.example)
+    elif isinstance(stage, PruneStage):
         with tempfile.TemporaryDirectory() as folder:
-            job = Job(materials, Path(folder), "check", materials.build(), Artifact(Path(folder), None))
+            job = Job(materials, Path(folder), "check", materials.build())
             make_pruner(stage, job, Replay(job.folder))
     if isinstance(stage, QuantizeStage):
         put_on(materials.build(), Quantized(stage.quantizer, tuple(stage.config_list), stage.arguments),

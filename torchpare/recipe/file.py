@@ -20,6 +20,7 @@ __all__ = ["read_recipe", "recipe_of", "schema"]
 
 _LARGEST = 1_000_000  # bytes
 _MOST = 100_000  # values, aliases counted as often as they are used
+_DEEPEST = 50  # levels of lists and mappings in each other
 
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
@@ -54,7 +55,8 @@ def recipe_of(value: Any, *, source: str = "the recipe") -> Recipe:
     try:
         return Recipe.model_validate(_plain(value, source))
     except ValidationError as error:
-        raise ConfigError("\n".join(_told(problem, value, source) for problem in error.errors())) from error
+        told = sorted((_told(problem, value, source) for problem in error.errors()), key=lambda each: each[0])
+        raise ConfigError("\n".join(words for _, words in told)) from error
 
 
 def schema() -> dict[str, Any]:
@@ -98,17 +100,27 @@ def _parsed(path: Path) -> Any:
     return tree
 
 
-def _plain(value: Any, source: str, budget: list[int] | None = None) -> Any:
-    """A tree without what the parser keeps beside the values. Anchors that unfold beyond all measure are refused."""
-    left = [_MOST] if budget is None else budget
-    left[0] -= 1
-    if left[0] < 0:
-        raise FileError(f"{source}: unfolds to more than {_MOST:,} values; a recipe is a short file")
-    if isinstance(value, Mapping):
-        return {_scalar(key): _plain(each, source, left) for key, each in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_plain(each, source, left) for each in value]
-    return _scalar(value)
+def _plain(value: Any, source: str) -> Any:
+    """A tree without what the parser keeps beside the values.
+
+    Raises:
+        FileError: anchors unfold it beyond all measure.
+    """
+    left = _MOST
+
+    def plain(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0 or depth > _DEEPEST:
+            raise FileError(f"{source}: unfolds to more than {_MOST:,} values, or deeper than {_DEEPEST} levels; a "
+                            "recipe is a short file")  # fmt: skip
+        if isinstance(value, Mapping):
+            return {_scalar(key): plain(each, depth + 1) for key, each in value.items()}
+        if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+            return [plain(each, depth + 1) for each in value]
+        return _scalar(value)
+
+    return plain(value, 0)
 
 
 def _scalar(value: Any) -> Any:
@@ -119,19 +131,19 @@ def _scalar(value: Any) -> Any:
     return value
 
 
-def _told(problem: Any, tree: Any, source: str) -> str:
-    """One of pydantic's errors, with its line, its key, and the nearest known key."""
+def _told(problem: Any, tree: Any, source: str) -> tuple[int, str]:
+    """One of pydantic's errors: its line; and with the line, its key and the nearest known key, in words."""
     place = tuple(part for part in problem["loc"] if not _is_inner(part))
     message = problem["msg"].removeprefix("Value error, ")
     line = _line(tree, place)
     where = f"{source}:{line}" if line is not None else source
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
     if problem["type"] != "extra_forbidden":
-        return f"{where}: {path}: {message}" if path else f"{where}: {message}"
+        return line or 0, f"{where}: {path}: {message}" if path else f"{where}: {message}"
     key, known = str(place[-1]), _known(place[:-1])
     near = get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-    return f"{where}: {path}: there is no key {key!r} here; {hint}"
+    return line or 0, f"{where}: {path}: there is no key {key!r} here; {hint}"
 
 
 def _is_inner(part: Any) -> bool:

@@ -14,7 +14,7 @@ from torch import nn
 
 from torchpare.errors import ConfigError
 from torchpare.quantization import Quantizer
-from torchpare.recipe.artifact import Artifact, Quantized
+from torchpare.recipe.artifact import Quantized
 from torchpare.recipe.batches import Loss, calibration_batches, on
 from torchpare.recipe.named import class_of
 from torchpare.recipe.schema import Training
@@ -60,8 +60,8 @@ class Job:
     """Names the stage; seeds what it draws."""
     model: nn.Module
     """As the stage before left it, on the device."""
-    artifact: Artifact
-    """The same on disk."""
+    quantized: Quantized | None = None
+    """How quantizers were put on it, where there are some."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """What was measured of it."""
     progress: Callable[[str, float], None] = lambda _what, _share: None

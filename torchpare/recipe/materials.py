@@ -88,8 +88,7 @@ def _builder(recipe: Recipe, given: Given) -> tuple[Callable[[], nn.Module], str
         model = copy.deepcopy(model) if named else model
         return model if checkpoint is None else load_weights(model, checkpoint)
 
-    sums = "" if checkpoint is None else _digest(checkpoint)
-    return build, f"{of_model(build())} {sums}"
+    return build, of_model(build())
 
 
 def _batches(call: Call | None, given: Any, what: str) -> Any:
@@ -122,14 +121,6 @@ def _path(checkpoint: str | None, folder: Path | None) -> Path | None:
         return None
     path = Path(checkpoint)
     return path if path.is_absolute() or folder is None or path.exists() else folder / path
-
-
-def _digest(path: Path) -> str:
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
 
 
 def _code(call: Call | None) -> str:

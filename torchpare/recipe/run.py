@@ -25,7 +25,7 @@ from torch import nn
 from torchpare.attach import masks_of, quantizers_of
 from torchpare.errors import FileError, RecipeError, TorchpareError
 from torchpare.files.atomic import atomic_write
-from torchpare.recipe.artifact import MODEL, Artifact, Quantized, read_artifact, write_artifact
+from torchpare.recipe.artifact import MODEL, Quantized, read_artifact, write_artifact
 from torchpare.recipe.check import check
 from torchpare.recipe.job import Job, Materials, Outcome, put_on
 from torchpare.recipe.materials import Given, gather
@@ -66,7 +66,7 @@ def run_recipe(recipe: Recipe, folder: Path | None, given: Given | None = None, 
     with alone_in(folder), _threads(recipe.threads):
         materials, beginning = gather(recipe, given or Given())
         check(recipe, materials)
-        return _Run(recipe, folder, materials, beginning, resume=resume).go()
+        return _Run(recipe, folder, materials, beginning, resume=resume, beside=(given or Given()).folder).go()
 
 
 def stage_names(recipe: Recipe) -> list[str]:
@@ -109,8 +109,11 @@ def known_stage(folder: Path, number: int, name: str, mark: str) -> StageResult 
 class _Run:
     """One run of a recipe in a folder."""
 
-    def __init__(self, recipe: Recipe, folder: Path, materials: Materials, beginning: str, *, resume: bool) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: Path, materials: Materials, beginning: str, *, resume: bool, beside: Path | None
+    ) -> None:
         self.recipe, self.folder, self.materials, self.resume = recipe, folder, materials, resume
+        self.beside = None if beside is None else beside.resolve()
         self.beginning = beginning
 
     def go(self) -> Result:
@@ -154,17 +157,17 @@ class _Run:
         start = time.perf_counter()
         try:
             if item is None:
-                model, artifact, outcome, metrics = self._dense(folder)
+                outcome, metrics = self._dense(folder)
             else:
-                model, before = self._model_behind(done[-1])
+                model, quantized = self._model_behind(done[-1])
                 key = digest(self.recipe.seed, number, item.kind)  # what is drawn depends on nothing else
-                job = Job(self.materials, folder, key, model, before, done[-1].metrics, progress)
+                job = Job(self.materials, folder, key, model, quantized, done[-1].metrics, progress)
                 with seeded(int(key[:8], 16)):
                     outcome = RUN[item.kind](item.stage, job)
-                artifact = write_artifact(outcome.model, folder, before, outcome.quantized)
+                write_artifact(outcome.model, folder, outcome.quantized)
                 progress("evaluating", 1.0)
                 same = item.kind in ("export", "benchmark")
-                metrics = dict(done[-1].metrics) if same else self._metrics(outcome.model, artifact)
+                metrics = dict(done[-1].metrics) if same else self._metrics(outcome.model, folder)
         except TorchpareError as error:
             where = f"stage {number} ({name}) failed: {error}"
             raise RecipeError(f"{where}\nThe stages before it are done, in {self.folder}: mend that and run the recipe "
@@ -189,32 +192,32 @@ class _Run:
         with atomic_write(started) as lent:
             lent.write_text(json.dumps({"fingerprint": mark}) + "\n", encoding="utf-8")
 
-    def _dense(self, folder: Path) -> tuple[nn.Module, Artifact, Outcome, dict[str, float]]:
+    def _dense(self, folder: Path) -> tuple[Outcome, dict[str, float]]:
         model = self.materials.build()
-        artifact = write_artifact(model, folder, None, None)
+        write_artifact(model, folder, None)
         model.to(self.materials.device)
-        return model, artifact, Outcome(model, None), self._metrics(model, artifact)
+        return Outcome(model, None), self._metrics(model, folder)
 
-    def _metrics(self, model: nn.Module, artifact: Artifact) -> dict[str, float]:
+    def _metrics(self, model: nn.Module, folder: Path) -> dict[str, float]:
         found = self.materials.metrics(model)
-        example = Job(self.materials, self.folder, "", model, artifact).example
+        example = Job(self.materials, folder, "", model).example
         try:
             macs, _, _ = count_flops_params(model, example, verbose=False)
             found |= {"parameters": float(_weights(model)), "macs": float(macs)}
         except TorchpareError as error:
             log.warning("operations could not be counted: %s", error)
-        if (artifact.folder / MODEL).exists():
-            found["size"] = float((artifact.folder / MODEL).stat().st_size)
+        if (folder / MODEL).exists():
+            found["size"] = float((folder / MODEL).stat().st_size)
         return found
 
-    def _model_behind(self, stage: StageResult) -> tuple[nn.Module, Artifact]:
+    def _model_behind(self, stage: StageResult) -> tuple[nn.Module, Quantized | None]:
         """The model as a stage left it, on the device."""
 
         def hang(model: nn.Module, said: Quantized) -> None:
             put_on(model, said, self.materials.example).compress()
 
-        model, artifact = read_artifact(self.materials.build(), self.folder / stage.folder, hang)
-        return model.to(self.materials.device), artifact
+        model, quantized = read_artifact(self.materials.build(), self.folder / stage.folder, hang)
+        return model.to(self.materials.device), quantized
 
     def _judged(self, result: StageResult, item: StageItem | None) -> StageResult:
         budgets = item.stage.budget if item is not None else ()
@@ -225,7 +228,7 @@ class _Run:
         """What came of it so far; also on disk, from where reports are made."""
         environment = {"machine": describe_machine(), "PyTorch": torch.__version__, "device": self.materials.device}
         result = Result(self.recipe.name, self.folder, tuple(done), len(self.recipe.stages), model, environment,
-                        self.recipe.model_dump(mode="json", exclude_defaults=True))  # fmt: skip
+                        self.recipe.model_dump(mode="json", exclude_defaults=True), self.beside)  # fmt: skip
         result.write_json(self.folder / "result.json")
         return result
 

@@ -116,7 +116,8 @@ class PruneStage(_Common, Training):
     """Mask what is least needed, with any pruner."""
 
     pruner: str = "L1FilterPruner"
-    """A class of torchpare.pruning, or ``package.module:Class``."""
+    """A class of torchpare.pruning, ``package.module:Class``, or ``plan``: entries ask for structures (heads, mlp,
+    blocks, experts, ...), which :func:`torchpare.plan` takes out at once, so that no stage shrink follows."""
     config_list: list[dict[str, Any]] = Field(min_length=1)
     """What to prune, and how much, as the pruner takes it."""
     arguments: dict[str, Any] = {}
@@ -226,7 +227,7 @@ class StageItem(_Strict):
 
     @property
     def kind(self) -> str:
-        """prune, shrink, ..."""
+        """Its kind."""
         return next(kind for kind in get_args(Kind) if getattr(self, kind) is not None)
 
     @property

@@ -58,7 +58,7 @@ def run(settings: BenchmarkStage, job: Job) -> Outcome:
             )  # of runtimes that disagree, the one that is farthest from PyTorch counts
             metrics[key] = max((float(each[key]) for each in heard), key=lambda value: abs(value - before))
     slower = [str(each) for each in found.slower] if settings.must_be_faster else []
-    return Outcome(job.model, job.artifact.quantized, details, metrics, of_dense, "\n".join(slower))
+    return Outcome(job.model, job.quantized, details, metrics, of_dense, "\n".join(slower))
 
 
 def _metrics_in(name: str, model: nn.Module, job: Job) -> dict[str, Any]:

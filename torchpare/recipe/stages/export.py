@@ -47,7 +47,7 @@ def run(settings: ExportStage, job: Job) -> Outcome:
             failure = f"{row['file']}: {row['first_offending']} is not the same numbers as in PyTorch"
     written = [Path(folder / row["file"]) for row in rows]
     metrics = {"size": float(min(path.stat().st_size for path in written))}
-    return Outcome(job.model, job.artifact.quantized, {"files": rows}, metrics, failure=failure)
+    return Outcome(job.model, job.quantized, {"files": rows}, metrics, failure=failure)
 
 
 def runtime_of(name: str, model: nn.Module, job: Job) -> Any:

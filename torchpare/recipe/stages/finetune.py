@@ -19,7 +19,7 @@ def run(settings: FinetuneStage, job: Job) -> Outcome:
     """Train the model."""
     trainer = taught(job.trainer(settings), settings.distil, job)
     history = trained(trainer, settings.epochs, job)
-    return Outcome(job.model, job.artifact.quantized, {"history": history})
+    return Outcome(job.model, job.quantized, {"history": history})
 
 
 def trained(

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import torchpare.pruning as room
+from torchpare.attach import is_attached
 from torchpare.errors import ConfigError, TorchpareError
 from torchpare.pruning import ADMMPruner, GradualPruner, LotteryTicketPruner, Pruner, SlimPruner
 from torchpare.pruning.data_driven import DataDrivenPruner
@@ -22,8 +23,12 @@ from torchpare.recipe.named import class_of
 from torchpare.recipe.replay import Replay
 from torchpare.recipe.schema import PruneStage
 from torchpare.recipe.training import Trainer, make_optimizer, nothing
+from torchpare.speedup import plan
 
-__all__ = ["make_pruner", "run"]
+__all__ = ["PLAN", "make_pruner", "run"]
+
+PLAN = "plan"
+"""The pruner that is no class: structures go at once."""
 
 
 def run(settings: PruneStage, job: Job) -> Outcome:
@@ -33,6 +38,8 @@ def run(settings: PruneStage, job: Job) -> Outcome:
         ConfigError: the pruner cannot be made of these words.
         TorchpareError: it waits for what a recipe does not give it.
     """
+    if settings.pruner == PLAN:
+        return _planned(settings, job)
     replay = Replay(job.folder)
     pruner, given = make_pruner(settings, job, replay)
     replay.on = _can_be_replayed(pruner)
@@ -51,7 +58,18 @@ def run(settings: PruneStage, job: Job) -> Outcome:
     get = getattr(pruner, "get_config_list", None)
     if callable(get):
         details["config_list"] = get()
-    return Outcome(job.model, job.artifact.quantized, details)
+    return Outcome(job.model, job.quantized, details)
+
+
+def _planned(settings: PruneStage, job: Job) -> Outcome:
+    """Take out what entries ask for by structure; the model is small at once."""
+    if settings.arguments:
+        raise ConfigError(f"the pruner 'plan' takes no arguments, and was given {', '.join(settings.arguments)}")
+    if is_attached(job.model):
+        raise ConfigError("there are masks that were not cut out: a stage 'shrink' comes before the pruner 'plan'")
+    job.progress("taking out structures, and comparing", 0.1)
+    report = plan(job.model, settings.config_list, job.example).apply()
+    return Outcome(job.model, job.quantized, {"shrink": report.to_dict(), "says": str(report).splitlines()})
 
 
 def make_pruner(settings: PruneStage, job: Job, replay: Replay) -> tuple[Pruner, dict[str, Any]]:
@@ -85,7 +103,7 @@ def _arguments(cls: Any, settings: PruneStage, job: Job, replay: Replay) -> dict
         if materials.evaluate is None:
             raise ConfigError(f"{settings.pruner} asks what each candidate is worth: give the recipe 'evaluate'")
         given["evaluator"] = _Metric(materials.evaluate)
-    tuning = next((name for name in ("fine_tuner", "finetuner", "short_term_fine_tuner") if name in takes), None)
+    tuning = next((name for name in ("short_term_fine_tuner", "finetuner", "fine_tuner") if name in takes), None)
     if tuning is not None and (settings.fine_tune_epochs or tuning == "short_term_fine_tuner"):
         given[tuning] = _FineTuner(job.trainer(settings), settings)
     for name in ("experiment_data_dir", "output_dir"):
@@ -102,8 +120,8 @@ def _takes(cls: Any) -> set[str]:
             continue
         parameters = inspect.signature(each.__init__).parameters.values()
         found.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
+        if not any(p.kind is p.VAR_KEYWORD and "Unpack" in str(p.annotation) for p in parameters):
+            break  # it hands no named options on
     return found
 
 
