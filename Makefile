@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip
 RECIPE := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types tests docs bench pruners quantizers speed zoo format clean
+.PHONY: help demo test check lint types tests docs bench pruners quantizers distillation speed zoo format clean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ pruners: $(VENV)/.bench ## what every pruner and search reaches and costs; write
 quantizers: $(VENV)/.bench ## what every quantizer reaches and costs; writes docs/quantizers.md (about an hour)
 	$(BIN)/python -m benchmarks.qat --compiled
 	$(BIN)/python -m benchmarks.quantizers --jobs $(JOBS)
+
+distillation: $(VENV)/.bench ## what a teacher adds to fine-tuning; writes docs/distillation.md (about half an hour)
+	$(BIN)/python -m benchmarks.distillation --jobs $(JOBS)
 
 speed: $(VENV)/.zoo ## dense, pruned, int8 and both in runtimes; writes docs/speed.md (about half an hour)
 	$(BIN)/python -m benchmarks.deploy --page

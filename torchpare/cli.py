@@ -180,7 +180,13 @@ def bench(
     calibration: Annotated[str | None, typer.Option(help="package.module:callable that gives batches")] = None,
     runs: Annotated[int, typer.Option(help="timed rounds", min=2)] = 30,
     threads: Annotated[int | None, typer.Option(help="within one operator", min=1)] = None,
-    json: Annotated[Path | None, typer.Option(help="write the figures here")] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory/--no-memory", help="measure peak memory too, each in a process of its own")
+    ] = True,
+    html: Annotated[Path | None, typer.Option(help="write a page with pictures here")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="write the figures here; - prints them in place of the table")
+    ] = None,
 ) -> None:
     """Time compressed models beside the dense one, in the same runtimes; exit code 1 if one of them is not faster.
 
@@ -196,7 +202,7 @@ def bench(
     with _usage_errors():
         found = deploy.bench(
             dense, compressed, inputs, runtimes=runtimes.split(","), batch_sizes=[int(size) for size in sizes],
-            calibration=calibration, runs=runs, threads=threads, target=json,
+            calibration=calibration, runs=runs, threads=threads, memory=memory, html=html, target=json,
         )  # fmt: skip
     if not found.ok:
         raise typer.Exit(1)

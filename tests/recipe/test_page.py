@@ -23,6 +23,7 @@ def stage(number, name, kind, metrics, details=None, budgets=(), failure=""):
 
 def row(name, batch, seconds, speedup):
     return {"runtime": "ONNX Runtime", "batch": batch, "name": name, "speedup": speedup, "file_bytes": 4000,
+            "peak_bytes": 9000,
             "output_snr": None if name == "dense" else 40.0, "seconds_median": seconds,
             "seconds_lower_quartile": seconds * 0.9, "seconds_upper_quartile": seconds * 1.1, "seconds_runs": 30,
             "seconds_threads": 1}  # fmt: skip

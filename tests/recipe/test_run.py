@@ -282,7 +282,7 @@ def test_files_are_written_and_timed_and_read_by_their_runtime(tmp_path):
         {"export": {"name": "files", "formats": ["safetensors", "torch", "onnx"], "budget": "size <= 100 kB"}},
         "quantize",
         {"export": {"formats": ["onnx"]}},
-        {"benchmark": {"batch_sizes": [2], "runs": 3, "must_be_faster": False,
+        {"benchmark": {"batch_sizes": [2], "runs": 3, "memory": False, "must_be_faster": False,
                        "budget": ["speedup >= 0.001", "accuracy >= dense - 0.9"]}},
     ]  # fmt: skip
     result = run_recipe(recipe(*stages, evaluate="tests.recipe.parts:several"), tmp_path / "r")
@@ -301,7 +301,9 @@ def test_files_are_written_and_timed_and_read_by_their_runtime(tmp_path):
 
 @pytest.mark.slow
 def test_a_model_that_is_not_faster_stops_the_run_with_the_reason(tmp_path):
-    result = run_recipe(recipe({"benchmark": {"runs": 5}}), tmp_path / "r")  # the dense model beside itself
+    result = run_recipe(
+        recipe({"benchmark": {"runs": 5, "memory": False}}), tmp_path / "r"
+    )  # the dense model beside itself
     if result.stages[1].metrics["speedup"] <= 1:
         assert not result.ok
         assert "times as fast as dense in ONNX Runtime" in result.verdict

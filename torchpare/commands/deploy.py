@@ -15,11 +15,12 @@ from torchpare.recipe.named import build_model, read_inputs
 from torchpare.recipe.reopen import is_run, model_of_run
 from torchpare.runtimes import RUNTIMES, NumbersProof, verify
 from torchpare.runtimes.bench import Benchmark, benchmark
+from torchpare.runtimes.bench_page import write_benchmark
 
 __all__ = ["bench", "prove"]
 
 
-def bench(
+def bench(  # noqa: PLR0913 - one for each option
     dense: str,
     compressed: Sequence[str],
     inputs: Sequence[str],
@@ -29,6 +30,8 @@ def bench(
     calibration: str | None,
     runs: int,
     threads: int | None,
+    memory: bool,
+    html: Path | None,
     target: Path | None,
 ) -> Benchmark:
     """Time models, print the table, and write it as JSON.
@@ -42,6 +45,8 @@ def bench(
         calibration: a callable that gives batches, as ``package.module:callable``.
         runs: timed rounds.
         threads: within one operator; torch's own number if None.
+        memory: whether peak memory is measured too.
+        html: where the page goes; None for nowhere.
         target: where the JSON goes; None for nowhere.
 
     Raises:
@@ -62,7 +67,10 @@ def bench(
         calibration=_batches(calibration),
         runs=runs,
         threads=threads,
+        memory=memory,
     )
+    if html is not None:
+        write_benchmark(found, html)
     tell(found, target)
     return found
 

@@ -27,7 +27,7 @@ from torchpare.speedup import plan
 
 __all__ = ["check"]
 
-_MEASURED = {"latency": (BenchmarkStage,), "speedup": (BenchmarkStage,)}
+_MEASURED = {"latency": (BenchmarkStage,), "speedup": (BenchmarkStage,), "memory": (BenchmarkStage,)}
 
 
 def check(recipe: Recipe, materials: Materials) -> None:

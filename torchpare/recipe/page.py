@@ -169,10 +169,20 @@ def _times(result: Result) -> Section:
              numbers.duration(ours["seconds_median"]),
              Cell(f"{ours['speedup']:.2f}", "good" if ours["speedup"] > 1 else "bad"),
              numbers.file_size(dense["file_bytes"]), numbers.file_size(ours["file_bytes"]),
+             *map(_peak, (dense, ours)),
              None if ours["output_snr"] is None else f"{ours['output_snr']:.1f} dB"]
             for dense, ours in _pairs(bench)
         ]  # fmt: skip
-        names = ("dense", "small", "times as fast", "file, dense", "file, small", "output SNR")
+        names = (
+            "dense",
+            "small",
+            "times as fast",
+            "file, dense",
+            "file, small",
+            "memory, dense",
+            "memory, small",
+            "output SNR",
+        )
         note = "Output SNR: what the runtime computes, against the same model in PyTorch's float32."
         blocks.append(TableBlock([Column("runtime"), *(Column(name, numeric=True) for name in names)], table, note))
         for each in bench["slower"]:
@@ -184,6 +194,10 @@ def _times(result: Result) -> Section:
     return Section(
         "Where it will live", "The dense model and this one in the same runtime, in the same minute.", blocks
     )
+
+
+def _peak(row: Mapping[str, Any]) -> str | None:
+    return None if row.get("peak_bytes") is None else numbers.file_size(row["peak_bytes"])
 
 
 def _benchmarks(result: Result) -> list[Mapping[str, Any]]:

@@ -25,9 +25,9 @@ __all__ = ["Result", "StageResult", "read_result", "read_stage", "say"]
 
 _SAY: dict[str, Callable[[float], str]] = {
     "accuracy": numbers.share, "parameters": numbers.count, "macs": numbers.count, "size": numbers.file_size,
-    "latency": numbers.duration, "speedup": numbers.ratio,
+    "latency": numbers.duration, "speedup": numbers.ratio, "memory": numbers.file_size,
 }  # fmt: skip
-_COLUMNS = ("parameters", "macs", "size", "latency", "speedup")
+_COLUMNS = ("parameters", "macs", "size", "memory", "latency", "speedup")
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,8 @@ class BenchmarkStage(_Common):
     """Each is timed."""
     runs: int = Field(default=30, ge=2)
     """Timed rounds."""
+    memory: bool = True
+    """Also measure peak memory, of each model in a process of its own."""
     evaluate: bool = True
     """Also evaluate what the runtimes compute."""
     must_be_faster: bool = True

@@ -36,6 +36,7 @@ def run(settings: BenchmarkStage, job: Job) -> Outcome:
     found = benchmark(
         dense, {NAME: model}, job.materials.example, runtimes=settings.runtimes, batch_sizes=settings.batch_sizes,
         calibration=job.calibration(16) if quantized else None, runs=settings.runs, threads=job.materials.threads,
+        memory=settings.memory,
     )  # fmt: skip
     details: dict[str, Any] = {"benchmark": found.to_dict()}
     ours = [row for row in found.rows if row.name == NAME]
@@ -47,6 +48,10 @@ def run(settings: BenchmarkStage, job: Job) -> Outcome:
     theirs = [row for row in found.rows if row.name != NAME]
     of_dense = {"latency": max(row.taken.median for row in theirs), "size": float(max(r.file_bytes for r in theirs)),
                 "speedup": 1.0}  # fmt: skip
+    for figures, rows in ((metrics, ours), (of_dense, theirs)):
+        peaks = [row.peak_bytes for row in rows if row.peak_bytes is not None]
+        if peaks:
+            figures["memory"] = float(max(peaks))
     if settings.evaluate and job.materials.evaluate is not None:
         job.progress("evaluating what the runtimes compute", 0.7)
         said = {name: _metrics_in(name, model, job) for name in settings.runtimes}
