@@ -18,8 +18,8 @@ class AttentionMaps(FeatureTerm):
     """How strongly each place of a picture speaks, over all channels: activations ``(N, C, ...)`` of a convolution.
 
     The map of a picture has length 1, and the loss is the mean squared difference. The authors weigh it by 500, for
-    wide nets trained long; on small pruned ones begin with 1. See `FeatureTerm` for the arguments; with ``channels="all"``
-    the student learns the map of all the teacher's channels, those it has lost too, as in the paper.
+    wide nets trained long; on small pruned ones begin with 1. See `FeatureTerm` for the arguments; with
+    ``channels="all"`` the student learns the map of all the teacher's channels, those it has lost too, as in the paper.
 
     Zagoruyko, Komodakis, "Paying More Attention to Attention", ICLR 2017.
 
