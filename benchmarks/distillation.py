@@ -7,14 +7,16 @@
 The nets, their dense training and the budget of epochs are those of benchmarks/pruners.py. L1FilterPruner takes filters
 with all that hangs on them, the net is shrunk, and then it is trained; a quarter of the digits is for testing and
 chooses nothing. The teacher is the dense net. Labels count 0.1 and soft targets 0.9 at temperature 4, as set before the
-first run; what features count beside these was chosen on another seed, without the test pictures. Results go to
-docs/distillation/quality.json; what is there already is not run again.
+first run; what features count beside these was chosen on another seed, without the test pictures. The last two rows are
+for those who have pictures and few labels. Results go to docs/distillation/quality.json; what is there already is not
+run again.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
@@ -58,21 +60,34 @@ FEATURES: Final[dict[str, Callable[[str, float], Term]]] = {
 }
 WEIGHTS: Final = {"hidden states": 0.1, "attention maps": 1.0, "relations": 1.0}
 """The best of ``--tune``."""
-METHODS: Final = ("fine-tuning", "soft targets", *(f"soft targets, {name}" for name in FEATURES))
+FEW: Final = "fine-tuning, a tenth of the labels"
+UNLABELLED: Final = "soft targets, no labels"
+METHODS: Final = ("fine-tuning", "soft targets", *(f"soft targets, {name}" for name in FEATURES), FEW, UNLABELLED)
 TUNING: Final = (0.1, 1.0, 10.0, 100.0)
 
 
 def terms_of(method: str, net: str, weight: float | None = None) -> list[Term]:
     """The terms by the name that the table says."""
-    if method == "fine-tuning":
+    if method in ("fine-tuning", FEW):
         return []
+    if method == UNLABELLED:
+        return [SOFT]
     _, _, name = method.partition(", ")
     features = [FEATURES[name](net, WEIGHTS[name] if weight is None else weight)] if name else []
     return [SOFT, *features]
 
 
-def learnt(net: str, dense: Path, sparsity: float, terms: list[Term], data: Digits, seed: int, epochs: int) -> float:
-    """The accuracy of a dense net that was pruned, shrunk and trained with these terms."""
+def a_tenth(data: Digits, seed: int) -> Digits:
+    """With one in ten of the training pictures, each ten times, so that an epoch has as many steps."""
+    number = len(data.train_digits)
+    chosen = torch.randperm(number, generator=torch.Generator().manual_seed(seed))[: number // 10].repeat(10)
+    return replace(data, train_pictures=data.train_pictures[chosen], train_digits=data.train_digits[chosen])
+
+
+def learnt(
+    net: str, dense: Path, sparsity: float, terms: list[Term], data: Digits, seed: int, epochs: int, labels: float = 0.1
+) -> float:
+    """The accuracy of a dense net that was pruned, shrunk and trained with these terms, labels counting so much."""
     model = NETS[net][0]()
     model.load_state_dict(torch.load(dense, weights_only=True))
     teacher = dense_teacher(model)
@@ -87,7 +102,8 @@ def learnt(net: str, dense: Path, sparsity: float, terms: list[Term], data: Digi
         distiller = Distiller(model, teacher, terms, check_finite=False)
 
         def lesson(output: Tensor, digits: Tensor, pictures: Tensor) -> Tensor:
-            return 0.1 * loss_of(output, digits) + distiller(output, pictures)
+            taught = distiller(output, pictures)
+            return labels * loss_of(output, digits) + taught if labels else taught
 
         budget.lesson = lesson
     budget.spend(model)
@@ -98,8 +114,11 @@ def one(cell: tuple[str, str, float, int], epochs: int, folder: str) -> float:
     """One cell: a net, a method, a sparsity and a seed."""
     net, method, sparsity, seed = cell
     torch.set_num_threads(1)
-    dense = Path(folder) / f"{net}-{seed}.pt"
-    return learnt(net, dense, sparsity, terms_of(method, net), read_digits(), seed, epochs)
+    data = read_digits()
+    return learnt(
+        net, Path(folder) / f"{net}-{seed}.pt", sparsity, terms_of(method, net),
+        a_tenth(data, seed) if method == FEW else data, seed, epochs, 0.0 if method == UNLABELLED else 0.1,
+    )  # fmt: skip
 
 
 def tune(nets: list[str], epochs: int) -> Table:
@@ -149,7 +168,7 @@ def main(
             for seed in range(seeds)
         ]  # fmt: skip
         fill(known, wanted, one, epochs, jobs, out, "learning")
-    Console().print(*render(known, list(METHODS), list(SPARSITIES), page=out == OUT))
+    Console().print(*render(known, list(METHODS), list(SPARSITIES), {UNLABELLED: FEW}, page=out == OUT))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ __all__ = ["AttentionMaps", "AttentionScores"]
 class AttentionMaps(FeatureTerm):
     """How strongly each place of a picture speaks, over all channels: activations ``(N, C, ...)`` of a convolution.
 
-    The map of a picture has length 1, and the loss is the mean squared difference; so it is small, and a weight in the
-    hundreds is usual. See `FeatureTerm` for the arguments; with ``channels="all"`` the student learns the map of all
-    the teacher's channels, those it has lost too, as in the paper.
+    The map of a picture has length 1, and the loss is the mean squared difference. The authors weigh it by 500, for
+    wide nets trained long; on small pruned ones begin with 1. See `FeatureTerm` for the arguments; with
+    ``channels="all"`` the student learns the map of all the teacher's channels, those it has lost too, as in the paper.
 
     Zagoruyko, Komodakis, "Paying More Attention to Attention", ICLR 2017.
 
