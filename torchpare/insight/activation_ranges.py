@@ -12,7 +12,7 @@ from torch import nn
 
 from torchpare.insight.batches import Batches
 from torchpare.insight.laid_out import charts, finite, folded
-from torchpare.insight.rest import at_rest, device_of, run_once
+from torchpare.insight.rest import at_rest, device_of, run_once, stand_in
 from torchpare.insight.watching import Seen, Watch
 from torchpare.report import Block, Cell, Column, TableBlock, TextBlock, numbers
 from torchpare.report.layer_figures import Bar, Span, bars, spans
@@ -182,6 +182,7 @@ def activations(
         CaptureError: the model does not run on a batch.
     """
     batches = Batches(example_inputs, data, max_batches)
+    model = stand_in(model)
     watch = Watch(model)
     number = 0
     with at_rest(model):
