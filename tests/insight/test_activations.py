@@ -16,6 +16,7 @@ from tests.insight.nets import Idle
 from tests.support.nets import Net
 from torchpare.errors import CaptureError, ConfigError
 from torchpare.insight import activations, rounding
+from torchpare.insight.activation_ranges import _listed
 from torchpare.insight.streams import ChannelEnds, Stream
 from torchpare.report import Page, Section, render_page
 
@@ -54,6 +55,12 @@ def test_channels_that_say_nothing_are_found():
     assert (found["relu"].dead, found["relu"].constant, found["relu"].negative) == ((0, 2), (1,), ())
     assert found["relu"].channels == 4
     assert found["relu"].idle == 3
+
+
+def test_numbers_of_channels_are_told_as_ranges():
+    assert _listed((7, 0, 1, 2, 9)) == "0 to 2, 7, 9"
+    assert _listed(tuple(range(0, 40, 2))) == "0, 2, 4, 6, 8, 10, 12, 14, and 12 more"
+    assert _listed(()) == ""
 
 
 def test_a_channel_that_speaks_in_one_batch_only_is_alive():

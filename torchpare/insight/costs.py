@@ -198,7 +198,11 @@ def layer_costs(model: nn.Module, example_inputs: Any, *, runs: int = 20, warmup
     ]  # fmt: skip
     if rest:
         times = [sum(getattr(row, key) for row in rest) for key in ("seconds", "lower_quartile", "upper_quartile")]
-        rows.append(LayerCost(REST, f"{len(rest)} modules", sum(row.calls for row in rest), 0, 0, *times))
+        rows.append(
+            LayerCost(
+                REST, f"{len(rest)} module{'s' if len(rest) != 1 else ''}", sum(row.calls for row in rest), 0, 0, *times
+            )
+        )
     return Costs(tuple(rows), whole, watched, _samples(args, kwargs))
 
 
