@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from torch import nn
 from tests.insight.nets import Idle
 from tests.support.nets import Net
 from torchpare.errors import CaptureError, ConfigError
-from torchpare.insight import activations
+from torchpare.insight import activations, rounding
+from torchpare.insight.activation_ranges import _listed
 from torchpare.insight.streams import ChannelEnds, Stream
 from torchpare.report import Page, Section, render_page
 
@@ -53,6 +55,12 @@ def test_channels_that_say_nothing_are_found():
     assert (found["relu"].dead, found["relu"].constant, found["relu"].negative) == ((0, 2), (1,), ())
     assert found["relu"].channels == 4
     assert found["relu"].idle == 3
+
+
+def test_numbers_of_channels_are_told_as_ranges():
+    assert _listed((7, 0, 1, 2, 9)) == "0 to 2, 7, 9"
+    assert _listed(tuple(range(0, 40, 2))) == "0, 2, 4, 6, 8, 10, 12, 14, and 12 more"
+    assert _listed(()) == ""
 
 
 def test_a_channel_that_speaks_in_one_batch_only_is_alive():
@@ -193,6 +201,23 @@ def test_only_so_many_batches_are_looked_at_as_are_asked_for():
     assert max(seen) <= 3
     with pytest.raises(ConfigError, match="max_batches is 0"):
         activations(nn.Linear(3, 2), torch.rand(2, 3), Data(), max_batches=0)
+
+
+def test_nothing_that_passes_is_kept():
+    alive: list[weakref.ref] = []
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    for module in model:
+        module.register_forward_hook(lambda module, inputs, output: alive.append(weakref.ref(output)))
+
+    class Data:
+        def __iter__(self):
+            for _ in range(4):
+                assert all(output() is None for output in alive)
+                yield torch.rand(2, 3)
+
+    activations(model, torch.rand(2, 3), Data())
+    rounding(model, torch.rand(2, 3), Data())
+    assert len(alive) == 3 * 4 * 3
 
 
 def test_the_page_says_that_the_example_alone_was_looked_at():

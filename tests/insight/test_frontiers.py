@@ -13,6 +13,7 @@ from torchpare.errors import ConfigError
 from torchpare.insight import Frontier, FrontierPoint
 from torchpare.report import Measurement, Page, Section, render_page
 from torchpare.report.frontier_figure import frontier, frontier_chart
+from torchpare.search.frontier import MixedPrecision, Point
 
 POINTS = st.lists(
     st.tuples(st.sampled_from("abcdef"), st.integers(1, 6).map(float), st.integers(0, 5).map(float)),
@@ -59,6 +60,12 @@ def test_points_are_given_as_they_are_measured():
     assert [point.name for point in found.best] == ["small", "dense"]
     assert [point["best"] for point in json.loads(json.dumps(found.to_dict()))["points"]] == [True, True, False]
     assert "94.00 %" in render_page(Page("x", sections=(Section("y", blocks=found.blocks()),)))
+
+
+def test_what_a_search_for_bits_found_is_a_frontier():
+    points = (Point({"a": 8}, 0.9, 0.5, enough=True), Point({"a": 32}, 0.92, 1.0, enough=True))
+    found = Frontier.of_search(MixedPrecision(points, 0.8, 0.92, "onnxruntime", {}), dense_seconds=0.01)
+    assert [(point.name, point.seconds) for point in found.points] == [("1 of 8 bits", 0.005), ("1 of 32 bits", 0.01)]
 
 
 def test_scores_that_are_no_shares_are_not_told_as_percentages():

@@ -9,12 +9,16 @@ import pytest
 import torch
 from rich.console import Console
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from tests.insight.nets import Counting, Idle, state_of
 from tests.search.nets import Chain, example, likelihood, trained
 from tests.support.vision import torchvision_models
 from torchpare.errors import CaptureError, ConfigError
 from torchpare.insight import study
+from torchpare.pruning import L1FilterPruner
+from torchpare.pruning.groups import is_incomplete
+from torchpare.quantization import QAT_Quantizer
 
 
 def same(before, after) -> bool:
@@ -56,6 +60,36 @@ def test_any_model_that_runs_is_studied_and_left_as_it_was(make, example_inputs,
     assert set(found.skipped) <= {"sensitivity", "coupling"}
     assert found.activations.own_data == (data is not None)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def masked():
+    model = trained(Chain)
+    L1FilterPruner(model, [{"sparsity": 0.5, "op_names": ["wide"]}]).compress()  # covers its group at the first batch
+    return model
+
+
+def fake_quantized():
+    model = trained(Chain)
+    QAT_Quantizer(model, [{"quant_types": ["weight", "output"], "quant_bits": 8, "op_types": ["Conv2d"]}]).compress()
+    return model
+
+
+@pytest.mark.parametrize("make", [masked, fake_quantized])
+def test_a_model_under_work_is_left_as_it_was_too(make):
+    model = make()
+    before = state_of(model)
+    found = study(model, example(), runs=2, warmup=0)
+    assert same(before, state_of(model))
+    if make is masked:
+        channels = {each.name: each for each in found.activations.channels}
+        assert len(channels["norm"].dead) == 8  # the mask covers what follows the layer, as in use
+        assert is_incomplete(model)
+
+
+def test_a_lazy_model_stays_lazy():
+    model = nn.Sequential(nn.LazyLinear(3), nn.ReLU())
+    assert study(model, torch.rand(2, 5), runs=2, warmup=0).costs.params == 18
+    assert isinstance(model[0].weight, UninitializedParameter)
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,7 @@ def test_names_cannot_break_out_of_the_page():
     assert "\x00" not in text
     assert not list(tree_of(page).iter("script"))
     text.encode("utf-8")
-    assert "<script>alert(1)</script>�" in unescape(text)
+    assert "<script>alert(1)</script>�" in unescape(text).replace("<wbr/>", "")
 
 
 @pytest.mark.parametrize("bad", ["<p>no</p>", "words", "<svg><script>1</script></svg>", "<svg onload='x()'/>", "<svg>",

@@ -12,7 +12,7 @@ from torch import nn
 
 from torchpare.insight.batches import Batches
 from torchpare.insight.laid_out import charts, finite, folded
-from torchpare.insight.rest import at_rest, device_of, run_once
+from torchpare.insight.rest import at_rest, device_of, run_once, stand_in
 from torchpare.insight.watching import Seen, Watch
 from torchpare.report import Block, Cell, Column, TableBlock, TextBlock, numbers
 from torchpare.report.layer_figures import Bar, Span, bars, spans
@@ -182,6 +182,7 @@ def activations(
         CaptureError: the model does not run on a batch.
     """
     batches = Batches(example_inputs, data, max_batches)
+    model = stand_in(model)
     watch = Watch(model)
     number = 0
     with at_rest(model):
@@ -225,10 +226,17 @@ def _count(which: tuple[int, ...], layer: Channels) -> Cell | None:
     return Cell(str(len(which)), share=len(which) / layer.channels) if which else None
 
 
-def _listed(which: tuple[int, ...], most: int = 12) -> str:
-    ordered = sorted(which)
-    more = f", and {len(ordered) - most} more" if len(ordered) > most else ""
-    return ", ".join(map(str, ordered[:most])) + more
+def _listed(which: tuple[int, ...], most: int = 8) -> str:
+    """Numbers in order, neighbours as a range: 0 to 3, 7, 9."""
+    runs: list[list[int]] = []
+    for number in sorted(which):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    said = [str(first) if first == last else f"{first} to {last}" for first, last in runs[:most]]
+    left = sum(last - first + 1 for first, last in runs[most:])
+    return ", ".join(said) + (f", and {left} more" if left else "")
 
 
 def _spoken(rows: Sequence[Bar]) -> str:

@@ -16,7 +16,7 @@ from torchpare.errors import ConfigError
 from torchpare.insight.batches import Batches
 from torchpare.insight.laid_out import IN_CHART, charts, folded
 from torchpare.insight.layers import leaves
-from torchpare.insight.rest import at_rest, device_of, run_once
+from torchpare.insight.rest import at_rest, device_of, run_once, stand_in
 from torchpare.insight.timing import time_modules
 from torchpare.report import Block, Cell, ChartBlock, Column, Measurement, TableBlock, count_flops_params, numbers
 from torchpare.report.layer_figures import Bar, bars, skyline
@@ -175,6 +175,7 @@ def layer_costs(model: nn.Module, example_inputs: Any, *, runs: int = 20, warmup
         CaptureError: the model does not run on the inputs.
     """
     check_runs(runs, warmup)
+    model = stand_in(model)
     ((args, kwargs),) = Batches(example_inputs).on(device_of(model))
     with at_rest(model):
         run_once(model, args, kwargs, "example_inputs")
@@ -197,7 +198,11 @@ def layer_costs(model: nn.Module, example_inputs: Any, *, runs: int = 20, warmup
     ]  # fmt: skip
     if rest:
         times = [sum(getattr(row, key) for row in rest) for key in ("seconds", "lower_quartile", "upper_quartile")]
-        rows.append(LayerCost(REST, f"{len(rest)} modules", sum(row.calls for row in rest), 0, 0, *times))
+        rows.append(
+            LayerCost(
+                REST, f"{len(rest)} module{'s' if len(rest) != 1 else ''}", sum(row.calls for row in rest), 0, 0, *times
+            )
+        )
     return Costs(tuple(rows), whole, watched, _samples(args, kwargs))
 
 

@@ -10,8 +10,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from torchpare.errors import ConfigError
-from torchpare.insight.laid_out import finite
-from torchpare.report import Block, Cell, ChartBlock, Column, Measurement, RowBlock, TableBlock, numbers
+from torchpare.insight.laid_out import finite, folded
+from torchpare.report import Block, Cell, ChartBlock, Column, DetailsBlock, Measurement, RowBlock, TableBlock, numbers
 from torchpare.report.frontier_figure import FrontierPoint, frontier, frontier_chart
 from torchpare.search.frontier import MixedPrecision
 
@@ -116,7 +116,8 @@ class Frontier:
             )
             for point in sorted(self.points, key=lambda point: point.seconds)
         ]
-        return (RowBlock((chart, TableBlock(columns, rows))),)
+        table = folded(TableBlock(columns, rows), f"All {len(rows)} models")
+        return (chart, table) if isinstance(table, DetailsBlock) else (RowBlock((chart, table)),)
 
     def _say(self, point: FrontierPoint) -> str:
         return numbers.share(point.accuracy) if self.shares else f"{point.accuracy:.4g}"

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from torchpare.config.layers import type_name
 from torchpare.errors import CaptureError
+from torchpare.pruning.groups import is_incomplete
 
-__all__ = ["at_rest", "device_of", "run_once"]
+__all__ = ["at_rest", "device_of", "run_once", "stand_in"]
+
+
+def stand_in(model: nn.Module) -> nn.Module:
+    """The model itself, or a copy where its first pass would change it for good.
+
+    Masks wait for a first batch to cover their groups, and lazy layers for one to know their shapes.
+    """
+    lazy = any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters())
+    return copy.deepcopy(model) if lazy or is_incomplete(model) else model
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torchpare.errors import ConfigError
 from torchpare.insight.batches import Batches
 from torchpare.insight.laid_out import charts, finite, folded
 from torchpare.insight.noise import Noise, Ranges, show_inputs, weight_ratios
-from torchpare.insight.rest import at_rest
+from torchpare.insight.rest import at_rest, stand_in
 from torchpare.numerics.affine import MAX_BITS
 from torchpare.report import Block, Cell, Column, TableBlock
 from torchpare.report.layer_figures import Dots, dots
@@ -137,6 +137,7 @@ def rounding(
     """
     wanted = check_bits(bits)
     batches = Batches(example_inputs, data, max_batches)
+    model = stand_in(model)
     layers = {name: module for name, module in model.named_modules() if issubclass(plain_class(module), FILTERED)}
     ranges = {name: Ranges() for name in layers}
     noise = {name: Noise(wanted) for name in layers}

@@ -17,7 +17,7 @@ from torchpare.insight.costs import check_runs, layer_costs
 from torchpare.insight.couplings import coupling
 from torchpare.insight.frontiers import Frontier
 from torchpare.insight.outcome import Insight
-from torchpare.insight.rest import at_rest, device_of, run_once
+from torchpare.insight.rest import at_rest, device_of, run_once, stand_in
 from torchpare.insight.rounding_errors import check_bits, rounding
 from torchpare.insight.sensitivities import sensitivity
 from torchpare.report import Measurement, describe_machine
@@ -88,8 +88,9 @@ def study(  # noqa: PLR0913 - all but the model and its input have a default
     front = Frontier.of(points) if points else None
     batches = Batches(example_inputs, data, max_batches)
     ((args, kwargs),) = Batches(example_inputs).on(device_of(model))
-    with at_rest(model):
-        run_once(model, args, kwargs, "example_inputs")
+    subject = stand_in(model)
+    with at_rest(subject):
+        run_once(subject, args, kwargs, "example_inputs")
     example = kwargs or args
     skipped: dict[str, str] = {}
 
@@ -103,9 +104,9 @@ def study(  # noqa: PLR0913 - all but the model and its input have a default
             skipped[what] = str(error)
             return None
 
-    costs = tried("costs", lambda: layer_costs(model, example, runs=runs, warmup=warmup))
-    seen = tried("activations", lambda: activations(model, example, batches.data, max_batches=max_batches))
-    errors = tried("rounding", lambda: rounding(model, example, batches.data, bits=bits, max_batches=max_batches))
+    costs = tried("costs", lambda: layer_costs(subject, example, runs=runs, warmup=warmup))
+    seen = tried("activations", lambda: activations(subject, example, batches.data, max_batches=max_batches))
+    errors = tried("rounding", lambda: rounding(subject, example, batches.data, bits=bits, max_batches=max_batches))
     coupled = tried("coupling", lambda: coupling(model, example))
     sensitive = None
     if evaluate is None:

@@ -43,7 +43,7 @@ def paired_bars(rows: Sequence[Row], label: str) -> str:
 
 def curves(runs: Sequence[Curve], label: str) -> str:
     """Accuracy by epoch: training, the fall when half is taken away, and the way back."""
-    height, left, right, top, bottom = 214.0, 34.0, 8.0, 20.0, 28.0
+    height, left, right, top, bottom = 214.0, 40.0, 8.0, 20.0, 28.0
     epochs = max(len(run.dense) + len(run.tuned) for run in runs)
     step = (WIDTH - left - right) / max(1, epochs)
 
@@ -73,7 +73,7 @@ def curves(runs: Sequence[Curve], label: str) -> str:
 
 def slopes(runs: Sequence[Curve], label: str) -> str:
     """Accuracy of each run, dense on the left and small on the right, on a scale that shows small differences."""
-    height, left, right, top, bottom = 214.0, 96.0, 96.0, 20.0, 28.0
+    height, left, right, top, bottom = 214.0, 122.0, 74.0, 20.0, 28.0
     ends = [share for run in runs for share in (run.dense[-1], run.small)]
     low, high = min(ends), max(ends)
     margin = max(0.0025, (high - low) * 0.25)

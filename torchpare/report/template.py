@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["printable", "render_template", "style_sheet"]
 
-# Neither HTML nor XML may hold these, not even escaped: controls, halves of surrogate pairs, and two code points.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+# Neither HTML nor XML may hold these, not even escaped: controls, halves of surrogate pairs, and two code points. What
+# turns the direction of writing is left out too: it makes a name look like another one.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
 
 
 def printable(words: str) -> str:
