@@ -12,6 +12,7 @@
     │   ├── MaskFileError
     │   └── CheckpointError
     ├── SearchError            a search cannot go on; what it has found so far is in its journal
+    ├── RecipeError            a stage of a recipe failed; the stages before it are done
     ├── ExportError            an exported program is missing, or disagrees with PyTorch
     ├── CompatError            what another toolkit's script asks for has no counterpart here
     └── MissingExtraError      an optional library is not installed      (also an ImportError)
@@ -34,6 +35,7 @@ __all__ = [
     "MissingExtraError",
     "ProofError",
     "QuantizationError",
+    "RecipeError",
     "SearchError",
     "ShrinkError",
     "TorchpareError",
@@ -86,6 +88,10 @@ class CheckpointError(FileError):
 
 class SearchError(TorchpareError):
     """A search cannot go on; what it has found so far is in its journal, and the model is as it was before."""
+
+
+class RecipeError(TorchpareError):
+    """A stage of a recipe failed; the stages before it are done, and running again goes on behind them."""
 
 
 class ExportError(TorchpareError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from torchpare.attach.compressor import Compressor
 from torchpare.attach.layer import CompressedLayer, attach_mask
+from torchpare.attach.learned_grids import learned_grids
 from torchpare.attach.plain import attach_masks, detach, is_attached, masks_of, plain_state_dict
 from torchpare.attach.quantized import (
     attach_activation_quantizer,
@@ -15,6 +17,7 @@ from torchpare.attach.quantizer import FakeQuantize
 
 __all__ = [
     "CompressedLayer",
+    "Compressor",
     "FakeQuantize",
     "attach_activation_quantizer",
     "attach_mask",
@@ -23,6 +26,7 @@ __all__ = [
     "detach",
     "detach_quantizers",
     "is_attached",
+    "learned_grids",
     "masks_of",
     "plain_state_dict",
     "quantizable",

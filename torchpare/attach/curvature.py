@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from torchpare.attach.ranks import many_ranks, ranks, terms_over_ranks
 from torchpare.attach.watch import dense_weight
 from torchpare.errors import MaskError
+from torchpare.numerics.shards import is_whole_in_passes
 
 __all__ = ["CurvatureWatch"]
 
@@ -39,18 +42,41 @@ class CurvatureWatch:
         self.batches = 0
         self._generator = generator
 
+    def over_ranks(self, name: str) -> Tensor | None:
+        """The mean over all processes that train together: the Hessian of their mean loss is the mean of theirs."""
+        weight = dense_weight(self.layers[name])
+        terms = terms_over_ranks(None if name not in self.sums else (self.sums[name], 1), weight.device)
+        if not many_ranks() or terms is None:
+            return self.sums.get(name)
+        total, _ = terms
+        return torch.as_tensor(total) / ranks()
+
     def step(self) -> None:
         """A minibatch has been learnt: losses are counted when they are seen."""
 
     def remove(self) -> None:
         """Nothing hangs anywhere."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen and which signs are drawn next, for a checkpoint: tensors and numbers."""
+        sums = {name: own.clone() for name, own in self.sums.items()}
+        return {"sums": sums, "batches": self.batches, "signs": self._generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have seen what a checkpoint says, and nothing else."""
+        self.sums, self.batches = dict(state["sums"]), int(state["batches"])
+        self._generator.set_state(state["signs"])
+
     def see(self, loss: Tensor) -> None:
         """Look at one loss; its graph stays, so that it can still be taken back.
 
         Raises:
-            MaskError: an operator of the model cannot be differentiated twice.
+            MaskError: an operator of the model cannot be differentiated twice, or weights are sharded.
         """
+        for name, layer in self.layers.items():
+            if is_whole_in_passes(layer):
+                raise MaskError(f"{name}.weight is sharded, and no loss is differentiated twice by what is whole "
+                                "in a pass alone: prune by second order before fully_shard, or with DDP")  # fmt: skip
         weights = {
             name: dense_weight(layer) for name, layer in self.layers.items() if dense_weight(layer).requires_grad
         }
@@ -60,7 +86,9 @@ class CurvatureWatch:
                 reached = {n: (w, s) for (n, w), s in zip(weights.items(), slopes, strict=True) if s is not None}
                 for name, curvature in self._diagonal(reached).items():
                     seen = self.measure(name, weights[name].detach(), curvature)
-                    self.sums[name] = self.sums[name] + seen if name in self.sums else seen
+                    known = self.sums.get(name)
+                    # A model that was moved since has its sums elsewhere.
+                    self.sums[name] = seen if known is None else known.to(seen.device) + seen
             except RuntimeError as error:
                 raise MaskError(f"the loss cannot be differentiated twice: {error}") from error
         self.batches += 1

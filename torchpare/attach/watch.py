@@ -16,12 +16,16 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from torchpare.attach.layer import CompressedLayer
+from torchpare.attach.ranks import averages_over_ranks, many_ranks
+from torchpare.attach.reading import in_use
+from torchpare.numerics.shards import whole
 
 __all__ = [
     "GradientWatch",
     "MaskGradientWatch",
     "Steps",
     "Watch",
+    "before_step",
     "dense_weight",
     "remove_all",
 ]
@@ -40,11 +44,21 @@ class Watch(Protocol):
         """How many minibatches it has seen."""
         ...
 
+    def over_ranks(self, name: str) -> Any:
+        """What was added up of a layer in all processes that train together; None where nothing was."""
+
     def step(self) -> None:
         """A minibatch has been learnt."""
 
     def remove(self) -> None:
         """Stop watching; what was seen stays."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen, for a checkpoint: tensors and numbers."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have seen what a checkpoint says, and nothing else."""
 
 
 class GradientWatch:
@@ -52,7 +66,8 @@ class GradientWatch:
 
     With an optimizer, each step is seen just before it is taken, with the weights that the gradients belong to, after
     mixed precision has unscaled them. Without one, gradients are seen when they have been computed, and count with the
-    next call of `step`.
+    next call of `step`; where processes train together, that is when the mean of their gradients is taken, so that all
+    of them have to call it.
 
     Args:
         layers: by name.
@@ -70,10 +85,13 @@ class GradientWatch:
         self.sums: dict[str, Tensor] = {}
         self.batches = 0
         self._latest: dict[str, Tensor] = {}
+        self._apart: dict[str, Tensor] = {}
         self._handles: list[Any] = []
         self._own_steps = optimizer is None
+        # Where gradients are averaged behind the step, the weights that they belong to are those from before it.
+        self._weights = self._weights_now() if optimizer is None and many_ranks() else {}
         if optimizer is not None:
-            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+            self._handles.append(before_step(optimizer, self._before_step))
         else:
             for name, layer in self.layers.items():
                 self._handles.append(
@@ -82,35 +100,73 @@ class GradientWatch:
 
     def step(self) -> None:
         """A minibatch has been learnt; nothing to do where an optimizer tells its own steps."""
-        if self._own_steps and self._latest:
+        if not self._own_steps:
+            return
+        if many_ranks():
+            self._latest, self._apart = self._together(), {}
+            self._weights = self._weights_now()
+        if self._latest:
             self._add(self._latest)
             self._latest = {}
+
+    def over_ranks(self, name: str) -> Tensor | None:
+        """What was added up of a layer: gradients that were averaged are the same everywhere."""
+        return self.sums.get(name)
 
     def remove(self) -> None:
         """Stop watching; what was seen stays."""
         remove_all(self._handles)
 
-    def _before_step(self, *_: Any) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen, for a checkpoint: tensors and numbers."""
+        return {"sums": {name: own.clone() for name, own in self.sums.items()}, "batches": self.batches}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have seen what a checkpoint says, and nothing else."""
+        self.sums, self.batches, self._latest = dict(state["sums"]), int(state["batches"]), {}
+
+    def _before_step(self) -> None:
         seen = {
             name: self._measured(name) for name, layer in self.layers.items() if dense_weight(layer).grad is not None
         }
         if seen:
             self._add(seen)
 
-    def _computed(self, name: str, _: Tensor) -> None:
-        self._latest[name] = self._measured(name)
+    def _computed(self, name: str, parameter: Tensor) -> None:
+        if not many_ranks():
+            self._latest[name] = self._measured(name)
+            return
+        # DDP has not averaged the gradient yet, and nobody may wait for others in the middle of a backward pass.
+        assert parameter.grad is not None
+        self._apart[name] = parameter.grad.detach().clone()
+
+    @torch.no_grad()
+    def _together(self) -> dict[str, Tensor]:
+        """What there is to say of the weights before this step and the means of their gradients, by layer."""
+        seen = {}
+        for name, layer in self.layers.items():
+            # What fully_shard has put in a parameter's place had no hook yet; its gradient is still there.
+            grad = self._apart.get(name, dense_weight(layer).grad)
+            if grad is not None:
+                seen[name] = whole(grad.detach())
+        grads = averages_over_ranks(seen, self._weights)
+        return {name: self.measure(name, self._weights[name], grad) for name, grad in grads.items()}
+
+    @torch.no_grad()
+    def _weights_now(self) -> dict[str, Tensor]:
+        return {name: in_use(layer, "weight").detach().clone() for name, layer in self.layers.items()}
 
     @torch.no_grad()
     def _measured(self, name: str) -> Tensor:
         layer = self.layers[name]
-        weight, grad = layer.weight, dense_weight(layer).grad
-        assert isinstance(weight, Tensor)
+        grad = dense_weight(layer).grad
         assert grad is not None
-        return self.measure(name, weight.detach(), grad.detach())
+        return self.measure(name, in_use(layer, "weight").detach(), whole(grad.detach()))
 
     def _add(self, seen: Mapping[str, Tensor]) -> None:
         for name, scores in seen.items():
-            self.sums[name] = self.sums[name] + scores if name in self.sums else scores
+            # A model that was moved since has its sums elsewhere.
+            self.sums[name] = self.sums[name].to(scores.device) + scores if name in self.sums else scores
         self.batches += 1
 
 
@@ -143,12 +199,18 @@ class MaskGradientWatch:
 
     @torch.no_grad()
     def _see(self, name: str, grad: Tensor) -> None:
-        seen = self.measure(dense_weight(self.layers[name]).detach(), grad.detach())
+        # A step that mixed precision leaves out for its infinite gradients must not leave them here for good.
+        grad = grad.detach().nan_to_num(0.0, 0.0, 0.0)
+        seen = self.measure(dense_weight(self.layers[name]).detach(), grad)
         self.sums[name] = self.sums[name] + seen if name in self.sums else seen
 
 
 class Steps:
-    """Calls functions before and after each step of an optimizer, until it is removed."""
+    """Calls functions before and after each step of an optimizer, until it is removed.
+
+    It may be removed from within such a call. Then its hooks stay and do nothing: the optimizer is going through all of
+    its hooks just then, and would stumble over one that is taken away.
+    """
 
     def __init__(
         self,
@@ -158,14 +220,59 @@ class Steps:
         after: Callable[[], None] | None = None,
     ) -> None:
         self._handles: list[Any] = []
+        self._calls = {"before": before, "after": after}
+        self._calling = False
         if before is not None:
-            self._handles.append(optimizer.register_step_pre_hook(lambda *_: before()))
+            self._handles.append(before_step(optimizer, partial(self._call, "before")))
         if after is not None:
-            self._handles.append(optimizer.register_step_post_hook(lambda *_: after()))
+            self._handles.append(optimizer.register_step_post_hook(partial(self._call, "after")))
 
     def remove(self) -> None:
         """Stop calling."""
-        remove_all(self._handles)
+        self._calls.clear()
+        if not self._calling:
+            remove_all(self._handles)
+
+    def _call(self, when: str, *_: Any) -> None:
+        if (call := self._calls.get(when)) is None:
+            return
+        self._calling = True
+        try:
+            call()
+        finally:
+            self._calling = False
+
+
+def before_step(optimizer: Optimizer, call: Callable[[], None]) -> RemovableHandle:
+    """Call a function just before each step of an optimizer, when the gradients are there.
+
+    Where the step is given a closure, that computes the gradients (in Lightning, that is every step): the call follows
+    it. Of a closure that is run several times, as by LBFGS, it follows the first run.
+
+    Args:
+        optimizer: whose steps.
+        call: without arguments.
+
+    Returns:
+        Its ``remove()`` ends it.
+    """
+
+    def hook(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            call()
+            return None
+        due = [call]
+
+        def followed() -> Any:
+            result = closure()
+            while due:
+                due.pop()()
+            return result
+
+        return (args[:1], {**kwargs, "closure": followed})
+
+    return optimizer.register_step_pre_hook(hook)
 
 
 def dense_weight(layer: nn.Module) -> nn.Parameter:

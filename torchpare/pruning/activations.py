@@ -73,9 +73,11 @@ class _ActivationPruner(DataDrivenPruner):
         )  # fmt: skip
 
     def watched(self, layers: Mapping[str, nn.Module]) -> ActivationWatch:
-        """Watch the layers' outputs."""
+        """Watch the layers' outputs; where an optimizer tells what a minibatch is, validation between is none."""
         return ActivationWatch(
-            layers, lambda output, axis: activation_sums(_ACTIVATIONS[self.activation](output), axis)
+            layers,
+            lambda output, axis: activation_sums(_ACTIVATIONS[self.activation](output), axis),
+            evaluation=self.optimizer is None or self.training is not None,
         )
 
 

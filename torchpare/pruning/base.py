@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from torchpare.attach import attach_masks, detach, is_attached, masks_of
+from torchpare.attach import Compressor, attach_masks, detach, is_attached, masks_of
+from torchpare.attach.loading import masked_names, open_masks
+from torchpare.attach.reading import in_use
 from torchpare.config import Entry, Target, select
 from torchpare.errors import ConfigError, MaskError
 from torchpare.graph import PruningSpace, analyse
@@ -32,7 +34,7 @@ __all__ = ["Pruner"]
 log = logging.getLogger(__name__)
 
 
-class Pruner(ABC):
+class Pruner(Compressor):
     """Prunes the layers that a ``config_list`` selects, each to its sparsity, by the scores of a subclass.
 
     Args:
@@ -203,16 +205,33 @@ class Pruner(ABC):
         if self.structured and self._space is None:
             complete_on_first_forward(self.bound_model)
 
-    def update_epoch(self, epoch: int) -> None:  # noqa: B027 - most algorithms have nothing to do here
-        """Tell the pruner that an epoch begins; harmless where the algorithm does not care, as here."""
-
-    def step(self) -> None:  # noqa: B027 - as above
-        """Tell the pruner that a minibatch has been learnt; harmless where the algorithm does not care, as here."""
+    @property
+    def layers(self) -> list[str]:
+        """The names of the layers that the ``config_list`` selects."""
+        return list(self.targets)
 
     @property
     def waiting(self) -> str:
         """What the pruner waits for before there are masks; empty where it does not wait, as here."""
         return ""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that is resumed needs beside the model's own state, which holds the masks."""
+        return {**super().state_dict(), "masked": masked_names(self.bound_model)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a run was when it was saved. Call ``compress()`` before, and load the model's state too.
+
+        Masks that the saved model did not have, because a fresh one chooses other channels at first, are opened.
+
+        Args:
+            state: what ``state_dict()`` gave, of the same algorithm with the same ``config_list``.
+
+        Raises:
+            ConfigError: as every compressor.
+        """
+        super().load_state_dict(state)
+        open_masks(self.bound_model, but=state.get("masked", {}))
 
     # --------------------------------------------------------------------------------------------- what came out of it
 
@@ -334,8 +353,7 @@ class Pruner(ABC):
     @torch.no_grad()
     def _scores(self, target: Target, existing: Masks) -> Tensor:
         unit = self._unit(target)
-        weight = target.module.weight
-        assert isinstance(weight, Tensor)
+        weight = in_use(target.module, "weight")
         folded = unit.fold(weight.detach())
         if not _finite(folded):
             raise self._unrankable(target)
@@ -368,8 +386,7 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _is_spoilt(target: Target) -> bool:
-    weight = target.module.weight
-    return isinstance(weight, Tensor) and not _finite(weight.detach())
+    return not _finite(in_use(target.module, "weight").detach())
 
 
 def _check_weight(target: Target, algorithm: str) -> None:

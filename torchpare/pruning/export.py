@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from torchpare.attach import attach_masks, detach, masks_of, plain_state_dict
-from torchpare.attach.layer import CompressedLayer
+from torchpare.attach.loading import masks_in
 from torchpare.errors import ExportError
 from torchpare.files.atomic import atomic_write
 from torchpare.files.example import device_of, example_of
 from torchpare.files.masks import save_masks
 from torchpare.files.onnx import export_onnx
+from torchpare.numerics.shards import refuse_sharded
 from torchpare.pruning.groups import forget_first_forward, is_incomplete, try_to_complete
 from torchpare.types import Masks
 
@@ -37,6 +38,7 @@ def export(
     masks: Masks,
 ) -> None:
     """Write the files of :meth:`torchpare.pruning.Pruner.export_model`; ``masks`` are those of a model without any."""
+    refuse_sharded(model, "cannot be exported", ExportError)
     if input_shape is not None:
         dummy_input = example_of(model, input_shape, device)
     if onnx_path is not None and dummy_input is None:
@@ -67,16 +69,5 @@ def export(
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load a plain or a masked state into a model that may be masked; see ``Pruner.load_model_state_dict``."""
-    layers = dict(model.named_modules(remove_duplicate=False))
-    masks: Masks = {}
-    for key, value in state.items():
-        path, _, name = key.removesuffix("_mask").rpartition(".")
-        layer = layers.get(path)
-        if not key.endswith("_mask") or layer is None or value.dtype != torch.bool:
-            continue
-        masked = layer.torchpare_masked if isinstance(layer, CompressedLayer) else ()
-        parameters = dict(layer.named_parameters(recurse=False))
-        if name in masked or (name in parameters and not hasattr(layer, name + "_mask")):
-            masks.setdefault(path, {})[name] = value
-    attach_masks(model, masks)
+    attach_masks(model, masks_in(model, state))
     model.load_state_dict(state)

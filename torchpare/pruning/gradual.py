@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -117,6 +118,17 @@ class GradualPruner(RankedPruner):
         if epoch + 1 >= self._last_epoch():
             self.look_no_more()
 
+    def progress(self) -> dict[str, Any]:
+        """The epoch, how much of each layer is pruned by now, and what the criterion has seen."""
+        return {**super().progress(), "epoch": self.now_epoch, "dropped": dict(self._dropped)}
+
+    def go_on(self, progress: Mapping[str, Any]) -> None:
+        """Stand at that epoch of the schedule."""
+        dropped = {str(name): int(count) for name, count in progress["dropped"].items()}
+        epoch = int(progress["epoch"])
+        super().go_on(progress)
+        self.now_epoch, self._dropped = epoch, dropped
+
     @property
     def waiting(self) -> str:
         """What the pruner waits for: the first epoch with a mask."""
@@ -152,7 +164,8 @@ class GradualPruner(RankedPruner):
         target = self.targets[name]
         weight = target.module._parameters["weight"]  # noqa: SLF001 - its shape
         assert weight is not None
-        return len(self._unit(target).fold(weight)) if self.structured else weight.numel()
+        shape = torch.empty(weight.shape, device="meta")  # a sharded weight could not be folded
+        return len(self._unit(target).fold(shape)) if self.structured else weight.numel()
 
 
 class AGPPruner(GradualPruner):

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torchpare.config import RoundsEntry, Target
 from torchpare.errors import ConfigError, MaskError
 from torchpare.numerics import compound
+from torchpare.numerics.shards import placed_like, reshard
 from torchpare.pruning.ranked import Criterion, RankedPruner
 
 __all__ = ["LotteryTicketPruner"]
@@ -113,6 +114,18 @@ class LotteryTicketPruner(RankedPruner):
         share = self.now_round / self.rounds
         return {name: compound(0.0, target.sparsity, share) for name, target in self.targets.items()}
 
+    def progress(self) -> dict[str, Any]:
+        """The round, and the start to which each round goes back: as large as the model and its optimizer."""
+        start = None if self._start is None else self._start.state_dict()
+        return {**super().progress(), "round": self.now_round, "start": start}
+
+    def go_on(self, progress: Mapping[str, Any]) -> None:
+        """Stand in that round, with that start to go back to."""
+        at, start = int(progress["round"]), progress["start"]
+        start = None if start is None else _Snapshot(dict(start["tensors"]), start["optimizer"], start["scheduler"])
+        super().go_on(progress)
+        self.now_round, self._start = at, start
+
     @property
     def waiting(self) -> str:
         """What the pruner waits for: the second round."""
@@ -129,16 +142,22 @@ class _Snapshot:
     @classmethod
     def of(cls, model: nn.Module, optimizer: Optimizer | None, scheduler: Any) -> _Snapshot:
         """Copies of everything."""
+        reshard(model)
         tensors = {name: tensor.detach().clone() for name, tensor in _tensors(model)}
         state = None if optimizer is None else copy.deepcopy(optimizer.state_dict())
         return cls(tensors, state, None if scheduler is None else copy.deepcopy(scheduler.state_dict()))
 
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, for a checkpoint."""
+        return {"tensors": self.tensors, "optimizer": self.optimizer, "scheduler": self.scheduler}
+
     @torch.no_grad()
     def restore(self, model: nn.Module, optimizer: Optimizer | None, scheduler: Any) -> None:
         """Write everything back, in place: parameters stay the same objects."""
+        reshard(model)  # what is written into an unsharded parameter is lost when it is sharded again
         for name, tensor in _tensors(model):
             if name in self.tensors:
-                tensor.copy_(self.tensors[name])
+                tensor.copy_(placed_like(self.tensors[name], tensor))
         if optimizer is not None and self.optimizer is not None:
             optimizer.load_state_dict(copy.deepcopy(self.optimizer))
         if scheduler is not None and self.scheduler is not None:

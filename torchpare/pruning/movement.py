@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from torchpare.attach import attach_masks, masks_of
+from torchpare.attach.ranks import averages_over_ranks
 from torchpare.attach.watch import MaskGradientWatch, Steps
 from torchpare.config import WEIGHTED, Target
 from torchpare.errors import ConfigError
@@ -97,16 +98,17 @@ class MovementPruner(Pruner):
     def begin(self) -> None:
         """Give every weight a score; with a trainer, train them to the end."""
         weights = {name: _weight(target) for name, target in self.targets.items()}
-        self.weight_scores = {name: torch.zeros_like(weight).requires_grad_() for name, weight in weights.items()}
+        # Whole, also where weights are sharded: every process trains the same scores.
+        self.weight_scores = {
+            name: torch.zeros(weight.shape, dtype=weight.dtype, device=weight.device, requires_grad=True)
+            for name, weight in weights.items()
+        }
         self._trained_by = Adam(self.weight_scores.values(), lr=self.scores_lr)
-        everything = {name: {"weight": torch.ones_like(weight, dtype=torch.bool)} for name, weight in weights.items()}
+        everything = {name: {"weight": torch.ones(weight.shape, dtype=torch.bool)} for name, weight in weights.items()}
         before = masks_of(self.bound_model)
         self._given = {name: before[name]["weight"] for name in self.targets if "weight" in before.get(name, {})}
         attach_masks(self.bound_model, {**everything, **before})
-        layers = {name: target.module for name, target in self.targets.items()}
-        self._watch = MaskGradientWatch(layers, lambda weight, grad: weight * grad)
-        if self.optimizer is not None:
-            self._steps = Steps(self.optimizer, before=self._learnt)
+        self._begin_to_watch()
         if self.training is not None:
             try:
                 for epoch in self.training.epochs(self.bound_model, self.epochs, "MovementPruner: training scores"):
@@ -126,20 +128,75 @@ class MovementPruner(Pruner):
                 handle.remove()
         self._watch = self._steps = None
 
+    @property
+    def counts_steps(self) -> bool:
+        """Whether it trains scores, or will, while you train weights."""
+        return self.training is None and (self._watch is not None or not self._compressed)
+
+    def hang_on(self, optimizer: Optimizer) -> None:
+        """Train the scores with each step of this optimizer."""
+        if self._watch is not None:
+            if self._steps is not None:
+                self._steps.remove()
+            self._steps = Steps(optimizer, before=self._learnt)
+
+    def progress(self) -> dict[str, Any]:
+        """The scores, how they are trained, the step, and what was masked before the pruner came."""
+        return {
+            "step": self.now_step,
+            "scores": {name: own.detach().clone() for name, own in self.weight_scores.items()},
+            "trained_by": None if self._trained_by is None else self._trained_by.state_dict(),
+            "given": dict(self._given),
+            "finished": self._watch is None,
+        }
+
+    @torch.no_grad()
+    def go_on(self, progress: Mapping[str, Any]) -> None:
+        """Train these scores on, from that step."""
+        step, scores, given = int(progress["step"]), progress["scores"], dict(progress["given"])
+        for name, own in self.weight_scores.items():
+            if scores[name].shape != own.shape:
+                raise ValueError(f"scores of shape {tuple(scores[name].shape)} for the {tuple(own.shape)} of {name}")
+        assert self._trained_by is not None
+        self._trained_by.load_state_dict(progress["trained_by"])
+        for name, own in self.weight_scores.items():
+            own.copy_(scores[name])
+        self.now_step, self._given = step, given
+        if progress["finished"]:
+            self.finish()
+        elif self._watch is None:
+            self._begin_to_watch()
+
     def mask(self) -> None:
         """Mask by the scores. What they masked before may come back, what was masked before ``compress()`` may not."""
         masks: Masks = {}
         for name, share in self.sparsities().items():
             scores = self.weight_scores[name].detach()
             keep = keep_highest(scores, drop_count(scores.numel(), share))
-            masks[name] = {"weight": keep & self._given[name] if name in self._given else keep}
+            masks[name] = {"weight": keep & self._given[name].to(keep.device) if name in self._given else keep}
         attach_masks(self.bound_model, masks)
+
+    def _begin_to_watch(self) -> None:
+        layers = {name: target.module for name, target in self.targets.items()}
+        self._watch = MaskGradientWatch(layers, lambda weight, grad: weight * grad)
+        if self.optimizer is not None:
+            self._steps = Steps(self.optimizer, before=self._learnt)
+
+    @torch.no_grad()
+    def _come_along(self, trained_by: Adam) -> None:
+        """A model that was moved since ``compress()`` has its weights elsewhere: the scores follow them."""
+        homes = {name: _weight(target).device for name, target in self.targets.items()}
+        if any(own.device != homes[name] for name, own in self.weight_scores.items()):
+            for name, own in self.weight_scores.items():
+                own.data = own.data.to(homes[name])
+            trained_by.load_state_dict(trained_by.state_dict())  # which moves what Adam remembers
 
     def _learnt(self) -> None:
         """Train the scores by the gradients of this minibatch, and mask by them."""
         assert self._watch is not None
         assert self._trained_by is not None
-        for name, grad in _averaged(self._watch.take(), self.weight_scores).items():
+        self._come_along(self._trained_by)
+        for name, grad in averages_over_ranks(self._watch.take(), self.weight_scores).items():
             self.weight_scores[name].grad = grad
         self._trained_by.step()
         self._trained_by.zero_grad()
@@ -152,14 +209,3 @@ def _weight(target: Target) -> nn.Parameter:
     weight = target.module._parameters["weight"]  # noqa: SLF001 - the dense one
     assert weight is not None
     return weight
-
-
-def _averaged(grads: dict[str, Tensor], scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The gradients' mean over all processes that train together, so that their masks agree."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return grads
-    everywhere = {name: grads.get(name, torch.zeros_like(own)) for name, own in scores.items()}
-    for grad in everywhere.values():
-        torch.distributed.all_reduce(grad)
-        grad.div_(torch.distributed.get_world_size())
-    return everywhere

@@ -88,6 +88,19 @@ class RankedPruner(Pruner):
         if isinstance(self.ranking, DataDrivenPruner):
             self.ranking.seen_step()
 
+    def follow(self, optimizer: Optimizer) -> None:
+        """Let a criterion that looks at data count the steps of an optimizer, where the constructor was given none."""
+        if isinstance(self.ranking, DataDrivenPruner) and self.ranking.looks:
+            self.ranking.follow(optimizer)
+
+    def progress(self) -> dict[str, Any]:
+        """What a criterion has seen of the data."""
+        return {"criterion": self.ranking.progress()}
+
+    def go_on(self, progress: Mapping[str, Any]) -> None:
+        """Have seen what is in there."""
+        self.ranking.go_on(progress["criterion"])
+
     def criterion_of(self, criterion: Any) -> Any:
         """What a trainer is handed: the user's loss function, watched where the criterion has to see the loss."""
         if isinstance(self.ranking, HessianFilterPruner):

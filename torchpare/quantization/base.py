@@ -8,22 +8,31 @@ in the model, not here: a new model, compressed with the same config_list, takes
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
-from torchpare.attach import FakeQuantize, attach_activation_quantizer, attach_weight_quantizer, quantizers_of
+from torchpare.attach import (
+    Compressor,
+    FakeQuantize,
+    attach_activation_quantizer,
+    attach_weight_quantizer,
+    learned_grids,
+    quantizers_of,
+)
 from torchpare.config import QuantEntry, QuantSpec, Target, select
 from torchpare.config.layers import WEIGHTED
 from torchpare.config.quantization import Observer, QuantType
-from torchpare.errors import ConfigError, QuantizationError
+from torchpare.errors import ConfigError, ExportError, QuantizationError
 from torchpare.files.calibration import Calibration
 from torchpare.numerics.affine import check_finite
 from torchpare.numerics.ranges import min_max
+from torchpare.numerics.shards import is_sharded, refuse_sharded, whole
 from torchpare.quantization.calibration import apply_calibration, calibration_of
 from torchpare.quantization.export import export
 from torchpare.quantization.joined import joined_outputs
@@ -32,7 +41,7 @@ from torchpare.quantization.places import Place, activation_places, check_observ
 __all__ = ["Quantizer"]
 
 
-class Quantizer(ABC):
+class Quantizer(Compressor):
     """Quantizes what a ``config_list`` selects, with the quantizers of a subclass.
 
     Args:
@@ -100,6 +109,13 @@ class Quantizer(ABC):
             self.check(place)
         self.joined = joined_outputs(model, self.activations, dummy_input) if dummy_input is not None else []
         self._compressed = False
+        self._hung: list[FakeQuantize] = []
+        self._counting: RemovableHandle | None = None
+
+    @property
+    def layers(self) -> list[str]:
+        """The names of the layers that the ``config_list`` selects."""
+        return list(self.targets)
 
     # ------------------------------------------------------------------------------------------- what an algorithm says
 
@@ -111,7 +127,7 @@ class Quantizer(ABC):
     def activation_quantizer(self, place: Place) -> FakeQuantize:
         """What to hang on an input or an output."""
 
-    def check(self, place: Place) -> None:  # noqa: B027 - most algorithms can do all that may be said
+    def check(self, place: Place) -> None:
         """Refuse what the algorithm cannot do.
 
         Raises:
@@ -130,7 +146,7 @@ class Quantizer(ABC):
         """
         if not self._compressed:
             for place in self.weights:
-                check_finite(*min_max(place.parameter), place.name)
+                check_finite(*min_max(whole(place.parameter)), place.name)
             weights = [(place, self.weight_quantizer(place)) for place in self.weights]
             activations = self._join([(place, self.activation_quantizer(place)) for place in self.activations])
             for place, quantizer in weights:
@@ -140,18 +156,39 @@ class Quantizer(ABC):
             for place, quantizer in activations:
                 for layer, kind in place.holders:
                     attach_activation_quantizer(layer, kind, quantizer)  # type: ignore[arg-type]
-            self._follow_optimizer([quantizer for _, quantizer in (*weights, *activations)])
+            self._hung = list(dict.fromkeys(own for _, own in (*weights, *activations)))  # one may hang in two places
+            self._follow_optimizer()
+            if is_sharded(self.bound_model):
+                learned_grids(self.bound_model)  # of which fully_shard, which came first, knows nothing
             self._compressed = True
             self.begin()
         return self.bound_model
 
-    def begin(self) -> None:  # noqa: B027 - most algorithms wait for the first batch
+    def begin(self) -> None:
         """What follows when all quantizers hang."""
 
     def update_epoch(self, epoch: int) -> None:
         """Tell the quantizer that an epoch begins; harmless."""
         del epoch
         self.step()
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether quantizers wait for a step, or an optimizer was given that trains them."""
+        learns = any(next(quantizer.parameters(), None) is not None for quantizer in self._hung)
+        return any(quantizer.spec.start_step for quantizer in self._hung) or (learns and self.optimizer is not None)
+
+    def hang_on(self, optimizer: Optimizer) -> None:
+        """Count the steps of this optimizer, and no longer passes or the steps of another one."""
+        if self._counting is not None:
+            self._counting.remove()
+            self._counting = None
+        waiting = [quantizer for quantizer in self._hung if quantizer.spec.start_step]
+        for quantizer in waiting:
+            quantizer.counts_passes = False
+            quantizer.see_whether_active()
+        if waiting:
+            self._counting = optimizer.register_step_post_hook(lambda *_: _count(waiting))
 
     def step(self) -> None:
         """Tell the quantizer that a minibatch has been learnt; harmless: the optimizer or the model counts steps.
@@ -192,6 +229,7 @@ class Quantizer(ABC):
             FileError: a file cannot be written. A file that cannot be completed leaves the old one in its place.
         """
         self._has_quantizers("export")
+        refuse_sharded(self.bound_model, "cannot be exported", ExportError)
         calibration = calibration_of(self.bound_model)
         export(self.bound_model, calibration, model_path, calibration_path, onnx_path, input_shape, device)
         return calibration
@@ -241,20 +279,15 @@ class Quantizer(ABC):
         if next(quantizers_of(self.bound_model), None) is None:
             raise QuantizationError(f"the model has no quantizers to {what}: call compress() first")
 
-    def _follow_optimizer(self, quantizers: Sequence[FakeQuantize]) -> None:
+    def _follow_optimizer(self) -> None:
         if self.optimizer is None:
             return
-        quantizers = list(dict.fromkeys(quantizers))  # one may hang in two places
-        learnt = [parameter for quantizer in quantizers for parameter in quantizer.parameters()]
+        learnt = [parameter for quantizer in self._hung for parameter in quantizer.parameters()]
         if learnt:
             self.optimizer.add_param_group(
                 {"params": learnt} if self.decays else {"params": learnt, "weight_decay": 0.0}
             )
-        waiting = [quantizer for quantizer in quantizers if quantizer.spec.start_step]
-        for quantizer in waiting:
-            quantizer.counts_passes = False
-        if waiting:
-            self.optimizer.register_step_post_hook(lambda *_: _count(waiting))
+        self.hang_on(self.optimizer)
 
 
 def _count(quantizers: Sequence[FakeQuantize]) -> None:

@@ -18,6 +18,7 @@ from torchpare.config.quantization import Observer as Watching
 from torchpare.errors import ConfigError, QuantizationError
 from torchpare.numerics.histograms import Histogram, kl_range
 from torchpare.numerics.ranges import Range, min_max, mse_range, percentile_range
+from torchpare.numerics.shards import whole
 from torchpare.quantization.base import Quantizer
 from torchpare.quantization.places import Place
 from torchpare.quantization.qat import ACTIVATION, WEIGHT
@@ -180,7 +181,8 @@ def as_folded(layer: nn.Module, name: str, fold: nn.Module | None) -> Tensor:
     parameter = layer._parameters[name]  # noqa: SLF001 - the dense one; reading the attribute may quantize it
     assert parameter is not None
     mask = layer._buffers.get(f"{name}_mask")  # noqa: SLF001
-    value = parameter.detach() if mask is None else parameter.detach() * mask.to(parameter.dtype)
+    dense = whole(parameter.detach())
+    value = dense if mask is None else dense * mask.to(dense.dtype)
     return value if fold is None else value * fold_factor(layer, fold)
 
 
