@@ -13,13 +13,16 @@ from nni.compression.pytorch.pruning import (
     AGPPruner,
     AMCPruner,
     AutoCompressPruner,
+    L1NormPruner,
     LinearPruner,
     LotteryTicketPruner,
     MovementPruner,
+    PruningScheduler,
     SimulatedAnnealingPruner,
     SlimPruner,
     TaylorFOWeightPruner,
 )
+from nni.compression.pytorch.pruning.tools import AGPTaskGenerator, LinearTaskGenerator, LotteryTicketTaskGenerator
 from torch import nn
 
 from torchpare.errors import CompatError, ConfigError
@@ -244,3 +247,46 @@ def test_scales_and_scores_are_trained_by_trainers_without_epochs():
     evaluator = TorchEvaluator(train, sgd(model))
     with pytest.raises(CompatError, match="soft movement"):
         MovementPruner(net(), [{"op_types": ["Linear"], "sparsity": 0.5}], evaluator, 1, 2, movement_mode="soft")
+
+
+@pytest.mark.parametrize("generator", [LinearTaskGenerator, AGPTaskGenerator, LotteryTicketTaskGenerator])
+def test_a_scheduler_does_what_the_pruner_of_its_rounds_does(generator):
+    kind = {LinearTaskGenerator: LinearPruner, AGPTaskGenerator: AGPPruner}.get(generator, LotteryTicketPruner)
+    seen, pruner, *_ = rounds(kind, 3)
+    by_scheduler = []
+    model = net()
+    scheduler = PruningScheduler(
+        L1NormPruner(model, ASKED), generator(3, model, ASKED),
+        finetuner=lambda model: by_scheduler.append(pruned(model)),
+    )  # fmt: skip
+    scheduler.compress()
+    assert by_scheduler == seen
+    _, best, masks, _, config_list = scheduler.get_best_result()
+    assert best is model
+    assert config_list == pruner.get_best_result()[4]
+    assert torch.equal(masks["0"]["weight"], pruner.get_best_result()[2]["0"]["weight"])
+
+
+def test_a_scheduler_shows_data_and_shrinks():
+    model = net()
+    by = TaylorFOWeightPruner(model, ASKED, train, sgd(model), F.cross_entropy, 1)
+    generator = AGPTaskGenerator(total_iteration=2, origin_model=model, origin_config_list=ASKED)
+    scheduler = PruningScheduler(by, generator, speed_up=True, dummy_input=X, evaluator=score)
+    scheduler.compress()
+    assert model[0].out_channels == 4
+    assert scheduler.get_best_result()[0] in (1, 2)
+
+
+def test_what_a_scheduler_cannot_do_is_refused():
+    model = net()
+    generator = LinearTaskGenerator(2, model, ASKED)
+    movement = MovementPruner(model, [{"op_types": ["Linear"], "sparsity": 0.5}], **by_trainer(model),
+                              training_epochs=1, warm_up_step=0, cool_down_beginning_step=1)  # fmt: skip
+    with pytest.raises(CompatError, match="rounds prune by LevelPruner"):
+        PruningScheduler(movement, generator)
+    with pytest.raises(ConfigError, match="reset_weight goes with a LotteryTicketTaskGenerator"):
+        PruningScheduler(L1NormPruner(model, ASKED), generator, reset_weight=True)
+    with pytest.raises(CompatError, match="task_generator is an AGPTaskGenerator"):
+        PruningScheduler(L1NormPruner(model, ASKED), None)
+    with pytest.raises(CompatError, match="origin_masks"):
+        LinearTaskGenerator(2, model, ASKED, {"0": {}})
