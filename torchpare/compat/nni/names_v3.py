@@ -25,9 +25,7 @@ _QUANTIZERS = here(
     "v3_quantization", "BNNQuantizer", "DoReFaQuantizer", "LsqPlusQuantizer", "LsqQuantizer", "PtqQuantizer",
     "QATQuantizer",
 )  # fmt: skip
-_DISTILLERS: dict[str, str] = dict.fromkeys(
-    ("Adaptive1dLayerwiseDistiller", "DynamicLayerwiseDistiller"), _DISTILLATION
-)
+_DISTILLERS = here("v3_distillation", "Adaptive1dLayerwiseDistiller", "DynamicLayerwiseDistiller")
 _BASES = {
     **here("custom", "Compressor", "Pruner", "Quantizer"),
     "Distiller": _DISTILLATION,
