@@ -181,7 +181,8 @@ def test_spoilt_files_are_named_not_thrown(tmp_path, name, content):
 def test_models_of_a_run_are_timed_and_verified(recipe, tmp_path):
     recipe.write_text(RECIPE + "  - quantize\n", encoding="utf-8")
     assert run("run", recipe).exit_code == 0
-    timed = run("bench", "runs/small@dense", "small=runs/small@shrink", "int8=runs/small", "--input", "1x1x8x8", "--json",
+    models = ("runs/small@dense", "small=runs/small@shrink", "int8=runs/small")
+    timed = run("bench", *models, "--input", "1x1x8x8", "--json",
                 "bench.json")  # fmt: skip
     assert timed.exit_code in (0, 1), timed.output
     assert {row["name"] for row in json.loads(Path("bench.json").read_text())["rows"]} == {"dense", "small", "int8"}

@@ -244,6 +244,22 @@ def test_torchs_fast_path_of_encoder_layers_does_not_hide_what_is_inside():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+def test_inputs_that_no_signature_names():
+    class Any(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *pictures):
+            return self.inner(pictures[0])
+
+    model, x = pictures_net()
+    student, _ = pruned_copy(model, x)
+    expected = Distiller(student, model, [HiddenStates(["relu"])])(student(x), x)
+    student, teacher = Any(student), Any(model)
+    assert Distiller(student, teacher, [HiddenStates(["inner.relu"])])(student(x), x) == expected
+
+
 # -- errors ----------------------------------------------------------------------------------------------------------
 
 

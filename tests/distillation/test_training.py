@@ -16,6 +16,7 @@ from tests.distillation.nets import pictures_net, pruned_copy
 from torchpare import ModelSpeedup
 from torchpare.distillation import AttentionMaps, Distiller, HiddenStates, Relations, SoftTargets, dense_teacher
 from torchpare.errors import ConfigError
+from torchpare.quantization import QATQuantizer
 
 TERMS = [SoftTargets(), HiddenStates(["stem", "relu"]), AttentionMaps(["inner"]), Relations(["relu"])]
 
@@ -184,3 +185,37 @@ def test_two_processes_learn_what_one_does(tmp_path):
         assert found.keys() == gradients(student).keys()
         for name, grad in gradients(student).items():
             torch.testing.assert_close(found[name], grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_quantized_student_learns_from_the_channels_that_it_has():
+    model, x = pictures_net()
+    student, _ = pruned_copy(model, x)
+    ModelSpeedup(student, x).speedup_model()
+    config_list = [{"quant_types": ["weight", "input"], "quant_bits": 4, "op_types": ["Conv2d"]}]
+    optimizer = torch.optim.SGD(student.parameters(), 0.001)
+    QATQuantizer(student, config_list, optimizer).compress()
+    distiller = Distiller(student, model, TERMS)
+    losses = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        losses.append(distiller(student(x), x))
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+
+
+def test_a_step_that_overflows_is_left_to_the_scaler():
+    model, x = pictures_net()
+    student = copy.deepcopy(model)
+    with torch.no_grad():
+        student.stem.weight[0] = 1e5  # more than float16 holds
+    before = copy.deepcopy(student.state_dict())
+    distiller = Distiller(student, model, [HiddenStates(["stem"])], check_finite=False)
+    optimizer, scaler = torch.optim.SGD(student.parameters(), 0.1), torch.amp.GradScaler("cpu")
+    with torch.autocast("cpu", torch.float16):
+        loss = distiller(student(x), x)
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert not loss.isfinite()
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())

@@ -19,13 +19,16 @@ SLOW = {"docs/start.md", "docs/search.md", "docs/quantizers.md", "docs/speed.md"
 RUNNING = [page for page in PAGES if any(block.kind == "python" for block in blocks(page))]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:(lightning|transformers|torch.utils.data).*")  # what machines lack
+@pytest.mark.filterwarnings("ignore::FutureWarning:lightning.*")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning.*")
 @pytest.mark.parametrize(
     "page", [pytest.param(page, marks=[pytest.mark.slow] if page in SLOW else []) for page in RUNNING]
 )
 def test_the_page_runs_and_prints_what_it_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(ROOT / "examples")
-    if re.search("transformers|torchvision", text_of(page)):
+    if re.search("transformers|torchvision|lightning", text_of(page)):
         torchvision_models()  # registers the operator without which its wheel cannot be imported beside our torch
     logging.disable(logging.WARNING)
     torch.manual_seed(0)

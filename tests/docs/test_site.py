@@ -105,7 +105,9 @@ def test_the_reference_has_every_public_name_of_a_room(site, room):
     for name in module.__all__:
         handed_on = f"torchpare.{room}.{name}"
         at_home = f"{getattr(getattr(module, name), '__module__', room)}.{name}"  # where a file has the name as well
-        assert f'id="{handed_on}"' in shown or f'id="{at_home}"' in shown, f"the page of {room} lacks {name}"
+        assert f'id="{handed_on}"' in shown or f'id="{at_home}"' in shown, (
+            f"the page of {room} lacks {name}: ::: {at_home}"
+        )
 
 
 def test_every_room_that_hands_names_on_is_in_the_reference():

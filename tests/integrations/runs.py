@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from tests.pruning.training import Small, batches
 from torchpare.attach import Compressor
+from torchpare.integrations import compression
 from torchpare.pruning import (
     ActivationAPoZRankFilterPruner,
     AGPPruner,
@@ -24,7 +25,20 @@ from torchpare.pruning import (
 )
 from torchpare.quantization import LsqPlusQuantizer, LsqQuantizer, PACTQuantizer, QATQuantizer
 
-__all__ = ["ALL", "CASES", "EPOCHS", "X", "by_hand", "made", "same", "sgd", "through_a_file"]
+__all__ = [
+    "ALL",
+    "CASES",
+    "EPOCHS",
+    "X",
+    "by_hand",
+    "controlled",
+    "learn",
+    "made",
+    "run",
+    "same",
+    "sgd",
+    "through_a_file",
+]
 
 EPOCHS = 4
 X = torch.ones(2, 1, 6, 6)
@@ -149,3 +163,40 @@ def through_a_file(state: Any) -> Any:
     torch.save(state, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
+
+
+def learn(model, optimizer, epoch, *, accumulate=1, clip=None, bf16=False, scaler=None, spoilt=(), first=0):
+    """One epoch; some batches may have gradients that no number can hold."""
+    model.train()
+    for at, (x, y) in list(enumerate(batches(epoch)))[first:]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = functional.cross_entropy(model(x), y)
+        loss = loss / accumulate
+        (loss if scaler is None else scaler.scale(loss)).backward()
+        if (at + 1) % accumulate:
+            continue
+        if 4 // accumulate * epoch + at // accumulate in spoilt:
+            model.head.weight.grad[0, 0] = torch.inf
+        if clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+        optimizer.zero_grad()
+        yield
+
+
+def run(model, optimizer, epoch, **how):
+    for _ in learn(model, optimizer, epoch, **how):
+        pass
+
+
+def controlled(case, **how):
+    model, compressors = made(case)
+    optimizer = sgd(model)
+    with compression(*compressors, optimizer=optimizer) as control:
+        for epoch in control.epochs(EPOCHS):
+            run(model, optimizer, epoch, **how)
+    return model

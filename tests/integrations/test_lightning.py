@@ -8,9 +8,10 @@ import lightning
 import pytest
 import pytorch_lightning
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.nn import functional
 
+from tests.integrations.lightning_runs import module_of, trainer
 from tests.integrations.runs import ALL, CONVS, EPOCHS, LATE, by_hand, made, same, sgd
 from tests.pruning.training import Small, batches, train
 from torchpare.attach import masks_of
@@ -34,58 +35,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning:pytorch_lightning.*"),
 ]
 every_case = pytest.mark.parametrize("case", ALL)
-
-
-class Data(torch.utils.data.IterableDataset):
-    """The same batches in each epoch's place as everywhere in these tests."""
-
-    def __init__(self):
-        self.epoch = 0
-
-    def __iter__(self):
-        return iter(batches(self.epoch))
-
-    def __len__(self):
-        return 4
-
-
-def module_of(base, model):
-    """The LightningModule that a user would write around a model."""
-
-    class Module(base.LightningModule):
-        def __init__(self, net):
-            super().__init__()
-            self.net = net
-            self.data = Data()
-
-        def training_step(self, batch, at):
-            x, y = batch
-            return functional.cross_entropy(self.net(x), y)
-
-        def validation_step(self, batch, at):
-            x, y = batch
-            self.log("loss", functional.cross_entropy(self.net(x), y))
-
-        def configure_optimizers(self):
-            return sgd(self.net)
-
-        def train_dataloader(self):
-            self.data.epoch = self.trainer.current_epoch
-            return torch.utils.data.DataLoader(self.data, batch_size=None)
-
-        def val_dataloader(self):
-            return torch.utils.data.DataLoader(batches(99), batch_size=None)
-
-    return Module(model)
-
-
-def trainer(folder, *callbacks, base=lightning.pytorch, **options):
-    kept = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
-    return base.Trainer(
-        max_epochs=options.pop("max_epochs", EPOCHS), accelerator="cpu", callbacks=list(callbacks), logger=False,
-        default_root_dir=folder, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=kept, **{"reload_dataloaders_every_n_epochs": 1, **options},
-    )  # fmt: skip
 
 
 def fitted(case, folder, base=lightning.pytorch, **options):
@@ -252,65 +201,6 @@ def test_a_test_loads_the_best_checkpoint_with_its_masks(tmp_path):
     module = module_of(lightning.pytorch, fresh)
     trainer(tmp_path, CompressionCallback(*compressors)).validate(module, ckpt_path=tmp_path / "epoch=3.ckpt")
     assert same(fresh, model)
-
-
-# --------------------------------------------------------------------------------------------------- averaged weights
-
-
-def averaged_by_hand(case):
-    averaged = {}
-
-    def update(model):
-        for name, own in model.named_parameters():
-            averaged[name] = 0.9 * averaged[name] + 0.1 * own.detach() if name in averaged else own.detach().clone()
-
-    by_hand(case, each_step=update)
-    return averaged
-
-
-@pytest.mark.parametrize("first", [True, False])
-def test_averaged_weights_have_the_masks_of_the_model_that_trains(tmp_path, first):
-    model, compressors = made("AGP of filters")
-    both = [CompressionCallback(*compressors), EMAWeightAveraging(use_buffers=False, decay=0.9)]
-    trainer(tmp_path, *(both if first else reversed(both))).fit(module_of(lightning.pytorch, model))
-    expected = averaged_by_hand("AGP of filters")
-    for name, own in model.named_parameters():
-        torch.testing.assert_close(own, expected[name])
-    assert {name: own["weight"].tolist() for name, own in masks_of(model).items() if "weight" in own} == {
-        name: own["weight"].tolist() for name, own in masks_of(by_hand("AGP of filters")).items() if "weight" in own
-    }
-
-
-@pytest.mark.parametrize("case", ["AGP of filters", "AGP and QAT, late", "LSQ+, late", "movement"])
-def test_averaged_weights_are_resumed_with_the_rest(case, tmp_path):
-    def run(folder, seed, callbacks, **fit):
-        model, compressors = made(case, seed)
-        kept = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1, enable_version_counter=False)
-        options = {"max_epochs": fit.pop("max_epochs", EPOCHS), "num_sanity_val_steps": 2}
-        trainer(folder, CompressionCallback(*compressors), *callbacks(), kept, **options).fit(
-            module_of(lightning.pytorch, model), **fit
-        )
-        return model
-
-    def callbacks():
-        return [EMAWeightAveraging(use_buffers=False, decay=0.9)]
-
-    whole = run(tmp_path / "whole", 0, callbacks)
-    run(tmp_path / "part", 0, callbacks, max_epochs=2)
-    resumed = run(tmp_path / "part", 1, callbacks, ckpt_path=tmp_path / "part" / "epoch=1.ckpt")
-    assert same(resumed, whole)
-
-
-def test_averages_that_would_spoil_masks_are_an_error(tmp_path):
-    model, compressors = made("AGP")
-    with pytest.raises(ConfigError, match="use_buffers=True"):
-        trainer(tmp_path, EMAWeightAveraging(), CompressionCallback(*compressors)).fit(
-            module_of(lightning.pytorch, model)
-        )
-    assert not model._load_state_dict_pre_hooks
-
-
-# ------------------------------------------------------------------------------------------------------------- errors
 
 
 def test_what_cannot_be_told_of_training_is_an_error_that_says_so():

@@ -68,10 +68,6 @@ class Following:
             compressor.update_epoch(epoch)
         self.carry_over()
 
-    def step(self) -> None:
-        """A minibatch has been learnt, where no optimizer is known."""
-        self._stepped(self.compressors)
-
     def carry_over(self) -> None:
         """Give averaged copies the masks and grids of the models that train."""
         for model, copied in self._averaged:

@@ -166,7 +166,7 @@ class _Run:
                     outcome = RUN[item.kind](item.stage, job)
                 write_artifact(outcome.model, folder, outcome.quantized)
                 progress("evaluating", 1.0)
-                same = item.kind in ("export", "benchmark")
+                same = item.kind in ("export", "benchmark", "study")  # which leave the model as it is
                 metrics = dict(done[-1].metrics) if same else self._metrics(outcome.model, folder)
         except TorchpareError as error:
             where = f"stage {number} ({name}) failed: {error}"

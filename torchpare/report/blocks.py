@@ -21,6 +21,7 @@ __all__ = [
     "TableBlock",
     "TextBlock",
     "Tone",
+    "block_of",
 ]
 
 Tone = Literal["", "good", "bad", "soft"]
@@ -219,6 +220,33 @@ class DetailsBlock:
 
 
 Block: TypeAlias = TextBlock | TableBlock | ChartBlock | FactsBlock | CodeBlock | RowBlock | DetailsBlock
+
+
+def block_of(said: Mapping[str, Any]) -> Block:
+    """A block out of what its ``to_dict`` gave.
+
+    Args:
+        said: as JSON holds it.
+
+    Raises:
+        ConfigError: it is no block, or one that could run something.
+    """
+    kinds: dict[str, Any] = {
+        "text": TextBlock, "table": TableBlock, "chart": ChartBlock, "facts": FactsBlock, "code": CodeBlock,
+        "row": RowBlock, "details": DetailsBlock,
+    }  # fmt: skip
+    values = {name: value for name, value in said.items() if name != "kind"}
+    try:
+        if "blocks" in values:
+            values["blocks"] = [block_of(block) for block in values["blocks"]]
+        if said["kind"] == "chart":
+            values["svg"], *values["more"] = values["svg"]
+        if said["kind"] == "table":
+            values["columns"] = [Column(**column) for column in values["columns"]]
+            values["rows"] = [[Cell(**cell) for cell in row] for row in values["rows"]]
+        return kinds[said["kind"]](**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"this is no block of a page: {type(error).__name__}: {error}") from error
 
 
 def _cell(value: str | float | Cell | None) -> Cell:
