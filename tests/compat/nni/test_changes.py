@@ -16,6 +16,7 @@ from nni.algorithms.compression.pytorch import quantization as q1
 from nni.compression import pruning as v3
 from nni.compression import quantization as q3
 from nni.compression import speedup as speedup_v3
+from nni.compression.distillation import DynamicLayerwiseDistiller
 from nni.compression.pytorch import ModelSpeedup, TorchEvaluator, apply_compression_results
 from nni.compression.pytorch import pruning as v2
 from nni.compression.pytorch.utils import ChannelDependency, count_flops_params, fix_mask_conflict
@@ -97,6 +98,14 @@ def scheduled(**named):
     v2.LinearPruner(net(), FILTERS, "l1", 1, **named)
 
 
+def distilled():
+    model = net()
+    own = TorchEvaluator(
+        lambda model, optimizer, step, *_: step(X, model).backward(), sgd(model), training_step=lambda x, m: m(x).mean()
+    )
+    DynamicLayerwiseDistiller(model, [{"op_names": ["5"]}], own, net()).compress()
+
+
 WEIGHT = [{"quant_types": ["weight"], "quant_bits": 8, "op_types": ["Conv2d"]}]
 BOTH = [{"quant_types": ["weight", "output"], "quant_bits": 8, "op_types": ["Conv2d"]}]
 LATER = [{"op_types": ["Conv2d"], "target_names": ["weight"], "quant_dtype": "int8"}]
@@ -134,6 +143,7 @@ MEETING = {
     "quant_export": lambda folder: quantized(q1.DoReFaQuantizer, WEIGHT).export_model(folder / "model.pth"),
     "trace": lambda folder: nni.trace(torch.optim.SGD),
     "first_wins": lambda folder: made(v3.LevelPruner, [{"sparse_ratio": s, "op_names": ["0"]} for s in (0.5, 0.2)]),
+    "distillation": lambda folder: distilled(),
     "fuse_names": lambda folder: made(q3.QATQuantizer, [{**LATER[0], "fuse_names": [("0", "1")]}], evaluator(net())),
     "opset": lambda folder: exported(folder, opset_version=11),
 }

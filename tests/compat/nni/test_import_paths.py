@@ -152,8 +152,8 @@ def test_a_version_s_pruner_is_its_own_and_torchpare_s():
     [
         ("nni", "get_next_parameter", "a search library such as Optuna"),
         ("nni.compression.pytorch.compressor", "QuantGrad", "torchpare.quantization.Quantizer"),
-        ("nni.compression.pytorch.pruning", "PruningScheduler", "AGPPruner, LinearPruner or LotteryTicketPruner"),
-        ("nni.compression.distillation", "DynamicLayerwiseDistiller", "torchpare.distillation"),
+        ("nni.compression.pytorch.pruning.tools", "DataCollector", "torchpare.pruning.Pruner"),
+        ("nni.contrib.distillation", "DistilLabelPatcher", "torchpare.distillation"),
         ("nni.common.graph_utils", "build_module_graph", "torchpare.graph.analyse"),
     ],
 )

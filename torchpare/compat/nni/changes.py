@@ -135,6 +135,10 @@ CHANGES: dict[str, Change] = {
     "first_wins": Change(
         "two entries of a `config_list` of NNI 3 that reach one layer", "the first one won, against what its pages say",
         "the last one wins", "so it is written, and so it was in all versions before"),
+    "distillation": Change(
+        "distillers of NNI 3", "ran `teacher_predict`, and learnt maps where widths differ",
+        "run the teacher on what the student was given, and compare the channels that the student kept",
+        "which channels those are is recorded, so nothing has to be learnt to compare them"),
     "fuse_names": Change(
         "`fuse_names`", "named the norms to fold into layers", "norms are found by running the model on `dummy_input`",
         "names that are found cannot be forgotten"),

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -221,8 +220,7 @@ def restored_modes(model: nn.Module) -> Iterator[None]:
     """Train and eval as they were, behind whatever changes them."""
     modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.enable_grad():
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training

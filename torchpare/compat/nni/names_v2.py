@@ -7,7 +7,8 @@ from torchpare.compat.nni.names_v1 import LEGACY_QUANTIZERS, here
 __all__ = ["EVALUATORS", "V2"]
 
 _PARTS = ":torchpare.pruning.Pruner, whose subclass writes score(); data, allocation and schedule come with it"
-_SCHEDULES = ":AGPPruner, LinearPruner or LotteryTicketPruner, whose rounds are the schedule"
+_SCHEDULES = ":PruningScheduler with an AGPTaskGenerator, LinearTaskGenerator or LotteryTicketTaskGenerator"
+_ANNEALING = ":SimulatedAnnealingPruner, AMCPruner or AutoCompressPruner, which search by themselves"
 _EXPERIMENT = ":torchpare.search.BudgetSearchPruner, or the other pruners that search: docs/search.md"
 _AUTOMATIC = ":a quantizer with dummy_input, which finds the norms to fold by itself"
 
@@ -26,20 +27,16 @@ _ITERATIVE = {
 }
 _AMC = here("v2_searches", "AMCPruner")
 _AUTO = here("v2_searches", "AutoCompressPruner")
-_SCHEDULER: dict[str, str] = dict.fromkeys(("PruningScheduler", "PruningSchedulerBase"), _SCHEDULES)
+_SCHEDULER = {**here("v2_scheduler", "PruningScheduler"), "PruningSchedulerBase": _SCHEDULES}
 _BASES = {
     **here("custom", "Compressor", "Pruner"),
     **here("views", "LayerInfo", PrunerModuleWrapper="WrapperView"),
     **dict.fromkeys(("BasePruningScheduler", "Task", "TaskResult"), _SCHEDULES),
 }
 _TOOLS = {
-    **dict.fromkeys(
-        (
-            "AGPTaskGenerator", "FunctionBasedTaskGenerator", "LinearTaskGenerator", "LotteryTicketTaskGenerator",
-            "SimulatedAnnealingTaskGenerator", "TaskGenerator", "AMCTaskGenerator",
-        ),
-        _SCHEDULES,
-    ),
+    **here("v2_scheduler", "AGPTaskGenerator", "LinearTaskGenerator", "LotteryTicketTaskGenerator"),
+    **dict.fromkeys(("FunctionBasedTaskGenerator", "TaskGenerator"), _SCHEDULES),
+    **dict.fromkeys(("AMCTaskGenerator", "SimulatedAnnealingTaskGenerator"), _ANNEALING),
     **dict.fromkeys(
         (
             "APoZRankMetricsCalculator", "BankSparsityAllocator", "DataCollector", "DependencyAwareAllocator",

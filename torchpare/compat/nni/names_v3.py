@@ -7,7 +7,10 @@ from torchpare.compat.nni.names_v2 import EVALUATORS
 
 __all__ = ["V3"]
 
-_DISTILLATION = ":the losses of torchpare.distillation in your own training"
+_DISTILLATION = (
+    ":torchpare.distillation.Distiller(model, teacher, [SoftTargets()]), whose loss is added to your own: "
+    "docs/distillation.md"
+)
 _SETTINGS = ":a config_list; or a subclass of torchpare.pruning.Pruner: docs/write-a-pruner.md"
 _PLUGINS = ":a rule for an operator: CONTRIBUTING.md, 'Add an operator'"
 
@@ -22,9 +25,7 @@ _QUANTIZERS = here(
     "v3_quantization", "BNNQuantizer", "DoReFaQuantizer", "LsqPlusQuantizer", "LsqQuantizer", "PtqQuantizer",
     "QATQuantizer",
 )  # fmt: skip
-_DISTILLERS: dict[str, str] = dict.fromkeys(
-    ("Adaptive1dLayerwiseDistiller", "DynamicLayerwiseDistiller"), _DISTILLATION
-)
+_DISTILLERS = here("v3_distillation", "Adaptive1dLayerwiseDistiller", "DynamicLayerwiseDistiller")
 _BASES = {
     **here("custom", "Compressor", "Pruner", "Quantizer"),
     "Distiller": _DISTILLATION,

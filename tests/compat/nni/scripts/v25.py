@@ -12,8 +12,10 @@ from nni.algorithms.compression.v2.pytorch.pruning import ADMMPruner, AGPPruner,
 from nni.compression.pytorch import ModelSpeedup
 from nni.compression.pytorch.pruning import (
     ActivationAPoZRankPruner, ActivationMeanRankPruner, AMCPruner, AutoCompressPruner, FPGMPruner, L2NormPruner,
-    LevelPruner, LotteryTicketPruner, MovementPruner, SimulatedAnnealingPruner, SlimPruner, TaylorFOWeightPruner,
+    LevelPruner, LotteryTicketPruner, MovementPruner, PruningScheduler, SimulatedAnnealingPruner, SlimPruner,
+    TaylorFOWeightPruner,
 )  # fmt: skip
+from nni.compression.pytorch.pruning.tools import AGPTaskGenerator
 
 dummy_input = train_loader[0][0]
 dense = trained()
@@ -95,6 +97,16 @@ pruner = AGPPruner(model, config_list, "l1", 2, finetuner=finetuner, speedup=Tru
                    evaluator=None, pruning_params={"mode": "dependency_aware", "dummy_input": dummy_input})  # fmt: skip
 small, _ = pruner.compress()
 assert size(small) < 0.6 * before
+
+# a scheduler of parts
+model = copy.deepcopy(dense)
+optimizer = nni.trace(torch.optim.SGD)(model.parameters(), lr=0.02)
+task_generator = AGPTaskGenerator(total_iteration=3, origin_model=model, origin_config_list=config_list, log_dir=".")
+pruner = TaylorFOWeightPruner(model, config_list, train_func, optimizer, criterion, training_batches=4)
+scheduler = PruningScheduler(pruner, task_generator, finetuner=finetuner, speedup=True, dummy_input=dummy_input)
+scheduler.compress()
+_, model, masks, _, _ = scheduler.get_best_result()
+assert size(model) < 0.6 * before
 
 # searches that shrink
 model = copy.deepcopy(dense)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from digits import evaluator as evaluating_func
 from digits import size, train_loader, trained
 from nni.compression import TorchEvaluator
+from nni.compression.distillation import DynamicLayerwiseDistiller
 from nni.compression.pruning import AGPPruner, FPGMPruner, L1NormPruner, LinearPruner, MovementPruner, TaylorPruner
 from nni.compression.quantization import LsqQuantizer, PtqQuantizer, QATQuantizer
 from nni.compression.speedup import ModelSpeedup
@@ -101,6 +102,18 @@ for make in (
     assert calibration_config["conv1"]["weight_bits"] == 8
     quantizer.update_calibration_config(quantizer.get_calibration_config())
     assert evaluating_func(model) > 0.85, type(quantizer).__name__
+
+# distillation: the pruned student learns from the dense model
+model, evaluator = with_evaluator()
+pruner = L1NormPruner(model, targets)
+pruner.compress()
+model(dummy_input)
+links = [{"op_names": ["bn2"], "link": "auto", "lambda": 0.5, "apply_method": "mse"},
+         {"op_names": ["fc2"], "link": "auto", "lambda": 0.9, "apply_method": "kl"}]  # fmt: skip
+teacher = copy.deepcopy(dense).eval()
+distiller = DynamicLayerwiseDistiller(model, links, evaluator, teacher, lambda batch, teacher: teacher(batch[0]), 0.1)
+distiller.compress(max_steps=None, max_epochs=2)
+assert evaluating_func(model) > 0.7
 
 # one compressor on top of another
 model, evaluator = with_evaluator()
