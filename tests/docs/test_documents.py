@@ -22,6 +22,7 @@ PAGES = (
     "docs/quantizers.md",
     "docs/speed.md",
     "docs/search.md",
+    "docs/scale-out.md",
 )
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]+\]\(([^)#\s]+)(?:#[^)]*)?\)")
