@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip
 RECIPE := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types tests bench pruners quantizers speed zoo format clean
+.PHONY: help demo test check lint types tests docs bench pruners quantizers speed zoo format clean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,7 +17,7 @@ help: ## list these words
 demo: $(VENV)/.examples ## train, prune, shrink, prove, export and measure a ResNet-20 on real digits (about 4 minutes)
 	$(BIN)/python examples/digits_resnet20.py
 
-test: lint types tests ## lint, types, tests: everything that must hold before a commit
+test: lint types tests docs ## lint, types, tests, the site: everything that must hold before a commit
 
 check: lint types ## lint and types alone: quick
 
@@ -31,6 +31,9 @@ types: $(VENV)/.dev
 
 tests: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) --durations 10
+
+docs: $(VENV)/.dev ## the documentation site into runs/site, with warnings as errors and without the network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(VENV)/.bench ## time, memory and latency of what is shrunk, beside Torch-Pruning and native models
 	$(BIN)/python -m benchmarks.shrink

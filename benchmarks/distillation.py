@@ -1,7 +1,7 @@
 """What a teacher adds to fine-tuning: three nets, most of their filters pruned, three seeds, equal training for all.
 
     python -m benchmarks.distillation [--nets LeNet] [--methods 'fine-tuning;soft targets'] [--seeds 3] [--jobs 2]
-    python -m benchmarks.distillation --tune          # what the weights below were chosen by
+    python -m benchmarks.distillation --tune --nets LeNet,VGG --epochs 6      # what weights were chosen by
     python -m benchmarks.distillation --render        # writes the table into docs/distillation.md
 
 The nets, their dense training and the budget of epochs are those of benchmarks/pruners.py. L1FilterPruner takes filters
@@ -48,15 +48,18 @@ LAYERS: Final = {
     "ResNet-20": ["layer1", "layer2", "layer3"],
 }
 """What each block ends with."""
+LAST: Final = {"LeNet": ["8"], "VGG": ["22"], "ResNet-20": ["layer3"]}
+"""What the classifier reads."""
 SOFT: Final = SoftTargets(temperature=4.0, weight=0.9)
-FEATURES: Final[dict[str, Callable[[list[str], float], Term]]] = {
-    "hidden states": lambda layers, weight: HiddenStates(layers, weight=weight),
-    "attention maps": lambda layers, weight: AttentionMaps(layers, weight=weight, channels="all"),
-    "relations": lambda layers, weight: Relations(layers[-1:], weight=weight),
+FEATURES: Final[dict[str, Callable[[str, float], Term]]] = {
+    "hidden states": lambda net, weight: HiddenStates(LAYERS[net], weight=weight),
+    "attention maps": lambda net, weight: AttentionMaps(LAYERS[net], weight=weight, channels="all"),
+    "relations": lambda net, weight: Relations(LAST[net], weight=weight),
 }
-WEIGHTS: Final = {"hidden states": 1.0, "attention maps": 10.0, "relations": 1.0}
+WEIGHTS: Final = {"hidden states": 0.1, "attention maps": 1.0, "relations": 1.0}
+"""The best of ``--tune``."""
 METHODS: Final = ("fine-tuning", "soft targets", *(f"soft targets, {name}" for name in FEATURES))
-TUNING: Final = (0.01, 0.1, 1.0, 10.0, 100.0)
+TUNING: Final = (0.1, 1.0, 10.0, 100.0)
 
 
 def terms_of(method: str, net: str, weight: float | None = None) -> list[Term]:
@@ -64,7 +67,7 @@ def terms_of(method: str, net: str, weight: float | None = None) -> list[Term]:
     if method == "fine-tuning":
         return []
     _, _, name = method.partition(", ")
-    features = [FEATURES[name](LAYERS[net], WEIGHTS[name] if weight is None else weight)] if name else []
+    features = [FEATURES[name](net, WEIGHTS[name] if weight is None else weight)] if name else []
     return [SOFT, *features]
 
 

@@ -45,6 +45,7 @@ NAMES = {
         "TaylorFOWeightPruner",
         "TransformerHeadPruner",
     ],
+    "torchpare.integrations": ["Control", "compression"],
     "torchpare.search": ["Executor", "Objective", "Processes", "RayCluster", "SearchPruner", "Serial"],
     "torchpare.utils": [
         "ChannelDependency",

@@ -62,7 +62,11 @@ def run(
     from torchpare.commands import recipe as command
 
     with _usage_errors():
-        found = command.run(recipe, folder, resume=not fresh, target=json)
+        try:
+            found = command.run(recipe, folder, resume=not fresh, target=json)
+        except KeyboardInterrupt as error:
+            typer.echo("interrupted; the same command goes on where it was", err=True)
+            raise typer.Exit(130) from error
     if not found.ok:
         raise typer.Exit(1)
 
@@ -162,8 +166,8 @@ def plan(
 
 @app.command()
 def bench(
-    dense: Annotated[str, typer.Argument(help="package.module:callable, the model before it was compressed")],
-    compressed: Annotated[list[str], typer.Argument(help="[name=]package.module:callable, one or more")],
+    dense: Annotated[str, typer.Argument(help="the model before: package.module:callable, or a run's FOLDER@dense")],
+    compressed: Annotated[list[str], typer.Argument(help="[name=]package.module:callable or [name=]FOLDER of a run")],
     *,
     inputs: Annotated[
         list[str],
@@ -179,6 +183,8 @@ def bench(
     json: Annotated[Path | None, typer.Option(help="write the figures here")] = None,
 ) -> None:
     """Time compressed models beside the dense one, in the same runtimes; exit code 1 if one of them is not faster.
+
+    [dim]torchpare bench runs/digits@dense int8=runs/digits --input 1x1x8x8[/]
 
     [dim]torchpare bench nets:dense small=nets:small --input 1x3x224x224 --runtime onnxruntime,openvino --batch 1,8[/]
     """
@@ -198,7 +204,7 @@ def bench(
 
 @app.command()
 def verify(
-    model: Annotated[str, typer.Argument(help="package.module:callable that gives a quantized model")],
+    model: Annotated[str, typer.Argument(help="a quantized model: package.module:callable, or a run's FOLDER[@stage]")],
     *,
     inputs: Annotated[
         list[str],

@@ -14,6 +14,7 @@
     ├── SearchError            a search cannot go on; what it has found so far is in its journal
     ├── RecipeError            a stage of a recipe failed; the stages before it are done
     ├── ExportError            an exported program is missing, or disagrees with PyTorch
+    ├── CompatError            what another toolkit's script asks for has no counterpart here
     └── MissingExtraError      an optional library is not installed      (also an ImportError)
 
 Each message says what was given, where, and what would be right.
@@ -24,6 +25,7 @@ from __future__ import annotations
 __all__ = [
     "CaptureError",
     "CheckpointError",
+    "CompatError",
     "ConfigError",
     "ExportError",
     "FileError",
@@ -94,6 +96,10 @@ class RecipeError(TorchpareError):
 
 class ExportError(TorchpareError):
     """An exported program could not be made, or disagrees with PyTorch."""
+
+
+class CompatError(TorchpareError):
+    """What a script written for another toolkit asks for has no counterpart here; says what to write instead."""
 
 
 class MissingExtraError(TorchpareError, ImportError):

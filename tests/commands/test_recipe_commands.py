@@ -176,3 +176,17 @@ def test_spoilt_files_are_named_not_thrown(tmp_path, name, content):
     looked = run("inspect", tmp_path / name)
     assert looked.exit_code in (0, 2), looked.exception
     assert looked.exception is None or isinstance(looked.exception, SystemExit)
+
+
+def test_models_of_a_run_are_timed_and_verified(recipe, tmp_path):
+    recipe.write_text(RECIPE + "  - quantize\n", encoding="utf-8")
+    assert run("run", recipe).exit_code == 0
+    models = ("runs/small@dense", "small=runs/small@shrink", "int8=runs/small")
+    timed = run("bench", *models, "--input", "1x1x8x8", "--json",
+                "bench.json")  # fmt: skip
+    assert timed.exit_code in (0, 1), timed.output
+    assert {row["name"] for row in json.loads(Path("bench.json").read_text())["rows"]} == {"dense", "small", "int8"}
+    assert run("verify", "runs/small", "--input", "2x1x8x8").exit_code == 0
+    unknown = run("bench", "runs/small@nowhere", "runs/small", "--input", "1x1x8x8")
+    assert unknown.exit_code == 2
+    assert "has no stage 'nowhere'" in unknown.stderr.replace("\n", " ")

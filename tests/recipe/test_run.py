@@ -260,6 +260,20 @@ def test_the_figures_on_disk_are_the_result_s(ran):
     assert json.loads((folder / "result.json").read_text(encoding="utf-8"))["verdict"] == result.verdict
 
 
+def test_a_study_is_kept_and_stands_on_the_page(tmp_path):
+    from torchpare.recipe.page import page_of
+
+    result = run_recipe(recipe({"study": {"batches": 1, "sensitivity": True, "sparsities": [0.5]}}), tmp_path / "r")
+    titles = [section.title for section in page_of(read_result(tmp_path / "r")).sections]
+    assert {"Costs by layer", "Sensitivity", "Quantization error", "Activation ranges"} <= set(titles)
+    assert page_of(result).to_dict() == page_of(read_result(tmp_path / "r")).to_dict()
+    assert json.loads((tmp_path / "r" / "01-study" / "insight.json").read_text(encoding="utf-8"))["costs"]
+    dense = tmp_path / "r" / "00-dense" / "model.safetensors"
+    assert of_model(result.model) == of_model(torchpare.load(parts.net(), dense))
+    with pytest.raises(ConfigError, match="what is looked at is a plain model"):
+        run_recipe(recipe({"prune": {"config_list": HALF}}, "study"), tmp_path / "y")
+
+
 @pytest.mark.slow
 def test_files_are_written_and_timed_and_read_by_their_runtime(tmp_path):
     stages = [

@@ -25,6 +25,7 @@ __all__ = [
     "MaskGradientWatch",
     "Steps",
     "Watch",
+    "before_step",
     "dense_weight",
     "remove_all",
 ]
@@ -90,7 +91,7 @@ class GradientWatch:
         # Where gradients are averaged behind the step, the weights that they belong to are those from before it.
         self._weights = self._weights_now() if optimizer is None and many_ranks() else {}
         if optimizer is not None:
-            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
+            self._handles.append(before_step(optimizer, self._before_step))
         else:
             for name, layer in self.layers.items():
                 self._handles.append(
@@ -125,7 +126,7 @@ class GradientWatch:
         self.sums, self.batches = dict(state["sums"]), int(state["batches"])
         self._latest, self._apart = {}, {}
 
-    def _before_step(self, *_: Any) -> None:
+    def _before_step(self) -> None:
         seen = {
             name: self._measured(name) for name, layer in self.layers.items() if dense_weight(layer).grad is not None
         }
@@ -201,12 +202,18 @@ class MaskGradientWatch:
 
     @torch.no_grad()
     def _see(self, name: str, grad: Tensor) -> None:
-        seen = self.measure(dense_weight(self.layers[name]).detach(), grad.detach())
+        # A step that mixed precision leaves out for its infinite gradients must not leave them here for good.
+        grad = grad.detach().nan_to_num(0.0, 0.0, 0.0)
+        seen = self.measure(dense_weight(self.layers[name]).detach(), grad)
         self.sums[name] = self.sums[name] + seen if name in self.sums else seen
 
 
 class Steps:
-    """Calls functions before and after each step of an optimizer, until it is removed."""
+    """Calls functions before and after each step of an optimizer, until it is removed.
+
+    It may be removed from within such a call. Then its hooks stay and do nothing: the optimizer is going through all of
+    its hooks just then, and would stumble over one that is taken away.
+    """
 
     def __init__(
         self,
@@ -216,14 +223,59 @@ class Steps:
         after: Callable[[], None] | None = None,
     ) -> None:
         self._handles: list[Any] = []
+        self._calls = {"before": before, "after": after}
+        self._calling = False
         if before is not None:
-            self._handles.append(optimizer.register_step_pre_hook(lambda *_: before()))
+            self._handles.append(before_step(optimizer, partial(self._call, "before")))
         if after is not None:
-            self._handles.append(optimizer.register_step_post_hook(lambda *_: after()))
+            self._handles.append(optimizer.register_step_post_hook(partial(self._call, "after")))
 
     def remove(self) -> None:
         """Stop calling."""
-        remove_all(self._handles)
+        self._calls.clear()
+        if not self._calling:
+            remove_all(self._handles)
+
+    def _call(self, when: str, *_: Any) -> None:
+        if (call := self._calls.get(when)) is None:
+            return
+        self._calling = True
+        try:
+            call()
+        finally:
+            self._calling = False
+
+
+def before_step(optimizer: Optimizer, call: Callable[[], None]) -> RemovableHandle:
+    """Call a function just before each step of an optimizer, when the gradients are there.
+
+    Where the step is given a closure, that computes the gradients (in Lightning, that is every step): the call follows
+    it. Of a closure that is run several times, as by LBFGS, it follows the first run.
+
+    Args:
+        optimizer: whose steps.
+        call: without arguments.
+
+    Returns:
+        Its ``remove()`` ends it.
+    """
+
+    def hook(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            call()
+            return None
+        due = [call]
+
+        def followed() -> Any:
+            result = closure()
+            while due:
+                due.pop()()
+            return result
+
+        return (args[:1], {**kwargs, "closure": followed})
+
+    return optimizer.register_step_pre_hook(hook)
 
 
 def dense_weight(layer: nn.Module) -> nn.Parameter:

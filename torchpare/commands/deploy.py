@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from torchpare.commands.telling import tell
 from torchpare.errors import ConfigError
 from torchpare.recipe.named import build_model, read_inputs
+from torchpare.recipe.reopen import is_run, model_of_run
 from torchpare.runtimes import RUNTIMES, NumbersProof, verify
 from torchpare.runtimes.bench import Benchmark, benchmark
 
@@ -31,7 +34,7 @@ def bench(
     """Time models, print the table, and write it as JSON.
 
     Args:
-        dense: as ``package.module:callable``.
+        dense: as ``package.module:callable``, or the folder of a run, with ``@stage`` if it is not the last one.
         compressed: likewise, each also ``name=package.module:callable``.
         inputs: as for `read_inputs`.
         runtimes: by name.
@@ -49,9 +52,9 @@ def bench(
     models: dict[str, Any] = {}
     for word in compressed:
         name, equals, path = word.rpartition("=")
-        models[name if equals else path.rpartition(":")[2]] = build_model(path)
+        models[name if equals else path.rpartition(":")[2]] = _model(path)
     found = benchmark(
-        build_model(dense),
+        _model(dense),
         models,
         read_inputs(inputs),
         runtimes=runtimes,
@@ -70,7 +73,7 @@ def prove(
     """Compare a runtime with fake quantization, layer by layer, print the table, and write it as JSON.
 
     Args:
-        model: quantized, or plain with ``calibration``; as ``package.module:callable``.
+        model: quantized, or plain with ``calibration``; as ``package.module:callable``, or the folder of a run.
         inputs: as for `read_inputs`.
         runtime: by name.
         calibration: a callable that gives batches, as ``package.module:callable``.
@@ -84,11 +87,16 @@ def prove(
     if runtime not in RUNTIMES:
         raise ConfigError(f"--runtime is {runtime!r}; known are {', '.join(RUNTIMES)}")
     example = read_inputs(inputs)
-    made = RUNTIMES[runtime](build_model(model), dummy_input=example, calib_data_loader=_batches(calibration))
+    made = RUNTIMES[runtime](_model(model), dummy_input=example, calib_data_loader=_batches(calibration))
     made.compress()
     found = verify(made, example)
     tell(found, target)
     return found
+
+
+def _model(word: str) -> nn.Module:
+    """``package.module:callable``, or what a run left behind: ``FOLDER`` or ``FOLDER@STAGE``."""
+    return model_of_run(word) if is_run(word) else build_model(word)
 
 
 def _batches(path: str | None) -> list[Any] | None:

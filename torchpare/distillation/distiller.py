@@ -113,7 +113,8 @@ class Distiller:
         compared: list[Pair] = []
         for at, teacher in enumerate(self.teachers):
             output, taught = self._ask(at, inputs, named_inputs)
-            with torch.autocast(self._device().type, enabled=False), self._matching(at, call, inputs):
+            example = dict(call.arguments) if named_inputs else inputs
+            with torch.autocast(self._device().type, enabled=False), self._matching(at, example):
                 for term in self._terms[at]:
                     if isinstance(term, SoftTargets):
                         own, its = (logits_of(one, term.output, "model") for one in (student_output, output))
@@ -165,13 +166,13 @@ class Distiller:
         return output, self._watches[1 + at].take()
 
     @contextmanager
-    def _matching(self, at: int, call: Call, inputs: tuple[Any, ...]) -> Iterator[None]:
+    def _matching(self, at: int, inputs: Any) -> Iterator[None]:
         """While this lasts, questions about kept channels are answered on this batch, which nobody holds afterwards."""
         if dropped_from(self.student) != self._dropped:
             raise ConfigError("blocks were dropped from the student since the distiller was made, so its layers have "
                               "other names now; make a new distiller")  # fmt: skip
         kept = self._kept[at]
-        kept.inputs = inputs if len(call.arguments) == len(inputs) else dict(call.arguments)
+        kept.inputs = inputs
         try:
             yield
         finally:

@@ -8,60 +8,22 @@ are asked what would go if it were shrunk now.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from torchpare.attach import CompressedLayer, masks_of
 from torchpare.attach.layer import masks_of_layer
 from torchpare.distillation.features import plain_model
+from torchpare.distillation.gone import Axes, Gone, first_name, gone_by_record
 from torchpare.distillation.record import relative_kept, teacher_name
 from torchpare.errors import CaptureError, ConfigError
 from torchpare.files.dropped import STRUCTURE
 from torchpare.graph import PruningSpace, analyse
-from torchpare.graph.removal import spread
 
 __all__ = ["KeptOutputs", "dropped_from"]
-
-Axes = Sequence[Tensor | None]
-"""Kept indices for each axis of a tensor; None where all are kept."""
-
-
-@dataclass(frozen=True)
-class _Gone:
-    """A model's channels, and which of them are gone."""
-
-    space: PruningSpace
-    gone: NDArray[np.bool_]
-
-    def axes(self, layer: str, number: int, whose: str) -> Axes:
-        """Kept indices of the axes of a tensor that a layer returned."""
-        uids = [uid for path, uid in self.space.program.module_outputs if path == layer]
-        if number >= len(uids):
-            raise ConfigError(
-                f"the {whose}'s layer '{layer}' returned {len(uids)} tensors when its channels were followed, in "
-                f"evaluation mode, and no tensor {number} that could be matched"
-            )
-        value = self.space.program.values[uids[number]]
-        kept = [~self.gone[self.space.canonical(labels)] for labels in self.space.axes(value.uid)]
-        whole = [flags.all() or flags.size == flags.shape[axis] for axis, flags in enumerate(kept)]
-        found: list[Tensor | None] = []
-        for axis, flags in enumerate(kept):
-            rows = flags
-            for other, its in enumerate(kept):  # what is kept may differ in places that are gone anyway
-                if other != axis and whole[other] and its.size > 1 and rows.shape[other] > 1:
-                    rows = rows.compress(its.reshape(-1), axis=other)
-            rows = np.moveaxis(rows, axis, -1).reshape(-1, rows.shape[axis])
-            if (rows != rows[:1]).any():
-                raise ConfigError(f"which entries of axis {axis} of the {whose}'s '{layer}' are kept depends on other "
-                                  "axes, so they cannot be matched; compare a layer before or behind it")  # fmt: skip
-            found.append(None if rows.all() else torch.from_numpy(np.flatnonzero(rows[0])))
-        return found
 
 
 class KeptOutputs:
@@ -92,10 +54,10 @@ class KeptOutputs:
         self.student, self.teacher, self.inputs = plain_model(student), plain_model(teacher), inputs
         self._teacher_space: PruningSpace | None = None
         self._student_space: PruningSpace | None = None
-        self._record: Any = None
-        self._shrunk: _Gone | None = None
+        self._record: Any = _record_of(self.teacher)  # of a student that has this one too, nothing is gone
+        self._shrunk: Gone | None = None
         self._masks: list[tuple[Tensor, int]] = []
-        self._masked: _Gone | None = None
+        self._masked: Gone | None = None
 
     def indices(self, layer: str, dim: int) -> Tensor:
         """The teacher's indices that are kept along one axis of what a layer of the student returns first.
@@ -143,49 +105,23 @@ class KeptOutputs:
             ConfigError: the record does not fit the teacher, or kept indices cannot be told.
             CaptureError: a model could not be run on the inputs.
         """
-        masked, shrunk = self._of_masks(), self._of_record()
-        own = None if masked is None else masked.axes(first_name(self.student, layer), number, "student")
-        its = None if shrunk is None else shrunk.axes(first_name(self.teacher, teacher_layer), number, "teacher")
+        shrunk, masked = self._of_record(), self._of_masks()  # in this order: a shrink ends what was known of masks
+        own = None if masked is None else masked.axes(layer, number)
+        its = None if shrunk is None else shrunk.axes(teacher_layer, number)
         return own, its
 
-    def _of_record(self) -> _Gone | None:
-        record = _record_of(self.student)
-        if record is _record_of(self.teacher):
-            return None
-        if self._shrunk is None or record is not self._record:
-            self._shrunk = self._gone_from_teacher(relative_kept(record, _record_of(self.teacher)), record)
-            self._record, self._student_space = record, None
+    def _of_record(self) -> Gone | None:
+        record, other = _record_of(self.student), _record_of(self.teacher)
+        if record is not self._record:
+            self._record, self._student_space, self._masks = record, None, []
+            self._shrunk = None
+            if record != other:
+                kept = relative_kept(record, other)
+                added = (record or {}).get("added_parameters", ())
+                self._shrunk = gone_by_record(self.teacher, self._space_of_teacher(), kept, added)
         return self._shrunk
 
-    def _gone_from_teacher(self, kept: Mapping[str, Mapping[int, list[int]]], record: Any) -> _Gone:
-        space = self._space_of_teacher()
-        gone, stays = np.zeros(space.size, dtype=bool), np.zeros(space.size, dtype=bool)
-        for name, axes in kept.items():
-            if name not in space.values:
-                if name in record["added_parameters"]:
-                    continue
-                raise ConfigError(f"the student was shrunk from a model with a parameter {name!r}, which the teacher "
-                                  "lacks; the teacher must be the model before the shrink")  # fmt: skip
-            value = space.values[name]
-            for axis, indices in axes.items():
-                known = axis < len(value.shape)
-                size = value.shape[axis] if known else 0
-                labels = space.canonical(space.axes(value.uid)[axis] if known else np.zeros(0, dtype=np.int64))
-                if labels.size != size or max(indices, default=0) >= size:
-                    raise ConfigError(f"of {name!r} the student keeps entries along axis {axis} that the teacher's, of "
-                                      f"shape {value.shape}, does not have; the teacher must be the model before the "
-                                      "shrink")  # fmt: skip
-                lost = np.ones(size, dtype=bool)
-                lost[indices] = False
-                gone[labels.reshape(-1)[lost]] = True
-                stays[labels.reshape(-1)[~lost]] = True
-        gone = spread(space, _explained(space, gone, stays))
-        if gone[0] or (gone & stays)[1:].any():
-            raise ConfigError("the student's record of what was kept does not agree with how the teacher's channels "
-                              "hang together; the teacher must be the model before the shrink")  # fmt: skip
-        return _Gone(space, gone)
-
-    def _of_masks(self) -> _Gone | None:
+    def _of_masks(self) -> Gone | None:
         layers = [module for module in self.student.modules() if isinstance(module, CompressedLayer)]
         masks = [mask for layer in layers for mask in masks_of_layer(layer).values()]
         if not masks:
@@ -199,7 +135,9 @@ class KeptOutputs:
         if not same or self._masked is None:
             space = self._space_of_student()
             weights = dict(self.student.named_parameters(remove_duplicate=False))
-            self._masked = _Gone(space, space.decide(masks_of(self.student), weights=weights).gone)
+            self._masked = Gone(
+                self.student, "student", space, space.decide(masks_of(self.student), weights=weights).gone
+            )
             self._masks = now
         return self._masked
 
@@ -218,34 +156,6 @@ class KeptOutputs:
             return analyse(model, self.inputs, outputs=outputs)
         except CaptureError as error:
             raise CaptureError(f"the {whose}'s channels cannot be followed: {error}") from error
-
-
-def _explained(space: PruningSpace, gone: NDArray[np.bool_], stays: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """By class whether it is gone, of atoms too that no parameter has an axis of: heads of an attention, say.
-
-    What is recorded of a projection are channels, each a slot of a head. The fewest atoms that explain why these are
-    gone are gone: a head, and not every slot of it.
-    """
-    whole, part = space.composites
-    told = gone[whole] | stays[whole]
-    whole, part = whole[told], part[told]
-    of_atom = np.bincount(part, minlength=space.size)
-    gone_of_atom = np.bincount(part[gone[whole]], minlength=space.size)
-    possible = np.flatnonzero((of_atom > 0) & (of_atom == gone_of_atom) & ~stays)
-    gone = gone.copy()
-    unexplained = gone[whole] & ~np.isin(whole, whole[gone[part]])
-    for atom in possible[np.argsort(-of_atom[possible], kind="stable")].tolist():
-        its = np.isin(whole, whole[part == atom])
-        if (unexplained & its).any():
-            gone[atom] = True
-            unexplained &= ~its
-    return gone
-
-
-def first_name(model: nn.Module, layer: str) -> str:
-    """The name under which a layer is known that is registered under several."""
-    module = model.get_submodule(layer)
-    return next(name for name, other in model.named_modules() if other is module)
 
 
 def dropped_from(model: nn.Module) -> Any:

@@ -74,14 +74,21 @@ class Teacher:
 def teaching(model: nn.Module) -> Iterator[None]:
     """While this lasts, a model is in evaluation mode, without gradients, and all its layers are really called."""
     modes = {module: module.training for module in model.modules()}
+    # Although nothing is differentiated, torch multiplies by weights that ask for gradients in another way than by such
+    # that do not, and rounds otherwise: a teacher that the student equals would not return what the student does.
+    frozen = [p for p in model.parameters() if p.is_floating_point() and not (p.requires_grad or p.is_inference())]
     fast = torch.backends.mha.get_fastpath_enabled()
     model.eval()
     # In evaluation, torch's encoder layers have a way of their own past the layers inside them: no hook sees those.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad():
+            for parameter in frozen:
+                parameter.requires_grad = True
             yield
     finally:
+        for parameter in frozen:
+            parameter.requires_grad = False
         torch.backends.mha.set_fastpath_enabled(fast)
         for module, mode in modes.items():
             module.training = mode

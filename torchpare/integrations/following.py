@@ -68,10 +68,6 @@ class Following:
             compressor.update_epoch(epoch)
         self.carry_over()
 
-    def step(self) -> None:
-        """A minibatch has been learnt, where no optimizer is known."""
-        self._stepped(self.compressors)
-
     def carry_over(self) -> None:
         """Give averaged copies the masks and grids of the models that train."""
         for model, copied in self._averaged:
@@ -126,8 +122,8 @@ def check_trained(compressors: Sequence[Compressor], model: nn.Module, where: st
         if id(compressor.bound_model) not in inside:
             raise ConfigError(
                 f"{where}: {type(compressor).__name__} compresses a {type(compressor.bound_model).__name__} that is "
-                f"neither the {type(model).__name__} that trains nor a part of it (a copy of it, perhaps): compress the "
-                "model that you train"
+                f"neither the {type(model).__name__} that trains nor a part of it (a copy of it, perhaps): compress "
+                "the model that you train"
             )
 
 
@@ -141,8 +137,8 @@ def check_averaged(
     """
     for model, copied in averaged:
         if copied.use_buffers:
-            raise ConfigError(f"{where}: the averaged model has use_buffers=True, which would take averages of masks and "
-                              "of integers: use_buffers=False copies them")  # fmt: skip
+            raise ConfigError(f"{where}: the averaged model has use_buffers=True, which would take averages of masks "
+                              "and of integers: use_buffers=False copies them")  # fmt: skip
         if [name for name, _ in model.named_modules()] != [name for name, _ in copied.module.named_modules()]:
             raise ConfigError(f"{where}: the averaged model is no copy of the {type(model).__name__} as it is "
                               "compressed now: make it after compress()")  # fmt: skip

@@ -67,15 +67,13 @@ class CompressionCallback(Callback):
         del trainer
         if stage == "fit":
             check_trained(self._following.compressors, pl_module, _WHERE)
-            self._following.expect_states()
+        self._following.expect_states()  # a test may load the best checkpoint
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check averaged copies, before they meet the model."""
-        check_averaged(self._following.compressors, _averaged(trainer, pl_module), _WHERE)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Follow the optimizers, which are there by now, and restored."""
-        self._following.start(trainer.optimizers, _averaged(trainer, pl_module), _WHERE)
+        """Follow the optimizers, which are there by now, before validation is tried out."""
+        averaged = _averaged(trainer, pl_module)
+        check_averaged(self._following.compressors, averaged, _WHERE)
+        self._following.start(trainer.optimizers, averaged, _WHERE)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell of an epoch."""

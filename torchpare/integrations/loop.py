@@ -62,7 +62,7 @@ class Control:
         optimizer: Optimizer | Sequence[Optimizer],
         averaged: AveragedModel | None = None,
     ) -> None:
-        given = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+        given: list[Any] = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
         for own in given:
             if not isinstance(own, Optimizer):
                 raise ConfigError(f"{_WHERE}: optimizer is a {type(own).__name__}; it is the torch optimizer that "

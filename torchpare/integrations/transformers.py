@@ -98,9 +98,12 @@ class CompressionCallback(TrainerCallback):
                 torch.save(states(self._following.compressors), lent)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
-        """Tell no more."""
-        del args, state, control, given
+        """Tell no more; where the trainer has gone back to its best model, go back with it."""
+        del control, given
         self._following.stop()
+        best = state.best_model_checkpoint if args.load_best_model_at_end else None
+        if best is not None and (Path(best) / _FILE).is_file():
+            load_states(self._following.compressors, _read(Path(best)), _WHERE)
 
 
 def _step_folder(args: TrainingArguments, state: TrainerState) -> Path:

@@ -18,6 +18,7 @@ from torchpare.recipe.schema import (
     QuantizeStage,
     Recipe,
     ShrinkStage,
+    StudyStage,
     Training,
 )
 from torchpare.recipe.stages.prune import PLAN, make_pruner
@@ -57,6 +58,8 @@ def _order(recipe: Recipe, number: int) -> None:
     if isinstance(stage, ExportStage) and quantized and "safetensors" in stage.formats:
         raise ConfigError("'safetensors' holds plain models; for the quantized one take 'onnx' or another runtime's "
                           "format, or export before 'quantize' as well")  # fmt: skip
+    if isinstance(stage, StudyStage) and (quantized or masked):
+        raise ConfigError("what is looked at is a plain model: put it before 'prune', or behind 'shrink'")
     for budget in stage.budget:
         where = _MEASURED.get(budget.metric)
         if where is not None and not isinstance(stage, where):

@@ -48,6 +48,16 @@ class Materials:
         """
         return {} if self.evaluate is None else evaluated(self.evaluate, model)
 
+    def score(self) -> Score:
+        """The metric as the one number that searches ask for.
+
+        Raises:
+            ConfigError: the recipe has no metric.
+        """
+        if self.evaluate is None:
+            raise ConfigError("this asks what a candidate is worth: give the recipe 'evaluate'")
+        return Score(self.evaluate)
+
 
 @dataclass(frozen=True, eq=False)
 class Job:
@@ -112,6 +122,18 @@ class Outcome:
     """Figures of the dense model that were measured along with these."""
     failure: str = ""
     """Why the run stops here, though the stage has done its work; empty where it does not."""
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """A metric as one number: accuracy if that is among several. It goes to other processes if the metric does."""
+
+    evaluate: Callable[[nn.Module], Any]
+
+    def __call__(self, model: nn.Module) -> float:
+        """What the metric says of a model."""
+        said = evaluated(self.evaluate, model)
+        return said.get("accuracy", next(iter(said.values())))
 
 
 def put_on(model: nn.Module, said: Quantized, example: Any) -> Quantizer:

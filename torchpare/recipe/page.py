@@ -19,6 +19,7 @@ from torchpare.report.blocks import (
     RowBlock,
     TableBlock,
     TextBlock,
+    block_of,
 )
 from torchpare.report.journey_figure import Leg, journey
 from torchpare.report.page import Headline, Page, Section, Verdict, write_page
@@ -54,6 +55,7 @@ def page_of(result: Result) -> Page:
         _times(result),
         _layers(result),
         _proofs(result),
+        *_insights(result),
         Section("The recipe", blocks=[DetailsBlock("As it was run", [CodeBlock(_words(result.settings))])]),
     ]
     return Page(
@@ -74,12 +76,15 @@ def _headlines(result: Result) -> list[Headline]:
     for name in [name for name in result.columns() if name in first.metrics and name in last.metrics][:4]:
         before, after = first.metrics[name], last.metrics[name]
         detail = f"{say(name, before)} → {say(name, after)}"
+        if before == after:
+            continue
         if name in ("parameters", "macs", "size"):
             word = {"parameters": "fewer", "macs": "fewer", "size": "smaller"}[name]
             title = {"parameters": "Parameters", "macs": "MACs", "size": "File"}[name]
             found.append(Headline(title, numbers.ratio(before / after if after else 1.0), word, detail))
         elif name == "accuracy" and 0 <= before <= 1:
-            found.append(Headline("Accuracy", numbers.points(after - before), "points", detail))
+            change = numbers.points(after - before)
+            found.append(Headline("Accuracy", change, "points" if len(change) < 6 else "", detail))
         else:
             found.append(Headline(name, say(name, after), "", detail))
     if "speedup" in last.metrics:
@@ -249,6 +254,16 @@ def _proofs(result: Result) -> Section:
         if says:
             blocks.append(DetailsBlock(f"What {stage.name} says", [CodeBlock("\n".join(says))]))
     return Section("Proofs", "Two programs that should compute the same, and how far apart they were at most.", blocks)
+
+
+def _insights(result: Result) -> list[Section]:
+    """What stages ``study`` have found, each of their sections by itself."""
+    found = []
+    for stage in result.stages:
+        for said in stage.details.get("sections", ()):
+            title = said["title"] if stage.name == "study" else f"{said['title']} ({stage.name})"
+            found.append(Section(title, said["text"], [block_of(block) for block in said["blocks"]]))
+    return found
 
 
 def _last(result: Result) -> StageResult:

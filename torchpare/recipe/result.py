@@ -101,7 +101,7 @@ def read_result(folder: Path) -> Result:
         if not stages:
             raise ValueError("it has no stages")  # noqa: TRY301 - told below with all else
         return Result(str(said["name"]), folder, stages, int(said["planned"]), None, dict(said["environment"]),
-                      dict(said["recipe"]))  # fmt: skip
+                      dict(said["recipe"]), Path(said["beside"]) if said.get("beside") else None)  # fmt: skip
     except OSError as error:
         raise FileError(
             f"{folder}: there is no run here ({error.strerror}); give the folder of 'torchpare run'"
@@ -138,6 +138,7 @@ class Result:
         model: as the last of these left it; None where the run was read from its folder.
         environment: what it ran on.
         settings: the recipe, as plain data.
+        beside: the folder of the recipe file, where what it names is looked for.
     """
 
     name: str
@@ -147,6 +148,7 @@ class Result:
     model: nn.Module | None
     environment: Mapping[str, str]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    beside: Path | None = None
 
     @property
     def ok(self) -> bool:
@@ -172,7 +174,7 @@ class Result:
         return {
             "name": self.name, "ok": self.ok, "verdict": self.verdict, "planned": self.planned,
             "stages": [stage.to_dict() for stage in self.stages], "environment": dict(self.environment),
-            "recipe": dict(self.settings),
+            "recipe": dict(self.settings), "beside": None if self.beside is None else str(self.beside),
         }  # fmt: skip
 
     def write_json(self, path: Path) -> None:

@@ -66,7 +66,7 @@ def run_recipe(recipe: Recipe, folder: Path | None, given: Given | None = None, 
     with alone_in(folder), _threads(recipe.threads):
         materials, beginning = gather(recipe, given or Given())
         check(recipe, materials)
-        return _Run(recipe, folder, materials, beginning, resume=resume).go()
+        return _Run(recipe, folder, materials, beginning, resume=resume, beside=(given or Given()).folder).go()
 
 
 def stage_names(recipe: Recipe) -> list[str]:
@@ -109,8 +109,11 @@ def known_stage(folder: Path, number: int, name: str, mark: str) -> StageResult 
 class _Run:
     """One run of a recipe in a folder."""
 
-    def __init__(self, recipe: Recipe, folder: Path, materials: Materials, beginning: str, *, resume: bool) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: Path, materials: Materials, beginning: str, *, resume: bool, beside: Path | None
+    ) -> None:
         self.recipe, self.folder, self.materials, self.resume = recipe, folder, materials, resume
+        self.beside = None if beside is None else beside.resolve()
         self.beginning = beginning
 
     def go(self) -> Result:
@@ -163,7 +166,7 @@ class _Run:
                     outcome = RUN[item.kind](item.stage, job)
                 write_artifact(outcome.model, folder, outcome.quantized)
                 progress("evaluating", 1.0)
-                same = item.kind in ("export", "benchmark")
+                same = item.kind in ("export", "benchmark", "study")  # which leave the model as it is
                 metrics = dict(done[-1].metrics) if same else self._metrics(outcome.model, folder)
         except TorchpareError as error:
             where = f"stage {number} ({name}) failed: {error}"
@@ -225,7 +228,7 @@ class _Run:
         """What came of it so far; also on disk, from where reports are made."""
         environment = {"machine": describe_machine(), "PyTorch": torch.__version__, "device": self.materials.device}
         result = Result(self.recipe.name, self.folder, tuple(done), len(self.recipe.stages), model, environment,
-                        self.recipe.model_dump(mode="json", exclude_defaults=True))  # fmt: skip
+                        self.recipe.model_dump(mode="json", exclude_defaults=True), self.beside)  # fmt: skip
         result.write_json(self.folder / "result.json")
         return result
 

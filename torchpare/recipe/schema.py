@@ -27,10 +27,11 @@ __all__ = [
     "ShrinkStage",
     "Stage",
     "StageItem",
+    "StudyStage",
     "Training",
 ]
 
-Kind = Literal["prune", "shrink", "finetune", "quantize", "export", "benchmark"]
+Kind = Literal["prune", "shrink", "finetune", "quantize", "export", "benchmark", "study"]
 RuntimeName = Literal["onnxruntime", "openvino", "inductor", "executorch", "tensorrt"]
 Format = Literal["safetensors", "torch", "onnx", "openvino", "inductor", "executorch", "tensorrt"]
 Schedule = Literal["constant", "linear", "cosine", "one_cycle"]
@@ -199,7 +200,20 @@ class BenchmarkStage(_Common):
     """Stop where the model is not faster than the dense one."""
 
 
-Stage = PruneStage | ShrinkStage | FinetuneStage | QuantizeStage | ExportStage | BenchmarkStage
+class StudyStage(_Common):
+    """Look at the model as it is: costs by layer, idle channels, ranges, quantization errors, what hangs together."""
+
+    bits: list[Annotated[int, Field(ge=2, le=16)]] = Field(default=[8, 4], min_length=1)
+    """Of which quantization errors are measured."""
+    batches: int = Field(default=8, ge=1)
+    """How many batches of data are looked at."""
+    sensitivity: bool = False
+    """Also prune every layer by itself, and evaluate: as many evaluations as layers times sparsities."""
+    sparsities: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default=[0.25, 0.5, 0.75], min_length=1)
+    """For that."""
+
+
+Stage = PruneStage | ShrinkStage | FinetuneStage | QuantizeStage | ExportStage | BenchmarkStage | StudyStage
 
 
 class StageItem(_Strict):
@@ -211,6 +225,7 @@ class StageItem(_Strict):
     quantize: QuantizeStage | None = None
     export: ExportStage | None = None
     benchmark: BenchmarkStage | None = None
+    study: StudyStage | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from torchpare.errors import ConfigError
+from torchpare.report.harmless import check_picture
 
 __all__ = [
     "Block",
@@ -21,12 +21,11 @@ __all__ = [
     "TableBlock",
     "TextBlock",
     "Tone",
+    "block_of",
 ]
 
 Tone = Literal["", "good", "bad", "soft"]
 """What a figure means to the reader: nothing in particular, good news, bad news, or an aside."""
-
-_ACTIVE = {"script", "foreignobject", "iframe", "image", "use", "a", "style", "animate", "set", "handler"}
 
 
 @dataclass(frozen=True)
@@ -141,6 +140,7 @@ class ChartBlock:
         alt: the same for those who do not see it; screen readers say this.
         title: in bold before the caption.
         wide: that it takes the whole width also where charts stand side by side.
+        more: further pictures that go on where the first one ends; they stand side by side where there is room.
 
     Raises:
         ConfigError: ``svg`` is no well-formed svg element, or one that could run or fetch something; or ``alt`` is
@@ -152,17 +152,19 @@ class ChartBlock:
     alt: str
     title: str = ""
     wide: bool = False
+    more: Sequence[str] = ()
     kind: str = field(default="chart", init=False)
 
     def __post_init__(self) -> None:
-        _check_picture(self.svg)
+        for picture in (self.svg, *self.more):
+            check_picture(picture)
         if not self.alt.strip():
             raise ConfigError(f"ChartBlock {self.caption!r}: alt is empty; say in words what the picture shows")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON knows them."""
         said = {"title": self.title, "caption": self.caption, "alt": self.alt}
-        return {"kind": self.kind, **said, "wide": self.wide, "svg": self.svg}
+        return {"kind": self.kind, **said, "wide": self.wide, "svg": [self.svg, *self.more]}
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,33 @@ class DetailsBlock:
 Block: TypeAlias = TextBlock | TableBlock | ChartBlock | FactsBlock | CodeBlock | RowBlock | DetailsBlock
 
 
+def block_of(said: Mapping[str, Any]) -> Block:
+    """A block out of what its ``to_dict`` gave.
+
+    Args:
+        said: as JSON holds it.
+
+    Raises:
+        ConfigError: it is no block, or one that could run something.
+    """
+    kinds: dict[str, Any] = {
+        "text": TextBlock, "table": TableBlock, "chart": ChartBlock, "facts": FactsBlock, "code": CodeBlock,
+        "row": RowBlock, "details": DetailsBlock,
+    }  # fmt: skip
+    values = {name: value for name, value in said.items() if name != "kind"}
+    try:
+        if "blocks" in values:
+            values["blocks"] = [block_of(block) for block in values["blocks"]]
+        if said["kind"] == "chart":
+            values["svg"], *values["more"] = values["svg"]
+        if said["kind"] == "table":
+            values["columns"] = [Column(**column) for column in values["columns"]]
+            values["rows"] = [[Cell(**cell) for cell in row] for row in values["rows"]]
+        return kinds[said["kind"]](**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"this is no block of a page: {type(error).__name__}: {error}") from error
+
+
 def _cell(value: str | float | Cell | None) -> Cell:
     if isinstance(value, Cell):
         return value
@@ -233,21 +262,3 @@ def _cell(value: str | float | Cell | None) -> Cell:
 def _all_numbers(at: int, rows: Sequence[Sequence[Any]]) -> bool:
     values = [row[at] for row in rows if row[at] is not None]
     return bool(values) and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-
-
-def _check_picture(svg: str) -> None:
-    """A picture is shapes and words: nothing that runs, refers or declares."""
-    try:
-        root = None if "<!" in svg or "<?" in svg else ET.fromstring(svg)  # noqa: S314 - no declarations, so no entities
-    except ET.ParseError as error:
-        raise ConfigError(f"ChartBlock: svg is not well-formed ({error}); draw it with torchpare.report.svg") from error
-    if root is None or root.tag.rpartition("}")[2] != "svg":
-        raise ConfigError("ChartBlock: svg is no single svg element; draw it with torchpare.report.svg")
-    for element in root.iter():
-        tag = element.tag.rpartition("}")[2].lower()
-        bad = next((k for k in element.attrib if k.lower().startswith("on") or k.lower().endswith("href")), None)
-        if tag in _ACTIVE or bad is not None:
-            raise ConfigError(
-                f"ChartBlock: svg holds <{tag}{f' {bad}=' if bad else ''}>, which could run or fetch something; a "
-                "picture is shapes and words"
-            )

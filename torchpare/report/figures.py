@@ -118,7 +118,7 @@ def channel_bars(layers: Sequence[Layer], label: str, widest: int | None = None)
     for layer in layers:
         tip = f"{layer.name}: {layer.after} of {layer.before} channels"
         shapes += [
-            svg.text(left - 8, y + 9.5, _shortened(layer.name), "tick", "end"),
+            svg.text(left - 8, y + 9.5, svg.shortened(layer.name, left - 8), "tick", "end"),
             svg.rect(left, y, room * layer.before / widest, 11, "ghost", radius=2, tip=tip),
             svg.rect(left, y, room * layer.after / widest, 11, "small", radius=2, tip=tip),
             svg.text(left + room * layer.before / widest + 7, y + 9.5, f"{layer.before} → {layer.after}", "tick"),
@@ -139,7 +139,3 @@ def _spread_out(labels: list[tuple[float, str]], least: float = 14.0) -> list[tu
     for at, words in sorted(labels):
         placed.append((max(at, placed[-1][0] + least) if placed else at, words))
     return placed
-
-
-def _shortened(name: str, most: int = 20) -> str:
-    return name if len(name) <= most else "…" + name[-(most - 1) :]

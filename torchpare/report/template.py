@@ -11,7 +11,7 @@ from torchpare.errors import MissingExtraError
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["printable", "render_template"]
+__all__ = ["printable", "render_template", "style_sheet"]
 
 # Neither HTML nor XML may hold these, not even escaped: controls, halves of surrogate pairs, and two code points.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
@@ -33,9 +33,20 @@ def render_template(name: str, **values: Any) -> str:
         MissingExtraError: jinja2 is not installed.
     """
     environment = _environment()
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
-    return environment.from_string(_read(name)).render(style=Markup(_read("style.css")), **values)  # noqa: S704 - ours
+    def breakable(words: str) -> Markup:
+        """A name that may go on in the next line behind its dots and underscores."""
+        parts = re.split(r"(?<=[._/])", printable(words))
+        return Markup("<wbr/>").join(escape(part) for part in parts)
+
+    environment.filters["breakable"] = breakable
+    return environment.from_string(_read(name)).render(style=Markup(style_sheet()), **values)  # noqa: S704 - ours
+
+
+def style_sheet() -> str:
+    """The rules that all pages and pictures share."""
+    return _read("style.css")
 
 
 def _read(name: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torchpare.recipe.job import Job, Outcome
-from torchpare.recipe.stages import benchmark, export, finetune, prune, quantize, shrink
+from torchpare.recipe.stages import benchmark, export, finetune, prune, quantize, shrink, study
 
 __all__ = ["RUN"]
 
@@ -17,5 +17,6 @@ RUN: dict[str, Callable[[Any, Job], Outcome]] = {
     "quantize": quantize.run,
     "export": export.run,
     "benchmark": benchmark.run,
+    "study": study.run,
 }
 """By the kinds that a recipe names."""

@@ -18,7 +18,7 @@ from torchpare.pruning import ADMMPruner, GradualPruner, LotteryTicketPruner, Pr
 from torchpare.pruning.data_driven import DataDrivenPruner
 from torchpare.pruning.groups import is_incomplete, try_to_complete
 from torchpare.recipe.batches import Loss
-from torchpare.recipe.job import Job, Outcome, evaluated
+from torchpare.recipe.job import Job, Outcome
 from torchpare.recipe.named import class_of
 from torchpare.recipe.replay import Replay
 from torchpare.recipe.schema import PruneStage
@@ -100,9 +100,7 @@ def _arguments(cls: Any, settings: PruneStage, job: Job, replay: Replay) -> dict
     if "criterion" in takes:
         given["criterion"] = materials.loss
     if "evaluator" in takes:
-        if materials.evaluate is None:
-            raise ConfigError(f"{settings.pruner} asks what each candidate is worth: give the recipe 'evaluate'")
-        given["evaluator"] = _Metric(materials.evaluate)
+        given["evaluator"] = materials.score()
     tuning = next((name for name in ("short_term_fine_tuner", "finetuner", "fine_tuner") if name in takes), None)
     if tuning is not None and (settings.fine_tune_epochs or tuning == "short_term_fine_tuner"):
         given[tuning] = _FineTuner(job.trainer(settings), settings)
@@ -174,17 +172,6 @@ class _OneEpoch:
         loss = self.trainer.epoch(model, optimizer, self.calls, criterion=criterion)
         self.progress(f"{said}: loss {loss:.4g}", 1.0)
         self.replay.keep(self.calls, model, optimizer)
-
-
-@dataclass(frozen=True, eq=False)
-class _Metric:
-    """The recipe's metric as the one number that a search asks for; it goes to other processes if the metric does."""
-
-    evaluate: Callable[[nn.Module], Any]
-
-    def __call__(self, model: nn.Module) -> float:
-        said = evaluated(self.evaluate, model)
-        return said.get("accuracy", next(iter(said.values())))
 
 
 @dataclass(frozen=True, eq=False)
