@@ -9,8 +9,9 @@ import warnings
 import torch
 import torch.distributed as dist
 
-from tests.distributed.cases import PRUNERS, QUANTIZERS, Share, grids, masks
+from tests.distributed.cases import EVERYTHING, PRUNERS, QUANTIZERS, Share, grids, masks, net
 from torchpare.attach.ranks import averages_over_ranks, fewest_over_ranks, terms_over_ranks
+from torchpare.quantization import LsqQuantizer, ObserverQuantizer
 
 
 def exchange(rank: int) -> dict[str, object]:
@@ -27,6 +28,14 @@ def exchange(rank: int) -> dict[str, object]:
     }
 
 
+def alone() -> dict[str, torch.Tensor]:
+    """The scales of models that one process compresses for itself while the others wait: weights need no exchange."""
+    entry = {**EVERYTHING, "quant_types": ["weight"]}
+    entries = {"lsq": (LsqQuantizer, entry), "kl": (ObserverQuantizer, {**entry, "observer": {"weight": "kl"}})}
+    entries["kl"][1]["granularity"] = {"weight": "tensor"}
+    return {name: kind(net(), [own]).compress().a.scale.detach() for name, (kind, own) in entries.items()}
+
+
 def main(folder: str) -> None:
     warnings.simplefilter("ignore")  # of torch's own
     dist.init_process_group("gloo", timeout=dt.timedelta(seconds=60))
@@ -37,6 +46,7 @@ def main(folder: str) -> None:
             model = case(share)
             found[name] = {"seen": seen(model), "weights": {k: v.detach() for k, v in model.named_parameters()}}
     found["exchange"] = exchange(share.rank)
+    found["alone"] = alone() if share.rank == 0 else {}
     torch.save(found, f"{folder}/{share.rank}.pt")
     dist.barrier()  # neither ends while the other still talks
     dist.destroy_process_group()

@@ -64,6 +64,18 @@ def taylor_told(share: Share) -> nn.Module:
     return model
 
 
+def taylor_following(share: Share) -> nn.Module:
+    """An optimizer that could only be made behind ``fully_shard`` is followed."""
+    model = net()
+    pruner = TaylorFOWeightFilterPruner(model, CONVOLUTIONS, sparsifying_training_batches=2, dummy_input=EXAMPLE)
+    pruner.compress()
+    together = share.together(model)
+    optimizer = sgd(model)
+    pruner.follow(optimizer)
+    train(together, optimizer, share)
+    return model
+
+
 def agp_before(algorithm: str, entries: Any) -> Callable[[Share], nn.Module]:
     def case(share: Share) -> nn.Module:
         model = net()
@@ -115,6 +127,7 @@ def masked_and_quantized(share: Share) -> nn.Module:
 
 BEFORE: dict[str, Callable[[Share], nn.Module]] = {
     "taylor by step()": taylor_told,
+    "taylor by follow()": taylor_following,
     "agp level": agp_before("level", WEIGHTS),
     "agp l1": agp_before("l1", CONVOLUTIONS),
     "agp taylor by step()": agp_before("taylorfo", CONVOLUTIONS),

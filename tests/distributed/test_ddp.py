@@ -75,3 +75,8 @@ def test_a_process_that_has_nothing_to_say_takes_part_in_every_exchange(found):
         assert own["nothing"] is None
         assert own["fewest"] == 3
     assert torch.equal(ours["given"]["both"], torch.tensor([1.0, 2.0]))  # what was given is not written to
+
+
+def test_one_process_alone_may_compress_a_model_whose_weights_are_all_it_looks_at(found):
+    assert found[0]["alone"].keys() == {"lsq", "kl"}  # or it would have waited for the other for ever
+    assert all(bool((scale > 0).all()) for scale in found[0]["alone"].values())

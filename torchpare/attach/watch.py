@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from torchpare.attach.layer import CompressedLayer
 from torchpare.attach.ranks import averages_over_ranks, many_ranks
 from torchpare.attach.reading import in_use
-from torchpare.numerics.shards import whole
+from torchpare.numerics.shards import in_pieces, whole
 
 __all__ = [
     "GradientWatch",
@@ -123,7 +123,8 @@ class GradientWatch:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Have seen what a checkpoint says, and nothing else."""
-        self.sums, self.batches, self._latest = dict(state["sums"]), int(state["batches"]), {}
+        self.sums, self.batches = dict(state["sums"]), int(state["batches"])
+        self._latest, self._apart = {}, {}
 
     def _before_step(self) -> None:
         seen = {
@@ -139,17 +140,19 @@ class GradientWatch:
         # DDP has not averaged the gradient yet, and nobody may wait for others in the middle of a backward pass.
         assert parameter.grad is not None
         self._apart[name] = parameter.grad.detach().clone()
+        if not in_pieces(parameter):
+            self._weights[name] = in_use(self.layers[name], "weight").detach().clone()
 
     @torch.no_grad()
     def _together(self) -> dict[str, Tensor]:
         """What there is to say of the weights before this step and the means of their gradients, by layer."""
-        seen = {}
+        seen = dict(self._apart)
         for name, layer in self.layers.items():
             # What fully_shard has put in a parameter's place had no hook yet; its gradient is still there.
-            grad = self._apart.get(name, dense_weight(layer).grad)
-            if grad is not None:
-                seen[name] = whole(grad.detach())
-        grads = averages_over_ranks(seen, self._weights)
+            grad = dense_weight(layer).grad
+            if name not in seen and grad is not None and in_pieces(grad):
+                seen[name] = grad.detach()
+        grads = averages_over_ranks({name: whole(grad) for name, grad in seen.items()}, self._weights)
         return {name: self.measure(name, self._weights[name], grad) for name, grad in grads.items()}
 
     @torch.no_grad()

@@ -76,7 +76,9 @@ class LearnedStep(FakeQuantize):
     def _begin(self, granules: list[Tensor], low: Tensor, high: Tensor) -> None:
         del high
         steps = [self._start(self, x).to(self.scale.dtype) for x in granules]
-        step = mean_over_ranks(torch.stack(steps).mean(0) if steps else None, torch.zeros_like(low))
+        step = torch.stack(steps).mean(0) if steps else None
+        if step is None or self.of_data:
+            step = mean_over_ranks(step, torch.zeros_like(low))
         self.set_qparams(step, torch.full_like(step, self.spec.grid.middle, dtype=torch.int32))
 
     @torch.no_grad()

@@ -133,6 +133,7 @@ class ObserverQuantizer(Quantizer):
     def weight_quantizer(self, place: Place) -> FakeQuantize:
         """A grid fixed on the weight as it is, folded if a norm is."""
         quantizer = Observer(place.spec, place.name, axis=place.axis)
+        quantizer.of_data = False
         fold = self.folded.get(place.target.name) if len(place.holders) == 1 and place.kind == "weight" else None
         quantizer.observe(as_folded(place.layer, place.kind, fold))
         quantizer.set_range(*_weight_range(quantizer, as_folded(place.layer, place.kind, fold)))
