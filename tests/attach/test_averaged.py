@@ -26,8 +26,8 @@ def names(model):
 def test_masks_that_came_later_lie_where_they_lie_in_the_model_so_that_averages_walk_side_by_side():
     model = net()
     averaged = AveragedModel(model)
-    attach_mask(model[0], "bias", torch.tensor([True, False, True, True]))
     attach_mask(model[0], "weight", torch.tensor([True, False, True, True]).view(4, 1, 1, 1))
+    attach_mask(model[0], "bias", torch.tensor([True, False, True, True]))
     attach_mask(model[2], "weight", torch.tensor([[True, False, True, True]]).view(1, 4, 1, 1))
     carry_over(model, averaged.module)
     assert names(averaged.module) == names(model)

@@ -34,3 +34,15 @@ def test_importing_the_room_loads_none_of_them():
     script = "import sys, torchpare.integrations; print(sorted({'lightning', 'transformers'} & {*sys.modules}))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_pytorch_lightning_alone_will_do():
+    script = (
+        "import sys; sys.modules['lightning'] = None\n"
+        "from tests.support.vision import torchvision_models; torchvision_models()\n"
+        "import pytorch_lightning; from torchpare.integrations.lightning import CompressionCallback\n"
+        "print(issubclass(CompressionCallback, pytorch_lightning.Callback))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"

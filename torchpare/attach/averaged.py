@@ -47,12 +47,6 @@ def _carry_masks(layer: CompressedLayer, twin: nn.Module) -> None:
 
 
 def _carry_grid(quantizer: FakeQuantize, twin: FakeQuantize) -> None:
-    if quantizer.active and not twin.active:
-        # What is learnt has started by now: an average with what stood there before would be of nothing.
-        for name, own in quantizer._parameters.items():
-            known = twin._parameters.get(name)
-            if own is not None and known is not None:
-                known.data = own.detach().clone().to(known.device)
     for name, own in quantizer._buffers.items():
         known = twin._buffers.get(name)
         if own is None or known is None:

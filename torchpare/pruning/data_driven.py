@@ -130,7 +130,8 @@ class DataDrivenPruner(FilterPruner):
     def step(self) -> None:
         """A minibatch has been learnt; needed where the pruner was given no optimizer, harmless elsewhere."""
         self.seen_step()
-        self._mask_if_ready()
+        if self._steps is None:  # or the optimizer's own hook has done it, which must not be taken off from here
+            self._mask_if_ready()
 
     def seen_step(self) -> None:
         """A minibatch has been learnt: count it, and mask nothing yet."""
