@@ -23,8 +23,8 @@ from torchpare.files.calibration import load_calibration
 from torchpare.files.masks import load_masks
 from torchpare.files.structure import read_record
 from torchpare.recipe import read_recipe
+from torchpare.recipe.kept import stage_names
 from torchpare.recipe.result import read_result
-from torchpare.recipe.run import stage_names
 from torchpare.report import numbers
 
 __all__ = ["Inspected", "inspect"]

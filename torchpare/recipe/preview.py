@@ -12,8 +12,9 @@ from rich.text import Text
 
 from torchpare.errors import TorchpareError
 from torchpare.recipe.check import check
+from torchpare.recipe.kept import fingerprints, known_stage, stage_names
 from torchpare.recipe.materials import Given, gather
-from torchpare.recipe.run import fingerprints, known_stage, stage_names
+from torchpare.recipe.named import importing_from
 from torchpare.recipe.schema import PruneStage, Recipe, Stage
 from torchpare.speedup import Plan, plan
 
@@ -77,7 +78,13 @@ def preview(recipe: Recipe, folder: Path, given: Given | None = None) -> Preview
         ConfigError: it cannot be carried out as it is.
         CheckpointError: the checkpoint does not fit the model.
     """
-    materials, beginning = gather(recipe, given or Given())
+    given = given or Given()
+    with importing_from(given.folder):
+        return _previewed(recipe, folder, given)
+
+
+def _previewed(recipe: Recipe, folder: Path, given: Given) -> Preview:
+    materials, beginning = gather(recipe, given)
     check(recipe, materials)
     marks, stages = fingerprints(recipe, beginning), []
     for number, (name, item) in enumerate(zip(stage_names(recipe), recipe.stages, strict=True), 1):
