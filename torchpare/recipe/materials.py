@@ -13,7 +13,7 @@ from torch import nn
 
 from torchpare.errors import ConfigError
 from torchpare.recipe.artifact import load_weights
-from torchpare.recipe.batches import Loss, default_loss, first_example, on, read_again
+from torchpare.recipe.batches import Loss, begin_epoch, default_loss, first_example, on, read_again
 from torchpare.recipe.code import of_data, of_model_code, of_use
 from torchpare.recipe.job import Materials
 from torchpare.recipe.named import build_model, called, found, is_shape, read_inputs
@@ -111,6 +111,7 @@ def _example(recipe: Recipe, given: Given, train: Any) -> Any:
         if train is None:
             raise ConfigError("there is neither 'example_inputs' nor training data to take them from: give a shape, "
                               "such as 1x3x224x224")  # fmt: skip
+        begin_epoch(train, 0, recipe.seed)
         with seeded(recipe.seed):
             example = first_example(train)
     elif isinstance(said, str) and not is_shape(said):

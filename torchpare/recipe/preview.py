@@ -57,12 +57,12 @@ class Preview:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The stages, and the plan of the first pruning."""
-        table = Table(title=f"{self.name}, in {self.folder}", title_style="bold", header_style="bold")
+        table = Table(title=Text(f"{self.name}, in {self.folder}"), title_style="bold", header_style="bold")
         for head in ("", "stage", "what", "budgets"):
             table.add_column(head)
         for each in self.stages:
             mark = Text("done", style="green") if each.done else Text("to do")
-            table.add_row(mark, each.name, _in_words(each), "\n".join(each.budgets))
+            table.add_row(mark, each.name, Text(_in_words(each)), "\n".join(each.budgets))
         yield table
         if self.pruning is not None:
             yield Text("\nOf the dense model, the first pruning by sparsity alone would take:")

@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
 from torchpare.attach import masks_of, quantizers_of
 from torchpare.errors import FileError, RecipeError, TorchpareError
 from torchpare.recipe.artifact import MODEL, Quantized, read_artifact, write_artifact
-from torchpare.recipe.check import check
+from torchpare.recipe.check import budgets, check
 from torchpare.recipe.job import Job, Materials, Outcome, put_on
 from torchpare.recipe.kept import STAGE, fingerprints, known_stage, make_room, stage_names
 from torchpare.recipe.materials import Given, gather
@@ -51,7 +52,7 @@ def run_recipe(recipe: Recipe, folder: Path | None, given: Given | None = None, 
         resume: False runs every stage anew.
 
     Raises:
-        ConfigError: the recipe cannot be carried out as it is; nothing was run.
+        ConfigError: the recipe cannot be carried out as it is; nothing but the dense model was run.
         FileError: the folder cannot be used.
         RecipeError: a stage failed; the ones before it are done.
     """
@@ -61,7 +62,7 @@ def run_recipe(recipe: Recipe, folder: Path | None, given: Given | None = None, 
     except OSError as error:
         raise FileError(f"cannot keep the run in {folder}: {error.strerror or error}") from error
     given = given or Given()
-    with alone_in(folder), _threads(recipe.threads), importing_from(given.folder):
+    with alone_in(folder, "run", "folder"), _threads(recipe.threads), importing_from(given.folder):
         materials, beginning = gather(recipe, given)
         check(recipe, materials)
         return _Run(recipe, folder, materials, beginning, resume=resume, beside=given.folder).go()
@@ -90,7 +91,7 @@ class _Run:
                 item = self.recipe.stages[number - 1] if number else None
 
                 def progress(what: str, share: float, title: str = title) -> None:
-                    bar.update(task, completed=share, description=f"{title}: {what}")
+                    bar.update(task, completed=share, description=f"{title}: {escape(what)}")
 
                 known = self._known(number, name, marks[number], item)
                 if known is None:
@@ -100,6 +101,8 @@ class _Run:
                     bar.start()
                 done.append(known)
                 self._result(done, None)
+                if not number:
+                    budgets(self.recipe, known.metrics)
                 if not known.ok:
                     break
         model, _ = self._model_behind(done[-1])
@@ -149,11 +152,11 @@ class _Run:
         return Outcome(model, None), self._metrics(model, folder)
 
     def _metrics(self, model: nn.Module, folder: Path) -> dict[str, float]:
-        found = self.materials.metrics(model)
+        found = {**self.materials.metrics(model), "parameters": float(_weights(model))}
         example = Job(self.materials, folder, "", model).example
         try:
             macs, _, _ = count_flops_params(model, example, verbose=False)
-            found |= {"parameters": float(_weights(model)), "macs": float(macs)}
+            found["macs"] = float(macs)
         except TorchpareError as error:
             log.warning("operations could not be counted: %s", error)
         if (folder / MODEL).exists():
