@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from torch import nn
 
 from torchpare.commands.telling import tell
 from torchpare.errors import ConfigError
-from torchpare.recipe.named import build_model, read_inputs
+from torchpare.recipe.named import build_model, called, in_words, read_inputs
 from torchpare.recipe.reopen import is_run, model_of_run
+from torchpare.recipe.schema import Call
 from torchpare.runtimes import RUNTIMES, NumbersProof, verify
 from torchpare.runtimes.bench import Benchmark, benchmark
 from torchpare.runtimes.bench_page import write_benchmark
@@ -111,12 +111,10 @@ def _batches(path: str | None) -> list[Any] | None:
     """What a callable without arguments gives, as a list."""
     if path is None:
         return None
-    module, colon, name = path.partition(":")
+    if ":" not in path:
+        raise ConfigError(f"--calibration {path!r} names no batches; say package.module:callable, without arguments")
+    made = called(Call(callable=path), what="batches")
     try:
-        made = getattr(importlib.import_module(module), name)() if colon else None
-        return list(made)  # type: ignore[arg-type] - what is no list is told below
+        return list(made)
     except Exception as error:
-        raise ConfigError(
-            f"--calibration {path!r} gives no batches: {type(error).__name__}: {error}; name a callable without "
-            "arguments that returns them, as package.module:callable"
-        ) from error
+        raise ConfigError(f"--calibration {path!r} gives no batches: {in_words(error)}") from error

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from torchpare.commands.telling import tell
@@ -23,11 +24,13 @@ from torchpare.files.calibration import load_calibration
 from torchpare.files.masks import load_masks
 from torchpare.files.structure import read_record
 from torchpare.recipe import read_recipe
+from torchpare.recipe.kept import stage_names
 from torchpare.recipe.result import read_result
-from torchpare.recipe.run import stage_names
 from torchpare.report import numbers
 
 __all__ = ["Inspected", "inspect"]
+
+_LONGEST = 200  # characters of a value that are shown
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,23 @@ class Inspected:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The sentence, the facts, the table."""
-        parts: list[Any] = [f"{self.path}: {self.what}", *(f"  {name}: {value}" for name, value in self.facts.items())]
+        words = (f"{self.path}: {self.what}", *(f"  {name}: {value}" for name, value in self.facts.items()))
+        parts: list[Any] = [_shown(each) for each in words]
         if self.rows:
             table = Table(header_style="bold")
             for number, name in enumerate(self.columns):
-                table.add_column(name, justify="right" if number and self.rows[0][number][:1].isdigit() else "left")
+                table.add_column(
+                    _shown(name), justify="right" if number and self.rows[0][number][:1].isdigit() else "left"
+                )
             for row in self.rows:
-                table.add_row(*row)
+                table.add_row(*map(_shown, row))
             parts.append(table)
         yield Group(*parts)
+
+
+def _shown(words: str) -> Text:
+    """Words of a file that nobody trusts: no markup, and nothing that a terminal obeys."""
+    return Text("".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in words))
 
 
 def inspect(path: Path, target: Path | None) -> Inspected:
@@ -122,11 +133,11 @@ def _safetensors(path: Path) -> Inspected:
     try:
         with safe_open(path, framework="pt") as file:
             ours = (file.metadata() or {}).get("format") == "torchpare"
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except (OSError, SafetensorError) as error:
+            rows = [_row(name, file.get_tensor(name)) for name in file.keys()]  # noqa: SIM118 - it is no dict
+    except (OSError, SafetensorError, RuntimeError) as error:
         raise FileError(f"{path}: is no safetensors file, or cut short: {error}") from error
     if not ours:
-        return _tensors(path, "a safetensors file of another maker: a state dict", tensors)
+        return _tensors(path, "a safetensors file of another maker: a state dict", rows)
     record = read_record(read_archive(path).record, str(path))
     facts = {"class": record.model}
     if record.structure is not None:
@@ -136,19 +147,43 @@ def _safetensors(path: Path) -> Inspected:
         )
         if shrunk.dropped:
             facts["blocks taken out"] = ", ".join(f"{of}: {list(gone)}" for of, gone in shrunk.dropped.items())
-    return _tensors(path, "a model of torchpare.save; torchpare.load puts it into a freshly built one", tensors, facts)
+    return _tensors(path, "a model of torchpare.save; torchpare.load puts it into a freshly built one", rows, facts)
 
 
-def _tensors(path: Path, what: str, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> Inspected:
-    total = sum(tensor.numel() for tensor in tensors.values())
-    own = {**(facts or {}), "tensors": str(len(tensors)), "values": f"{total:,}",
+@dataclass(frozen=True)
+class _Row:
+    """What a table tells of a tensor, which itself need not stay in memory."""
+
+    name: str
+    size: int
+    cells: tuple[str, ...]
+
+
+def _row(name: str, tensor: Tensor) -> _Row:
+    shape = "x".join(map(str, tensor.shape)) or "a number"
+    return _Row(name, tensor.numel(), (name, shape, str(tensor.dtype).removeprefix("torch."), _zeros(tensor)))
+
+
+def _zeros(tensor: Tensor) -> str:
+    """The share of zeros; nothing where it cannot be told, or is not worth the memory.
+
+    A file of some bytes may hold a tensor of a thousand billion values, that are all the same one.
+    """
+    whole = tensor.layout is torch.strided and not tensor.is_quantized and tensor.device.type == "cpu"
+    if not whole or not tensor.numel() or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return ""
+    try:
+        return f"{1 - int(tensor.count_nonzero()) / tensor.numel():.1%}"
+    except RuntimeError:  # types of few bits, which torch only stores
+        return (
+            f"{1 - int(tensor.float().count_nonzero()) / tensor.numel():.1%}" if tensor.dtype.is_floating_point else ""
+        )
+
+
+def _tensors(path: Path, what: str, rows: Sequence[_Row], facts: Mapping[str, str] | None = None) -> Inspected:
+    own = {**(facts or {}), "tensors": str(len(rows)), "values": f"{sum(row.size for row in rows):,}",
            "file": numbers.file_size(path.stat().st_size)}  # fmt: skip
-    rows = tuple(
-        (name, "x".join(map(str, tensor.shape)) or "a number", str(tensor.dtype).removeprefix("torch."),
-         f"{float((tensor == 0).double().mean()):.1%}" if tensor.numel() else "")
-        for name, tensor in tensors.items()
-    )  # fmt: skip
-    return Inspected(str(path), what, own, ("name", "shape", "type", "zeros"), rows)
+    return Inspected(str(path), what, own, ("name", "shape", "type", "zeros"), tuple(row.cells for row in rows))
 
 
 def _pickled(path: Path) -> Inspected:
@@ -172,7 +207,7 @@ def _pickled(path: Path) -> Inspected:
         return Inspected(str(path), "a calibration of quantized layers", {"layers": str(len(rows))}, ("layer", "grids"),
                          rows)  # fmt: skip
     if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
-        return _tensors(path, "a state dict", content)
+        return _tensors(path, "a state dict", [_row(str(name), tensor) for name, tensor in content.items()])
     kinds = sorted({type(value).__name__ for value in content.values()}) if isinstance(content, Mapping) else []
     return Inspected(str(path), f"a {type(content).__name__} of {', '.join(kinds) or 'something'} that torchpare does "
                      "not write", {})  # fmt: skip
@@ -229,7 +264,8 @@ def _json(path: Path) -> Inspected:
         raise FileError(f"{path}: is no JSON: {error}") from error
     first = lines[0] if lines else None
     if path.suffix == ".jsonl" and isinstance(first, Mapping) and "torchpare_search" in first:
-        scores = [line["score"] for line in lines[1:] if isinstance(line.get("score"), int | float)]
+        found = [line.get("score") for line in lines[1:] if isinstance(line, Mapping)]
+        scores = [score for score in found if isinstance(score, int | float)]
         facts = {"search": str(first.get("search")), "results": str(len(lines) - 1)}
         if scores:
             facts["scores"] = f"{min(scores):.6g} to {max(scores):.6g}"
@@ -245,4 +281,5 @@ def _short(value: Any) -> str:
         return f"{float(value):.6g}" if value.numel() == 1 else f"{value.numel()} values"
     if isinstance(value, Mapping | Sequence) and not isinstance(value, str):
         return f"{len(value)} {'entry' if len(value) == 1 else 'entries'}"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    words = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}... ({len(words):,} characters)"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +13,6 @@ from torchpare.commands.telling import tell, tell_aside
 from torchpare.errors import MissingExtraError
 from torchpare.files.atomic import atomic_write
 from torchpare.recipe import Given, Result, read_recipe, run_recipe, schema
-from torchpare.recipe.named import importing_from
 from torchpare.recipe.page import write_report
 from torchpare.recipe.preview import Preview, preview
 from torchpare.recipe.result import read_result
@@ -34,7 +35,7 @@ def run(recipe: Path, folder: Path | None, *, resume: bool, target: Path | None)
     """
     said = read_recipe(recipe)
     folder = Path("runs") / said.name if folder is None else folder
-    with importing_from(recipe.parent):
+    with redirect_stdout(sys.stderr):  # what user code prints is not what a script reads
         result = run_recipe(said, folder, Given(folder=recipe.parent), resume=resume)
     tell(result, target)
     page = _write_page(result, folder / "report.html")
@@ -71,7 +72,7 @@ def plan(recipe: Path, folder: Path | None, target: Path | None) -> Preview:
     """
     said = read_recipe(recipe)
     folder = Path("runs") / said.name if folder is None else folder
-    with importing_from(recipe.parent):
+    with redirect_stdout(sys.stderr):
         found = preview(said, folder, Given(folder=recipe.parent))
     tell(found, target)
     return found

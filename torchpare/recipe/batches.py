@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from torchpare.errors import ConfigError
@@ -15,12 +17,14 @@ from torchpare.errors import ConfigError
 __all__ = [
     "Loss",
     "arguments_of",
+    "begin_epoch",
     "calibration_batches",
     "default_loss",
     "first_example",
     "inputs_of",
     "on",
     "read_again",
+    "taken_by",
 ]
 
 Loss = Callable[[Any, Any], Tensor]
@@ -39,12 +43,28 @@ def inputs_of(batch: Any) -> Any:
     return batch
 
 
-def arguments_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a model is called with to learn: as `inputs_of`, but models that are called by keyword get labels too."""
+def arguments_of(
+    batch: Any, takes: Callable[[str], bool] = lambda _name: True
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a model is called with to learn: as `inputs_of`, but models that are called by keyword get labels too.
+
+    Args:
+        batch: inputs, and perhaps a target.
+        takes: whether the model takes labels of a name; see `taken_by`.
+    """
     if isinstance(batch, Mapping):
-        return (), dict(batch)
+        return (), {key: value for key, value in batch.items() if key not in _TARGETS or takes(key)}
     inputs = inputs_of(batch)
+    if isinstance(inputs, Mapping):  # (dict, target): what has names is given by name, as everywhere
+        return (), dict(inputs)
     return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def taken_by(model: nn.Module) -> Callable[[str], bool]:
+    """Whether a model's ``forward`` takes an argument of a name."""
+    parameters = inspect.signature(model.forward).parameters
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return lambda name: anything or name in parameters
 
 
 def default_loss(output: Any, batch: Any) -> Tensor:
@@ -122,4 +142,22 @@ def calibration_batches(batches: Iterable[Any], count: int, *, with_targets: boo
 
 def on(device: str, value: Any) -> Any:
     """The same on a device."""
-    return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, value)
+
+    def moved(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return leaf.to(device)
+        return {key: on(device, each) for key, each in leaf.items()} if isinstance(leaf, Mapping) else leaf
+
+    return pytree.tree_map(moved, value)
+
+
+def begin_epoch(batches: Any, number: int, seed: int) -> None:
+    """Let loaders that draw by themselves draw what belongs to this epoch."""
+    sampler, batch_sampler = getattr(batches, "sampler", None), getattr(batches, "batch_sampler", None)
+    for holder in (batches, sampler, batch_sampler, getattr(batch_sampler, "sampler", None)):
+        generator = getattr(holder, "generator", None)
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(seed)
+        told = getattr(holder, "set_epoch", None)
+        if callable(told):
+            told(number)

@@ -38,6 +38,11 @@ class Budget(BaseModel):
     value: float
     of: Literal["itself", "times dense", "beside dense"] = "itself"
 
+    @property
+    def is_share(self) -> bool:
+        """Whether it was said in percent."""
+        return "%" in self.text
+
     def limit(self, dense: Mapping[str, float]) -> float:
         """The number that the metric is compared with; NaN where the dense model's is not known."""
         if self.of == "itself":
@@ -53,6 +58,8 @@ class Budget(BaseModel):
             dense: of the model before all stages.
         """
         value, limit = metrics.get(self.metric, math.nan), self.limit(dense)
+        if self.is_share and max(abs(value), abs(dense.get(self.metric, 0.0))) > 1:
+            limit = math.nan  # a hundredth of something that is no share of 1 could be anything
         return Verdict(budget=self.text, metric=self.metric, value=value, limit=limit,
                        holds=value >= limit if self.bound == ">=" else value <= limit,
                        known=tuple(sorted(metrics)))  # fmt: skip
@@ -71,8 +78,13 @@ class Verdict(BaseModel):
     known: tuple[str, ...]
 
     def __str__(self) -> str:
+        if math.isnan(self.value) and self.metric in self.known:
+            return f"{self.budget}: missed, {self.metric} is not a number"
         if math.isnan(self.value):
             return f"{self.budget}: there is no {self.metric} here; known are {', '.join(self.known) or 'none'}"
+        if math.isnan(self.limit) and "%" in self.budget:
+            return (f"{self.budget}: {self.metric} is {self.value:.6g}, no share of 1, so that % says nothing: give a "
+                    "plain number, or a multiple such as 0.99x")  # fmt: skip
         if math.isnan(self.limit):
             return f"{self.budget}: the dense model's {self.metric} is not known"
         return f"{self.budget}: {'met' if self.holds else 'missed'}, {self.metric} is {self.value:.6g}" + (

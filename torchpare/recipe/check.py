@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 
-from torchpare.distillation import terms_from_config
-from torchpare.errors import ConfigError, TorchpareError
+from torchpare.distillation import Distiller, terms_from_config
+from torchpare.errors import ConfigError, MissingExtraError, TorchpareError
 from torchpare.recipe.artifact import Quantized
 from torchpare.recipe.job import Job, Materials, put_on
+from torchpare.recipe.named import build_model
 from torchpare.recipe.replay import Replay
 from torchpare.recipe.schema import (
     BenchmarkStage,
@@ -25,8 +29,11 @@ from torchpare.recipe.stages.prune import PLAN, make_pruner
 from torchpare.recipe.training import make_optimizer
 from torchpare.speedup import plan
 
-__all__ = ["check"]
+__all__ = ["budgets", "check"]
 
+_LIBRARIES = {"onnx": ("onnx", "onnx"), "onnxruntime": ("onnxruntime", "onnx"), "openvino": ("openvino", "openvino"),
+              "executorch": ("executorch", "executorch"), "tensorrt": ("tensorrt", "tensorrt")}  # fmt: skip
+"""What formats and runtimes are made by, and the extras that bring it."""
 _MEASURED = {"latency": (BenchmarkStage,), "speedup": (BenchmarkStage,), "memory": (BenchmarkStage,)}
 
 
@@ -58,6 +65,8 @@ def _order(recipe: Recipe, number: int) -> None:
     if isinstance(stage, ExportStage) and quantized and "safetensors" in stage.formats:
         raise ConfigError("'safetensors' holds plain models; for the quantized one take 'onnx' or another runtime's "
                           "format, or export before 'quantize' as well")  # fmt: skip
+    if isinstance(stage, PruneStage) and stage.pruner == PLAN and masked:
+        raise ConfigError("there are masks that were not cut out: a stage 'shrink' comes before the pruner 'plan'")
     if isinstance(stage, StudyStage) and (quantized or masked):
         raise ConfigError("what is looked at is a plain model: put it before 'prune', or behind 'shrink'")
     for budget in stage.budget:
@@ -75,11 +84,16 @@ def _masks(stage: object) -> bool:
 def _stage(stage: object, materials: Materials) -> None:
     if isinstance(stage, Training) and (isinstance(stage, FinetuneStage) or getattr(stage, "epochs", 0)):
         make_optimizer(stage.optimizer, materials.build())
-    if isinstance(stage, FinetuneStage) and materials.train is None:
-        raise ConfigError("this stage trains, and the recipe has no training data: give data: {train: ...}, or train= "
-                          "to torchpare.compress")  # fmt: skip
-    if isinstance(stage, FinetuneStage | QuantizeStage) and stage.distil is not None:
-        terms_from_config(stage.distil.terms)
+    if isinstance(stage, FinetuneStage | QuantizeStage):
+        _training(stage, materials)
+    if isinstance(stage, ExportStage | BenchmarkStage):
+        _installed(stage.formats if isinstance(stage, ExportStage) else stage.runtimes)
+    if isinstance(stage, StudyStage):
+        if materials.train is None and materials.calibration is None:
+            raise ConfigError("this stage looks at data, and the recipe has none: give data: {calibration: ...} or "
+                              "{train: ...}")  # fmt: skip
+        if stage.sensitivity:
+            materials.score()
     if isinstance(stage, PruneStage) and stage.pruner == PLAN:
         plan(materials.build(), stage.config_list, materials.example)
     elif isinstance(stage, PruneStage):
@@ -89,3 +103,46 @@ def _stage(stage: object, materials: Materials) -> None:
     if isinstance(stage, QuantizeStage):
         put_on(materials.build(), Quantized(stage.quantizer, tuple(stage.config_list), stage.arguments),
                materials.example)  # fmt: skip
+
+
+def _training(stage: FinetuneStage | QuantizeStage, materials: Materials) -> None:
+    """See that there is data to learn from, and that a teacher can be built and listened to."""
+    if stage.epochs and materials.train is None:
+        raise ConfigError("this stage trains, and the recipe has no training data: give data: {train: ...}, or train= "
+                          "to torchpare.compress")  # fmt: skip
+    if stage.distil is None:
+        return
+    if not stage.epochs:
+        raise ConfigError("'distil' teaches while the model trains: give the stage epochs too")
+    terms, said = terms_from_config(stage.distil.terms), stage.distil.teacher
+    teacher = materials.build() if said is None else build_model(said)
+    Distiller(materials.build(), teacher, terms).close()
+
+
+def _installed(names: Sequence[str]) -> None:
+    """See that what writes or runs the model is there."""
+    for name in names:
+        library = _LIBRARIES.get(name)
+        if library is not None and find_spec(library[0]) is None:
+            raise MissingExtraError(f"{name} needs {library[0]}, which is not installed; it comes with: pip install "
+                                    f"'torchpare[{library[1]}]'")  # fmt: skip
+
+
+def budgets(recipe: Recipe, dense: Mapping[str, float]) -> None:
+    """See that what budgets ask for is measured, now that the dense model was.
+
+    Args:
+        recipe: whose budgets.
+        dense: the metrics of the dense model.
+
+    Raises:
+        ConfigError: a budget could never be met; names its stage.
+    """
+    for number, item in enumerate(recipe.stages):
+        known = sorted({*dense, "size", *(("latency", "speedup") if item.kind == "benchmark" else ())})
+        for budget in item.stage.budget:
+            if budget.metric not in known:
+                near = get_close_matches(budget.metric, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+                raise ConfigError(f"stages[{number}].{item.kind}: the budget {budget.text!r} asks for "
+                                  f"{budget.metric!r}, which nothing measures; {hint}")  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,12 @@ from torch import nn
 from torchpare.errors import ConfigError
 from torchpare.quantization import Quantizer
 from torchpare.recipe.artifact import Quantized
-from torchpare.recipe.batches import Loss, calibration_batches, on
+from torchpare.recipe.batches import Loss, begin_epoch, calibration_batches, on
 from torchpare.recipe.named import class_of
 from torchpare.recipe.schema import Training
 from torchpare.recipe.training import Trainer
+from torchpare.search.journal import digest
+from torchpare.search.trial import seeded
 
 __all__ = ["Job", "Materials", "Outcome", "evaluated"]
 
@@ -46,7 +47,10 @@ class Materials:
         Raises:
             ConfigError: it says no numbers.
         """
-        return {} if self.evaluate is None else evaluated(self.evaluate, model)
+        if self.evaluate is None:
+            return {}
+        with seeded(self.seed):  # a metric that draws says the same of the same model
+            return evaluated(self.evaluate, model)
 
     def score(self) -> Score:
         """The metric as the one number that searches ask for.
@@ -99,12 +103,15 @@ class Job:
         Raises:
             ConfigError: the recipe has neither calibration nor training data.
         """
-        if self.materials.calibration is not None:
-            return list(islice(self.materials.calibration, count))
-        if self.materials.train is None:
+        own, train = self.materials.calibration, self.materials.train
+        batches = train if own is None else own
+        if batches is None:
             raise ConfigError("this stage looks at data, and the recipe has none: give data: {calibration: ...} or "
                               "{train: ...}")  # fmt: skip
-        return calibration_batches(self.materials.train, count, with_targets=True)
+        seed = int(digest(self.key, "calibration")[:8], 16)
+        begin_epoch(batches, 0, seed)  # whatever was drawn of them before, in this process or another
+        with seeded(seed):
+            return calibration_batches(batches, count, with_targets=own is None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
-import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +13,12 @@ from torch import nn
 
 from torchpare.errors import ConfigError
 from torchpare.recipe.artifact import load_weights
-from torchpare.recipe.batches import Loss, default_loss, first_example, on, read_again
+from torchpare.recipe.batches import Loss, begin_epoch, default_loss, first_example, on, read_again
+from torchpare.recipe.code import of_data, of_model_code, of_use
 from torchpare.recipe.job import Materials
 from torchpare.recipe.named import build_model, called, found, is_shape, read_inputs
 from torchpare.recipe.schema import Call, Recipe
-from torchpare.search.fingerprint import of_code, of_example, of_model
+from torchpare.search.fingerprint import of_example, of_model
 from torchpare.search.trial import seeded
 
 __all__ = ["Given", "gather"]
@@ -64,9 +63,9 @@ def gather(recipe: Recipe, given: Given) -> tuple[Materials, str]:
         build, train, evaluate, loss, calibration, example, recipe.seed, recipe.device, recipe.threads
     )
     words = recipe.model_dump(mode="json", exclude={"stages", "name"})
-    codes = [_code(call) for call in (recipe.model, recipe.data.train, recipe.data.calibration, recipe.evaluate,
-                                      recipe.loss)]  # fmt: skip
-    objects = [of_code(evaluate), of_code(loss), of_code(given.train) if callable(given.train) else ""]
+    calls = (recipe.model, recipe.data.train, recipe.data.calibration, recipe.evaluate, recipe.loss)
+    codes = [of_use(found(call.callable)) for call in calls if call is not None]
+    objects = [of_use(evaluate), of_use(loss), of_data(given.train), of_data(given.calibration)]
     return materials, repr((words, of_dense, codes, objects, of_example(example)))
 
 
@@ -76,7 +75,7 @@ def _builder(recipe: Recipe, given: Given) -> tuple[Callable[[], nn.Module], str
         if not isinstance(given.model, nn.Module):
             raise ConfigError(f"the model is a {type(given.model).__name__}, not a torch.nn.Module")
         kept = copy.deepcopy(given.model).eval()  # the user's own stays as it is, and may change meanwhile
-        return (lambda: copy.deepcopy(kept)), of_model(kept)
+        return (lambda: copy.deepcopy(kept)), _of_dense(kept)
     if recipe.model is None:
         raise ConfigError("the recipe names no model: give 'model', as package.module:callable")
     call, checkpoint, seed = recipe.model, _path(recipe.checkpoint, given.folder), recipe.seed
@@ -88,7 +87,12 @@ def _builder(recipe: Recipe, given: Given) -> tuple[Callable[[], nn.Module], str
         model = copy.deepcopy(model) if named else model
         return model if checkpoint is None else load_weights(model, checkpoint)
 
-    return build, of_model(build())
+    return build, _of_dense(build())
+
+
+def _of_dense(model: nn.Module) -> str:
+    """A name for a model: its weights, and what its classes compute."""
+    return f"{of_model(model)} {of_model_code(model)}"
 
 
 def _batches(call: Call | None, given: Any, what: str) -> Any:
@@ -107,6 +111,7 @@ def _example(recipe: Recipe, given: Given, train: Any) -> Any:
         if train is None:
             raise ConfigError("there is neither 'example_inputs' nor training data to take them from: give a shape, "
                               "such as 1x3x224x224")  # fmt: skip
+        begin_epoch(train, 0, recipe.seed)
         with seeded(recipe.seed):
             example = first_example(train)
     elif isinstance(said, str) and not is_shape(said):
@@ -120,20 +125,8 @@ def _path(checkpoint: str | None, folder: Path | None) -> Path | None:
     if checkpoint is None:
         return None
     path = Path(checkpoint)
-    return path if path.is_absolute() or folder is None or path.exists() else folder / path
-
-
-def _code(call: Call | None) -> str:
-    """A name for what a callable does: its code, or its class's source; with its arguments it is in the words."""
-    if call is None:
-        return ""
-    function = found(call.callable)
-    if isinstance(function, type):
-        try:
-            return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
-        except (OSError, TypeError):
-            return function.__qualname__
-    return of_code(function)
+    beside = path if folder is None else folder / path
+    return beside if beside.exists() or not path.exists() else path
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchpare.errors import ConfigError
+from torchpare.errors import ConfigError, TorchpareError
+from torchpare.recipe.code import is_own_file
 from torchpare.recipe.schema import Call
 
-__all__ = ["build_model", "called", "class_of", "found", "importing_from", "is_shape", "read_inputs"]
+__all__ = ["build_model", "called", "class_of", "found", "importing_from", "in_words", "is_shape", "read_inputs"]
 
 _SHAPE = re.compile(r"^(?:\w+=)?\d+(?:x\d+)*(?::\w+)?$")
 
@@ -40,18 +42,32 @@ def found(path: str) -> Any:
     """What ``package.module:name`` names; modules are also looked for in the working directory.
 
     Raises:
-        ConfigError: there is no such module or name.
+        ConfigError: there is no such module or name, or the module fails while it is imported.
     """
     if "" not in sys.path:
-        sys.path.insert(0, "")
+        sys.path.append("")
     module_name, _, name = path.partition(":")
     try:
-        value: Any = importlib.import_module(module_name)
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the module is the user's, and may raise anything
+        raise ConfigError(f"{path!r} cannot be found: {in_words(error)}") from error
+    value: Any = module
+    try:
         for part in name.split("."):
             value = getattr(value, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{path!r} cannot be found: {error}") from error
+    except AttributeError as error:
+        where = getattr(module, "__file__", None) or "built in"
+        raise ConfigError(f"{path!r} cannot be found: {error} ({where})") from error
     return value
+
+
+def in_words(error: BaseException) -> str:
+    """What an error says, with its kind and the line of the user's code that raised it, where it is not one of ours."""
+    if isinstance(error, TorchpareError):
+        return str(error)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_own_file(frame.filename)]
+    where = f" ({frames[-1].filename}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 def called(call: Call, *first: Any, what: str) -> Any:
@@ -72,7 +88,7 @@ def called(call: Call, *first: Any, what: str) -> Any:
         return function(*first, *call.args, **call.kwargs)
     except Exception as error:
         hint = "" if call.args or call.kwargs or first else "; name a callable without arguments"
-        raise ConfigError(f"{call.callable}() failed: {type(error).__name__}: {error}{hint}") from error
+        raise ConfigError(f"{call.callable}() failed: {in_words(error)}{hint}") from error
 
 
 def class_of(name: str, room: Any, base: type, what: str) -> Any:
@@ -107,17 +123,29 @@ def class_of(name: str, room: Any, base: type, what: str) -> Any:
 
 @contextmanager
 def importing_from(folder: Path | None) -> Iterator[None]:
-    """Modules are also looked for in a folder, meanwhile."""
+    """Modules are first looked for in a folder, meanwhile; those of other folders that have their names step aside."""
     if folder is None:
         yield
         return
-    entry = str(folder.resolve())
-    sys.path.insert(0, entry)
+    folder = folder.resolve()
+    aside = {name: sys.modules.pop(name) for name in _namesakes(folder)}
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
     try:
         yield
     finally:
-        if entry in sys.path:
-            sys.path.remove(entry)
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
+        sys.modules.update(aside)
+
+
+def _namesakes(folder: Path) -> list[str]:
+    """The user's own modules that were imported from elsewhere, and would be found in a folder under their names."""
+    here = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    files = {name: getattr(module, "__file__", None) for name, module in list(sys.modules.items())}
+    own = {name: Path(file) for name, file in files.items()
+           if name.partition(".")[0] in here and file is not None and is_own_file(file)}  # fmt: skip
+    return [name for name, file in own.items() if not file.resolve().is_relative_to(folder)]
 
 
 def is_shape(word: str) -> bool:

@@ -12,8 +12,9 @@ from rich.text import Text
 
 from torchpare.errors import TorchpareError
 from torchpare.recipe.check import check
+from torchpare.recipe.kept import fingerprints, known_stage, stage_names
 from torchpare.recipe.materials import Given, gather
-from torchpare.recipe.run import fingerprints, known_stage, stage_names
+from torchpare.recipe.named import importing_from
 from torchpare.recipe.schema import PruneStage, Recipe, Stage
 from torchpare.speedup import Plan, plan
 
@@ -56,12 +57,12 @@ class Preview:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The stages, and the plan of the first pruning."""
-        table = Table(title=f"{self.name}, in {self.folder}", title_style="bold", header_style="bold")
+        table = Table(title=Text(f"{self.name}, in {self.folder}"), title_style="bold", header_style="bold")
         for head in ("", "stage", "what", "budgets"):
             table.add_column(head)
         for each in self.stages:
             mark = Text("done", style="green") if each.done else Text("to do")
-            table.add_row(mark, each.name, _in_words(each), "\n".join(each.budgets))
+            table.add_row(mark, each.name, Text(_in_words(each)), "\n".join(each.budgets))
         yield table
         if self.pruning is not None:
             yield Text("\nOf the dense model, the first pruning by sparsity alone would take:")
@@ -77,7 +78,13 @@ def preview(recipe: Recipe, folder: Path, given: Given | None = None) -> Preview
         ConfigError: it cannot be carried out as it is.
         CheckpointError: the checkpoint does not fit the model.
     """
-    materials, beginning = gather(recipe, given or Given())
+    given = given or Given()
+    with importing_from(given.folder):
+        return _previewed(recipe, folder, given)
+
+
+def _previewed(recipe: Recipe, folder: Path, given: Given) -> Preview:
+    materials, beginning = gather(recipe, given)
     check(recipe, materials)
     marks, stages = fingerprints(recipe, beginning), []
     for number, (name, item) in enumerate(zip(stage_names(recipe), recipe.stages, strict=True), 1):

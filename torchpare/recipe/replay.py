@@ -22,7 +22,7 @@ class Replay:
     """The trainings of one stage.
 
     Args:
-        folder: where their results are kept; they go when the stage is over.
+        folder: where their results are kept; whoever runs the stage deletes them when it is over.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,11 +53,6 @@ class Replay:
         if self.on:
             with atomic_write(self._path(call)) as lent:
                 torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, lent)
-
-    def forget(self) -> None:
-        """The stage is over."""
-        for path in self.folder.glob("training-*.pth"):
-            path.unlink(missing_ok=True)
 
     def _path(self, call: int) -> Path:
         return self.folder / f"training-{call:04}.pth"

@@ -190,11 +190,11 @@ class Result:
 
     def table(self) -> Table:
         """A row for the dense model and for every stage."""
-        table = Table(title=self.name, title_style="bold", header_style="bold")
+        table = Table(title=Text(self.name), title_style="bold", header_style="bold")
         table.add_column("stage", no_wrap=True)
         columns = self.columns()
         for name in columns:
-            table.add_column(name, justify="right", no_wrap=True)
+            table.add_column(Text(name), justify="right", no_wrap=True)
         table.add_column("time", justify="right", no_wrap=True)
         table.add_column("budgets")
         dense = self.stages[0].metrics
@@ -229,7 +229,8 @@ class Result:
         rows = []
         for stage in self.stages:
             cells = [stage.name, *(_cell(name, stage, dense) for name in columns), numbers.duration(stage.seconds)]
-            told = "<br>".join(escape(str(verdict)) for verdict in stage.verdicts)
+            said = [*map(str, stage.verdicts), *([stage.failure.splitlines()[0]] if stage.failure else [])]
+            told = "<br>".join(map(escape, said))
             rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + f"<td>{told}</td></tr>")
         return (f"<table><caption>{escape(self.name)}: {escape(self.verdict)}</caption><thead><tr>{head}</tr></thead>"
                 f"<tbody>{''.join(rows)}</tbody></table>")  # fmt: skip

@@ -6,9 +6,7 @@ says. So a run that was killed at any point and started again ends with the same
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,28 +17,28 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
 from torchpare.attach import masks_of, quantizers_of
 from torchpare.errors import FileError, RecipeError, TorchpareError
-from torchpare.files.atomic import atomic_write
 from torchpare.recipe.artifact import MODEL, Quantized, read_artifact, write_artifact
-from torchpare.recipe.check import check
+from torchpare.recipe.check import budgets, check
 from torchpare.recipe.job import Job, Materials, Outcome, put_on
+from torchpare.recipe.kept import STAGE, fingerprints, known_stage, make_room, stage_names
 from torchpare.recipe.materials import Given, gather
-from torchpare.recipe.result import Result, StageResult, read_stage
+from torchpare.recipe.named import importing_from, in_words
+from torchpare.recipe.result import Result, StageResult
 from torchpare.recipe.schema import Recipe, StageItem
 from torchpare.recipe.stages import RUN
 from torchpare.report import count_flops_params, describe_machine
 from torchpare.search.journal import alone_in, digest
 from torchpare.search.trial import seeded
 
-__all__ = ["fingerprints", "known_stage", "run_recipe", "stage_names"]
+__all__ = ["run_recipe"]
 
 log = logging.getLogger(__name__)
-
-STAGE, STARTED = "stage.json", "started.json"
 
 
 def run_recipe(recipe: Recipe, folder: Path | None, given: Given | None = None, *, resume: bool = True) -> Result:
@@ -54,7 +52,7 @@ def run_recipe(recipe: Recipe, folder: Path | None, given: Given | None = None, 
         resume: False runs every stage anew.
 
     Raises:
-        ConfigError: the recipe cannot be carried out as it is; nothing was run.
+        ConfigError: the recipe cannot be carried out as it is; nothing but the dense model was run.
         FileError: the folder cannot be used.
         RecipeError: a stage failed; the ones before it are done.
     """
@@ -63,47 +61,11 @@ def run_recipe(recipe: Recipe, folder: Path | None, given: Given | None = None, 
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f"cannot keep the run in {folder}: {error.strerror or error}") from error
-    with alone_in(folder), _threads(recipe.threads):
-        materials, beginning = gather(recipe, given or Given())
+    given = given or Given()
+    with alone_in(folder, "run", "folder"), _threads(recipe.threads), importing_from(given.folder):
+        materials, beginning = gather(recipe, given)
         check(recipe, materials)
-        return _Run(recipe, folder, materials, beginning, resume=resume, beside=(given or Given()).folder).go()
-
-
-def stage_names(recipe: Recipe) -> list[str]:
-    """What every stage is called: by its own name, or by its kind, numbered where one comes again."""
-    names: list[str] = []
-    for item in recipe.stages:
-        name = item.stage.name or item.kind
-        count = sum(known == name or known.startswith(f"{name}-") for known in names)
-        names.append(name if not count or item.stage.name else f"{name}-{count + 1}")
-    return names
-
-
-def fingerprints(recipe: Recipe, beginning: str) -> list[str]:
-    """A name for each stage with all that goes before it; budgets may change without anything being run anew.
-
-    Args:
-        recipe: the stages.
-        beginning: what `gather` says of all that they share.
-    """
-    marks = [digest("dense", beginning)]
-    for item in recipe.stages:
-        words = item.stage.model_dump(mode="json", exclude={"budget", "name"})
-        marks.append(digest(marks[-1], item.kind, words))
-    return marks
-
-
-def known_stage(folder: Path, number: int, name: str, mark: str) -> StageResult | None:
-    """What a stage came to in an earlier run, if it is done and the same; without its verdicts.
-
-    Raises:
-        FileError: what is there is spoilt.
-    """
-    path = folder / f"{number:02}-{name}" / STAGE
-    if not path.exists():
-        return None
-    found = read_stage(path)
-    return found if found.fingerprint == mark else None
+        return _Run(recipe, folder, materials, beginning, resume=resume, beside=given.folder).go()
 
 
 class _Run:
@@ -129,7 +91,7 @@ class _Run:
                 item = self.recipe.stages[number - 1] if number else None
 
                 def progress(what: str, share: float, title: str = title) -> None:
-                    bar.update(task, completed=share, description=f"{title}: {what}")
+                    bar.update(task, completed=share, description=f"{title}: {escape(what)}")
 
                 known = self._known(number, name, marks[number], item)
                 if known is None:
@@ -139,6 +101,8 @@ class _Run:
                     bar.start()
                 done.append(known)
                 self._result(done, None)
+                if not number:
+                    budgets(self.recipe, known.metrics)
                 if not known.ok:
                     break
         model, _ = self._model_behind(done[-1])
@@ -153,9 +117,9 @@ class _Run:
         self, number: int, name: str, mark: str, item: StageItem | None, done: list[StageResult], progress: Any
     ) -> StageResult:
         folder = self.folder / f"{number:02}-{name}"
-        self._prepare(folder, number, mark)
         start = time.perf_counter()
         try:
+            make_room(self.folder, number, name, mark, resume=self.resume)
             if item is None:
                 outcome, metrics = self._dense(folder)
             else:
@@ -168,29 +132,18 @@ class _Run:
                 progress("evaluating", 1.0)
                 same = item.kind in ("export", "benchmark", "study")  # which leave the model as it is
                 metrics = dict(done[-1].metrics) if same else self._metrics(outcome.model, folder)
-        except TorchpareError as error:
-            where = f"stage {number} ({name}) failed: {error}"
-            raise RecipeError(f"{where}\nThe stages before it are done, in {self.folder}: mend that and run the recipe "
-                              "again") from error  # fmt: skip
-        metrics = {**metrics, **(outcome.metrics or {})}
-        dense = {**(done[0].metrics if done else metrics), **(outcome.dense or {})}
-        result = StageResult(number, name, item.kind if item else "dense", time.perf_counter() - start, metrics, dense,
-                             outcome.details, outcome.failure, fingerprint=mark)  # fmt: skip
-        result.write(folder / STAGE)
-        (folder / "training.pth").unlink(missing_ok=True)
+            metrics = {**metrics, **(outcome.metrics or {})}
+            dense = {**(done[0].metrics if done else metrics), **(outcome.dense or {})}
+            kind, seconds = item.kind if item else "dense", time.perf_counter() - start
+            result = StageResult(number, name, kind, seconds, metrics, dense, outcome.details, outcome.failure,
+                                 fingerprint=mark)  # fmt: skip
+            result.write(folder / STAGE)
+        except Exception as error:  # the user's own code runs in stages, and disks are full
+            raise RecipeError(f"stage {number} ({name}) failed: {in_words(error)}\nThe stages before it are done, in "
+                              f"{self.folder}: mend that and run the recipe again") from error  # fmt: skip
+        for trained in folder.glob("training*.pth"):
+            trained.unlink(missing_ok=True)
         return self._judged(result, item)
-
-    def _prepare(self, folder: Path, number: int, mark: str) -> None:
-        """Make a stage's folder, and delete what other runs left there and behind it. Of this run's own, all stays."""
-        started = folder / STARTED
-        if self.resume and started.exists() and _said(started) == mark and not (folder / STAGE).exists():
-            return
-        for old in sorted(self.folder.glob("[0-9][0-9]-*")):
-            if int(old.name[:2]) >= number and (old / STARTED).exists():
-                shutil.rmtree(old)
-        folder.mkdir(exist_ok=True)
-        with atomic_write(started) as lent:
-            lent.write_text(json.dumps({"fingerprint": mark}) + "\n", encoding="utf-8")
 
     def _dense(self, folder: Path) -> tuple[Outcome, dict[str, float]]:
         model = self.materials.build()
@@ -199,11 +152,11 @@ class _Run:
         return Outcome(model, None), self._metrics(model, folder)
 
     def _metrics(self, model: nn.Module, folder: Path) -> dict[str, float]:
-        found = self.materials.metrics(model)
+        found = {**self.materials.metrics(model), "parameters": float(_weights(model))}
         example = Job(self.materials, folder, "", model).example
         try:
             macs, _, _ = count_flops_params(model, example, verbose=False)
-            found |= {"parameters": float(_weights(model)), "macs": float(macs)}
+            found["macs"] = float(macs)
         except TorchpareError as error:
             log.warning("operations could not be counted: %s", error)
         if (folder / MODEL).exists():
@@ -239,13 +192,6 @@ def _weights(model: nn.Module) -> int:
     total = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in grids)
     gone = sum(int((~mask).sum()) for own in masks_of(model).values() for mask in own.values())
     return total - gone
-
-
-def _said(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 @contextmanager

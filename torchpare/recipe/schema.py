@@ -265,7 +265,7 @@ class Data(_Strict):
 class Recipe(_Strict):
     """Every stage from a trained model to a small one that was measured."""
 
-    name: str = Field(default="recipe", pattern=r"^[\w.-]+$")
+    name: str = Field(default="recipe", pattern=r"^\w[\w.-]*$")
     """Of the run, in tables, pages and folders."""
     model: Named | None = None
     """What builds the model."""
@@ -296,6 +296,9 @@ class Recipe(_Strict):
         seen: dict[str, int] = {}
         for number, item in enumerate(items):
             name = item.stage.name
+            if name is not None and (name == "dense" or name.isdigit()):
+                raise ValueError(f"stage {number} is called {name!r}, as the model before all stages, or as a stage's "
+                                 "number; give it another name")  # fmt: skip
             if name is not None and name in seen:
                 raise ValueError(f"stages {seen[name]} and {number} are both called {name!r}; give each its own name")
             if name is not None:

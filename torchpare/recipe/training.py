@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from torchpare.errors import ConfigError, FileError, TorchpareError
 from torchpare.files.atomic import atomic_write
-from torchpare.recipe.batches import Loss, arguments_of, on
+from torchpare.recipe.batches import Loss, arguments_of, begin_epoch, on, taken_by
 from torchpare.recipe.named import found
 from torchpare.recipe.schedules import factor
 from torchpare.recipe.schema import FinetuneStage, Optimizer, QuantizeStage, Training
@@ -119,7 +119,7 @@ class Trainer:
         """
         model.train()
         seed = int(digest(self.key, number)[:8], 16)
-        _begin_epoch(self.batches, number, seed)
+        begin_epoch(self.batches, number, seed)
         losses: list[Tensor] = []
         with seeded(seed):
             optimizer.zero_grad()
@@ -205,7 +205,7 @@ class Trainer:
         return history
 
     def _loss(self, model: nn.Module, batch: Any, criterion: Loss) -> Tensor:
-        args, kwargs = arguments_of(batch)
+        args, kwargs = arguments_of(batch, taken_by(model))
         device = torch.device(self.device).type
         with torch.autocast(device, dtype=torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             output = model(*args, **kwargs)
@@ -305,17 +305,6 @@ def _length(batches: Any) -> int:
     except TypeError as error:
         raise ConfigError(f"the training data is a {type(batches).__name__} without a length, so that no learning rate "
                           "can be scheduled: give a list or a DataLoader that knows its length") from error  # fmt: skip
-
-
-def _begin_epoch(batches: Any, number: int, seed: int) -> None:
-    """Let loaders that draw by themselves draw what belongs to this epoch."""
-    for holder in (batches, getattr(batches, "sampler", None), getattr(batches, "batch_sampler", None)):
-        generator = getattr(holder, "generator", None)
-        if isinstance(generator, torch.Generator):
-            generator.manual_seed(seed)
-        told = getattr(holder, "set_epoch", None)
-        if callable(told):
-            told(number)
 
 
 @torch.no_grad()

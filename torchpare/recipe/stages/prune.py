@@ -52,7 +52,6 @@ def run(settings: PruneStage, job: Job) -> Outcome:
     if is_incomplete(job.model):
         try_to_complete(job.model, job.example)
     job.model.zero_grad(set_to_none=True)
-    replay.forget()
     layers = [{"name": name, "left": left, "of": of} for name, (left, of) in pruner.get_pruned_weights().items()]
     details: dict[str, Any] = {"pruner": settings.pruner, "layers": layers}
     get = getattr(pruner, "get_config_list", None)

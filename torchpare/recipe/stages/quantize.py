@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchpare.attach import quantizers_of
-from torchpare.errors import ConfigError, QuantizationError
+from torchpare.errors import QuantizationError
 from torchpare.quantization import ObserverQuantizer
 from torchpare.recipe.artifact import Quantized
 from torchpare.recipe.batches import on
@@ -37,7 +37,5 @@ def run(settings: QuantizeStage, job: Job) -> Outcome:
     if waiting:
         raise QuantizationError(f"{settings.quantizer} learns its grids in training, and {waiting[0]} has seen no "
                                 "data: give the stage epochs, or take quantizer: ObserverQuantizer")  # fmt: skip
-    if settings.distil is not None and not settings.epochs:
-        raise ConfigError("'distil' teaches while the model trains: give the stage epochs too")
     details["places"] = [{"name": each.name, "bits": each.spec.grid.bits} for _, _, _, each in quantizers_of(job.model)]
     return Outcome(job.model, said, details)
