@@ -193,9 +193,7 @@ def fails(_model):
 
 
 def test_what_the_user_s_code_raises_is_told_with_its_line(tmp_path):
-    with pytest.raises(
-        RecipeError, match=r"stage 0 \(dense\) failed: ValueError: the test set is gone \(.*test_r"
-    ):
+    with pytest.raises(RecipeError, match=r"stage 0 \(dense\) failed: ValueError: the test set is gone \(.*test_r"):
         run_recipe(recipe("finetune", evaluate="tests.recipe.test_resume:fails"), tmp_path / "r")
 
     def loss(output, batch):
