@@ -7,55 +7,14 @@ from importlib import import_module
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+
+from tests.support.equal import FILTERS, X, evaluator, net, score, sgd, states_equal, train
 
 V1 = "nni.algorithms.compression.pytorch.pruning"
 V2 = "nni.compression.pytorch.pruning"
 V3 = "nni.compression.pruning"
-FILTERS = [{"sparsity": 0.5, "op_types": ["Conv2d"]}, {"exclude": True, "op_names": ["0"]}]
 WEIGHTS = [{"sparsity": 0.7, "op_types": ["default"]}]
 NORMS = [{"sparsity": 0.5, "op_types": ["BatchNorm2d"]}]
-
-
-def batches():
-    generator = torch.Generator().manual_seed(1)
-    return [(torch.randn(8, 3, 8, 8, generator=generator), torch.randint(4, (8,), generator=generator))
-            for _ in range(4)]  # fmt: skip
-
-
-X = batches()[0][0]
-
-
-def net():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.BatchNorm2d(12), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4),
-    )  # fmt: skip
-
-
-def train(model, optimizer, criterion=F.cross_entropy, epoch=0):
-    model.train()
-    for x, y in batches():
-        optimizer.zero_grad()
-        criterion(model(x), y).backward()
-        optimizer.step()
-
-
-def sgd(model):
-    return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-
-
-def score(model):
-    model.eval()
-    with torch.no_grad():
-        return float(-sum(F.cross_entropy(model(x), y) for x, y in batches()))
-
-
-def states_equal(one, other):
-    assert one.keys() == other.keys()
-    for key, value in one.items():
-        assert torch.equal(value, other[key]), key
 
 
 def pruned(pruner, model, tmp_path, name):
@@ -118,24 +77,6 @@ def test_a_search_of_2_3_is_torchpare_s(name, tmp_path):
         lambda model: SEARCHES[name](ours, model, tmp_path / "ours"),
         tmp_path,
     )
-
-
-def evaluator(model, optimizer=None):
-    from nni.compression.pytorch import TorchEvaluator
-
-    def training_func(model, optimizers, criterion, lr_schedulers=None, max_steps=None, max_epochs=None):
-        done = 0
-        for _ in range(max_epochs or 1):
-            for x, y in batches():
-                if done == max_steps:
-                    return
-                optimizers.zero_grad()
-                criterion(model(x), y).backward()
-                optimizers.step()
-                done += 1
-
-    return TorchEvaluator(training_func, sgd(model) if optimizer is None else optimizer, F.cross_entropy,
-                          evaluating_func=score)  # fmt: skip
 
 
 EVALUATED = {
@@ -203,66 +144,3 @@ def test_a_linear_schedule_of_3_0_prunes_as_much_behind_each_interval():
     watched.patch_optimizer_step([], [lambda: seen.append(int((model[0].weight.flatten(1) == 0).all(dim=1).sum()))])
     pruner.compress(max_epochs=3)
     assert seen == [0, 1, 1, 2, 2, 3, 3, 4, 4, 4, 4, 4]
-
-
-QUANTIZED = [
-    {"quant_types": ["weight", "output"], "quant_bits": {"weight": 8, "output": 8}, "op_types": ["Conv2d"]},
-    {"exclude": True, "op_names": ["3"]},
-]
-WEIGHT = [{"quant_types": ["weight"], "quant_bits": 8, "op_types": ["Conv2d", "Linear"]}]
-
-
-@pytest.mark.parametrize(
-    ("name", "asked"),
-    [("QAT_Quantizer", QUANTIZED), ("NaiveQuantizer", WEIGHT), ("DoReFaQuantizer", WEIGHT), ("LsqQuantizer", WEIGHT)],
-)
-def test_a_quantizer_of_2_3_is_torchpare_s(name, asked, tmp_path):
-    found = []
-    for path in ("nni.algorithms.compression.pytorch.quantization", "torchpare.quantization"):
-        model = net()
-        optimizer = sgd(model)
-        quantizer = getattr(import_module(path), name)(model, asked, optimizer)
-        assert quantizer.compress() is model
-        train(model, optimizer)
-        calibration = quantizer.export_model(tmp_path / "model.pth", tmp_path / "calibration.pth")
-        found.append((model.state_dict(), torch.load(tmp_path / "model.pth"), calibration))
-    states_equal(found[0][0], found[1][0])
-    states_equal(found[0][1], found[1][1])
-    assert str(found[0][2]) == str(found[1][2])
-
-
-def test_a_quantizer_of_3_0_is_torchpare_s():
-    from nni.compression.quantization import QATQuantizer
-
-    from torchpare.quantization import QATQuantizer as Ours
-
-    later = [{"op_names": ["0"], "target_names": ["weight", "_output_0"], "quant_dtype": "int8",
-              "target_settings": {"_output_0": {"quant_dtype": "uint8"}}}]  # fmt: skip
-    theirs, own = net(), net()
-    _, calibration = QATQuantizer(theirs, later, evaluator(theirs)).compress(max_epochs=2)
-    optimizer = sgd(own)
-    quantizer = Ours(own, QUANTIZED, optimizer)
-    quantizer.compress()
-    for _ in range(2):
-        train(own, optimizer)
-    states_equal(theirs.state_dict(), own.state_dict())
-    assert calibration["0"]["weight_bits"] == calibration["0"]["output_bits"] == 8
-
-
-def test_a_small_model_is_the_one_that_torchpare_makes(tmp_path):
-    from nni.compression.pytorch import ModelSpeedup as Second
-    from nni.compression.speedup import ModelSpeedup as Third
-
-    from torchpare import ModelSpeedup
-    from torchpare.pruning import L1FilterPruner
-
-    states = []
-    for kind in (ModelSpeedup, Second, Third):
-        model = net()
-        L1FilterPruner(model, FILTERS[:1], dummy_input=X).compress()
-        job = kind(model, X)
-        returned = job.speedup_model()
-        states.append(model.state_dict())
-        assert returned is model if kind is Third else returned.exact
-    states_equal(states[0], states[1])
-    states_equal(states[0], states[2])

@@ -121,7 +121,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*`isinstance.treespec, LeafSpec.` is deprecated.*"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning.*"),
     pytest.mark.filterwarnings("ignore::UserWarning:lightning.*"),
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*"),
 ]
 
 
