@@ -19,6 +19,11 @@ SLOW = {"docs/start.md", "docs/search.md", "docs/quantizers.md", "docs/speed.md"
 RUNNING = [page for page in PAGES if any(block.kind == "python" for block in blocks(page))]
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_shows_what_a_merge_has_left(page):
+    assert not re.findall(r"^(?:<{7} |={7}$|>{7} ).*", text_of(page), re.MULTILINE)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:(lightning|transformers|torch.utils.data).*")  # what machines lack
 @pytest.mark.filterwarnings("ignore::FutureWarning:lightning.*")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:lightning.*")
