@@ -283,3 +283,15 @@ def test_the_lowest_scores_of_all_layers_go_together_where_the_mode_says_so():
     expected = {(layer, at) for _, layer, at in together[:4]}
     assert {(layer, at) for layer in ("a", "b") for at in gone(model, layer)} == expected
     assert len(gone(model, "a")) != 2
+
+
+def test_it_waits_for_no_less_than_nothing_where_several_batches_make_a_step():
+    model = Small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    pruner = ActivationAPoZRankFilterPruner(
+        model, [{"sparsity": 0.5, "op_types": ["Conv2d"]}], optimizer, sparsifying_training_batches=2
+    )
+    pruner.compress()
+    for _ in range(4):  # whose gradients are accumulated
+        model(torch.ones(2, 1, 6, 6)).sum().backward()
+    assert pruner.waiting == "it has seen 2 of the 2 minibatches that it asks for"

@@ -13,7 +13,15 @@ from torch.utils.checkpoint import checkpoint
 from tests.quantization.flows import Net, batch, train
 from torchpare.attach import quantizers_of
 from torchpare.attach.quantizer import DECAY
-from torchpare.quantization import BNNQuantizer, DoReFaQuantizer, LsqQuantizer, PACTQuantizer, QAT_Quantizer
+from torchpare.errors import ConfigError
+from torchpare.quantization import (
+    BNNQuantizer,
+    DoReFaQuantizer,
+    LsqPlusQuantizer,
+    LsqQuantizer,
+    PACTQuantizer,
+    QAT_Quantizer,
+)
 
 EVERYTHING = [{"quant_types": ["weight", "input", "output"], "quant_bits": 8, "op_types": ["Conv2d", "Linear"]}]
 
@@ -233,3 +241,14 @@ def test_two_processes_that_train_together_have_the_same_scales(name, tmp_path):
         assert torch.equal(scale, scale_too)
         assert torch.equal(zero_point, zero_point_too)
     assert len({float(scale) for scale, _ in one}) > 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensor", "remedy"),
+    [(LsqQuantizer, "output", True), (LsqQuantizer, "weight", False), (LsqPlusQuantizer, "weight", False)],
+)
+def test_lsq_refuses_an_offset_and_names_lsq_plus_only_where_that_learns_one(kind, tensor, remedy):
+    asked = [{"quant_types": [tensor], "quant_bits": 8, "op_types": ["Linear"], "quant_scheme": {tensor: "affine"}}]
+    with pytest.raises(ConfigError, match="leave 'quant_scheme' out") as error:
+        kind(nn.Sequential(nn.Linear(3, 2)), asked)
+    assert ("use LsqPlusQuantizer" in str(error.value)) is remedy

@@ -39,9 +39,11 @@ class LsqQuantizer(Quantizer):
 
     def check(self, place: Place) -> None:
         """Only symmetric grids have nothing but a step."""
-        if not place.spec.grid.symmetric:
-            raise ConfigError(f"{place.name}: {type(self).__name__} learns the step of symmetric grids; leave "
-                              "'quant_scheme' out, or use LsqPlusQuantizer, which learns an offset too")  # fmt: skip
+        if place.spec.grid.symmetric:
+            return
+        more = ", or use LsqPlusQuantizer, which learns an offset too" if place.kind in ("input", "output") else ""
+        raise ConfigError(f"{place.name}: {type(self).__name__} learns the step of symmetric grids here; leave "
+                          f"'quant_scheme' out{more}")  # fmt: skip
 
     def weight_quantizer(self, place: Place) -> FakeQuantize:
         """A step that starts from the weight."""
