@@ -1,4 +1,4 @@
-"""Who is called around an optimizer's steps, and when."""
+"""Who is called around an optimizer's steps, and when; what is seen of gradients just before."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from torchpare.attach.watch import GradientWatch, Steps, before_step
+from torchpare.attach.steps import Steps, before_step
+from torchpare.attach.watch import GradientWatch
 
 
 def layer_and_optimizer(kind=torch.optim.SGD, **options):
@@ -80,3 +81,40 @@ def test_of_a_closure_that_is_run_several_times_the_first_run_counts():
     fresh, _ = layer_and_optimizer()
     fresh(torch.ones(1, 3)).square().sum().backward()
     assert torch.equal(watch.sums["layer"], fresh.weight * fresh.weight.grad)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("unscaled_before", [False, True])
+def test_gradients_are_unscaled_before_anybody_looks_and_steps_that_are_none_are_not_told(fused, unscaled_before):
+    layer, optimizer = layer_and_optimizer(torch.optim.AdamW, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    seen, after = [], []
+    Steps(optimizer, before=lambda: seen.append(layer.weight.grad.clone()), after=lambda: after.append(1))
+    for spoilt in (False, True, False):
+        before = layer.weight.detach().clone()
+        loss = layer(torch.ones(1, 3)).sum()
+        scaler.scale(loss * torch.inf if spoilt else loss).backward()
+        if unscaled_before:
+            scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        assert torch.equal(layer.weight, before) is spoilt
+    assert len(seen) == len(after) == 2
+    assert all(torch.equal(grad, torch.ones(2, 3)) for grad in seen)
+
+
+def test_a_fused_step_under_a_scaler_is_the_same_whether_anybody_looks_or_not():
+    trained = []
+    for watched in (False, True):
+        layer, optimizer = layer_and_optimizer(torch.optim.AdamW, fused=True)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        if watched:
+            before_step(optimizer, list)
+        for _ in range(3):
+            scaler.scale(layer(torch.ones(1, 3)).square().sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        trained.append(layer.weight.detach().clone())
+    assert torch.equal(*trained)

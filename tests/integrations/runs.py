@@ -103,9 +103,9 @@ def made(case: str, seed: int = 0) -> tuple[Small, list[Compressor]]:
     return model, compressors
 
 
-def sgd(model: nn.Module) -> torch.optim.Optimizer:
+def sgd(model: nn.Module, *, fused: bool = False) -> torch.optim.Optimizer:
     """With something to remember."""
-    return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, fused=fused)
 
 
 def by_hand(
@@ -117,11 +117,12 @@ def by_hand(
     each_step: Callable[[nn.Module], None] = lambda _: None,
     skipped: Sequence[int] = (),
     data: Callable[[int], list[tuple[torch.Tensor, torch.Tensor]]] = batches,
+    fused: bool = False,
 ) -> Small:
     """The model that a user's own loop trains, who gives everybody the optimizer and forgets no call."""
     torch.manual_seed(0)
     model = Small()
-    optimizer = sgd(model)
+    optimizer = sgd(model, fused=fused)
     compressors = CASES[case](model, optimizer)
     for own in compressors:
         own.compress()

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from torchpare.attach.ranks import terms_over_ranks
-from torchpare.attach.watch import dense_weight, remove_all
+from torchpare.attach.steps import remove_all
+from torchpare.attach.watch import dense_weight
 
 __all__ = ["ActivationGradientWatch", "ActivationWatch", "Inputs", "channel_axis"]
 

@@ -1,4 +1,4 @@
-"""Running statistics of gradients, and who counts steps: sums, never the tensors themselves.
+"""Running statistics of gradients: sums, never the tensors themselves.
 
 A watch hangs on the layers by torch's own hooks and on the optimizer by its own, and is taken off by `remove`. What it
 adds up depends on nothing but the batches it saw.
@@ -13,22 +13,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from torchpare.attach.layer import CompressedLayer
 from torchpare.attach.ranks import averages_over_ranks, many_ranks
 from torchpare.attach.reading import in_use
+from torchpare.attach.steps import before_step, remove_all
 from torchpare.numerics.shards import in_pieces, whole
 
-__all__ = [
-    "GradientWatch",
-    "MaskGradientWatch",
-    "Steps",
-    "Watch",
-    "before_step",
-    "dense_weight",
-    "remove_all",
-]
+__all__ = ["GradientWatch", "MaskGradientWatch", "Watch", "dense_weight"]
 
 
 class Watch(Protocol):
@@ -208,84 +200,8 @@ class MaskGradientWatch:
         self.sums[name] = self.sums[name] + seen if name in self.sums else seen
 
 
-class Steps:
-    """Calls functions before and after each step of an optimizer, until it is removed.
-
-    It may be removed from within such a call. Then its hooks stay and do nothing: the optimizer is going through all of
-    its hooks just then, and would stumble over one that is taken away.
-    """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        *,
-        before: Callable[[], None] | None = None,
-        after: Callable[[], None] | None = None,
-    ) -> None:
-        self._handles: list[Any] = []
-        self._calls = {"before": before, "after": after}
-        self._calling = False
-        if before is not None:
-            self._handles.append(before_step(optimizer, partial(self._call, "before")))
-        if after is not None:
-            self._handles.append(optimizer.register_step_post_hook(partial(self._call, "after")))
-
-    def remove(self) -> None:
-        """Stop calling."""
-        self._calls.clear()
-        if not self._calling:
-            remove_all(self._handles)
-
-    def _call(self, when: str, *_: Any) -> None:
-        if (call := self._calls.get(when)) is None:
-            return
-        self._calling = True
-        try:
-            call()
-        finally:
-            self._calling = False
-
-
-def before_step(optimizer: Optimizer, call: Callable[[], None]) -> RemovableHandle:
-    """Call a function just before each step of an optimizer, when the gradients are there.
-
-    Where the step is given a closure, that computes the gradients (in Lightning, that is every step): the call follows
-    it. Of a closure that is run several times, as by LBFGS, it follows the first run.
-
-    Args:
-        optimizer: whose steps.
-        call: without arguments.
-
-    Returns:
-        Its ``remove()`` ends it.
-    """
-
-    def hook(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
-        if closure is None:
-            call()
-            return None
-        due = [call]
-
-        def followed() -> Any:
-            result = closure()
-            while due:
-                due.pop()()
-            return result
-
-        return (args[:1], {**kwargs, "closure": followed})
-
-    return optimizer.register_step_pre_hook(hook)
-
-
 def dense_weight(layer: nn.Module) -> nn.Parameter:
     """The parameter of a layer that has the gradient, masked or not."""
     weight = layer._parameters["weight"]  # noqa: SLF001 - reading .weight would multiply by a mask
     assert weight is not None
     return weight
-
-
-def remove_all(handles: list[RemovableHandle]) -> None:
-    """Take off what hangs there."""
-    while handles:
-        handles.pop().remove()

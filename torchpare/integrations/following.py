@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from torchpare.attach import Compressor
 from torchpare.attach.averaged import carry_over
 from torchpare.attach.loading import take_masks_from_states
+from torchpare.attach.steps import steps_not
 from torchpare.errors import ConfigError
 from torchpare.pruning.groups import is_incomplete
 
@@ -83,7 +84,9 @@ class Following:
         self.stop()
         _remove(self._loading)
 
-    def _stepped(self, told: Sequence[Compressor], *_: Any) -> None:
+    def _stepped(self, told: Sequence[Compressor], optimizer: Optimizer, *_: Any) -> None:
+        if steps_not(optimizer):
+            return
         for compressor in told:
             compressor.step()
         self.carry_over()

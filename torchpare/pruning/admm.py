@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from torchpare.attach.watch import Steps
+from torchpare.attach.steps import Steps
 from torchpare.config import Target
 from torchpare.errors import ConfigError
 from torchpare.numerics.shards import placed_like, whole

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from torchpare.attach.ranks import fewest_over_ranks
-from torchpare.attach.watch import Steps, Watch, dense_weight
+from torchpare.attach.steps import Steps
+from torchpare.attach.watch import Watch, dense_weight
 from torchpare.config import Target
 from torchpare.errors import MaskError
 from torchpare.pruning.granularity import Allocation
@@ -143,7 +144,9 @@ class DataDrivenPruner(FilterPruner):
         """What the pruner waits for; empty where it does not."""
         if self._watch is None:
             return ""
-        return f"it has seen {self._watch.batches} of the {self.batches} minibatches that it asks for"
+        # Several batches may make one step, behind which the masks come: then more were seen than it asks for.
+        seen = min(self._watch.batches, self.batches)
+        return f"it has seen {seen} of the {self.batches} minibatches that it asks for"
 
     @property
     def looks(self) -> bool:

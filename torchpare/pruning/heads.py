@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from torchpare.attach import attach_masks, masks_of
 from torchpare.attach.activation_watch import Inputs
-from torchpare.attach.watch import Steps
+from torchpare.attach.steps import Steps
 from torchpare.config import Entry, Target, read_entries, type_name
 from torchpare.errors import ConfigError, MaskError
 from torchpare.graph import PruningSpace, Removal, group_masks

@@ -11,7 +11,8 @@ from torch.optim import Adam, Optimizer
 
 from torchpare.attach import attach_masks, masks_of
 from torchpare.attach.ranks import averages_over_ranks
-from torchpare.attach.watch import MaskGradientWatch, Steps
+from torchpare.attach.steps import Steps
+from torchpare.attach.watch import MaskGradientWatch
 from torchpare.config import WEIGHTED, Target
 from torchpare.errors import ConfigError
 from torchpare.numerics import cubic, drop_count, keep_highest, with_warm_up

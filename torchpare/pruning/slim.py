@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from torchpare.attach.watch import Steps
+from torchpare.attach.steps import Steps
 from torchpare.errors import ConfigError
 from torchpare.numerics import magnitude, select_global
 from torchpare.pruning.base import Pruner

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from torchpare.attach import (
     Compressor,
@@ -25,6 +25,7 @@ from torchpare.attach import (
     learned_grids,
     quantizers_of,
 )
+from torchpare.attach.steps import Steps
 from torchpare.config import QuantEntry, QuantSpec, Target, select
 from torchpare.config.layers import WEIGHTED
 from torchpare.config.quantization import Observer, QuantType
@@ -110,7 +111,7 @@ class Quantizer(Compressor):
         self.joined = joined_outputs(model, self.activations, dummy_input) if dummy_input is not None else []
         self._compressed = False
         self._hung: list[FakeQuantize] = []
-        self._counting: RemovableHandle | None = None
+        self._counting: Steps | None = None
 
     @property
     def layers(self) -> list[str]:
@@ -188,7 +189,7 @@ class Quantizer(Compressor):
             quantizer.counts_passes = False
             quantizer.see_whether_active()
         if waiting:
-            self._counting = optimizer.register_step_post_hook(lambda *_: _count(waiting))
+            self._counting = Steps(optimizer, after=partial(_count, waiting))
 
     def step(self) -> None:
         """Tell the quantizer that a minibatch has been learnt; harmless: the optimizer or the model counts steps.

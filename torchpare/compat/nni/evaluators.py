@@ -9,11 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn
 
 from torch import nn
 from torch.optim import Optimizer
 
+from torchpare.attach.steps import Steps
 from torchpare.errors import CompatError, ConfigError
 
 __all__ = ["Evaluator", "Task", "TorchEvaluator", "restored_modes"]
@@ -191,17 +193,13 @@ class TorchEvaluator(Evaluator):
     ) -> None:
         """Call the function; tasks hang on the optimizer's own hooks meanwhile."""
         first, last = self._tasks(before, after)
-        handles = [
-            self._optimizer.register_step_pre_hook(lambda *_: _each(first)),
-            self._optimizer.register_step_post_hook(lambda *_: _each(last)),
-        ]
+        steps = Steps(self._optimizer, before=partial(_each, first), after=partial(_each, last))
         try:
             with restored_modes(model):
                 model.train()
                 self.training_func(model, self.optimizers, self.criterion, self.lr_schedulers, max_steps, max_epochs)
         finally:
-            for handle in handles:
-                handle.remove()
+            steps.remove()
 
     def measure(self, model: nn.Module) -> Any:
         """What ``evaluating_func`` says.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from torchpare.attach import is_attached
 from torchpare.attach.quantized import quantizers_of
+from torchpare.attach.steps import Steps
 from torchpare.compat.nni.changes import tell
 from torchpare.compat.nni.views import LayerInfo, WrapperView, entry_of
 from torchpare.config import Target
@@ -90,12 +92,12 @@ class LegacyCompressor:
     def patch_optimizer(self, *tasks: Callable[[], Any]) -> None:
         """Call the tasks behind each step of the optimizer, by its own hooks; nothing to do without one."""
         if self.optimizer is not None:
-            self.optimizer.register_step_post_hook(lambda *_: _run(tasks))
+            Steps(self.optimizer, after=partial(_run, tasks))
 
     def patch_optimizer_before(self, *tasks: Callable[[], Any]) -> None:
         """Call the tasks before each step of the optimizer, by its own hooks; nothing to do without one."""
         if self.optimizer is not None:
-            self.optimizer.register_step_pre_hook(lambda *_: _run(tasks))
+            Steps(self.optimizer, before=partial(_run, tasks))
 
 
 def _run(tasks: Sequence[Callable[[], Any]]) -> None:
