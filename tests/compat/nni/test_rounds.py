@@ -78,6 +78,17 @@ def test_with_speedup_the_model_is_small_behind_the_last_round(kind, tmp_path):
     assert torch.load(tmp_path / "mask.pth")["0"]["bias"].sum() == 4
 
 
+@pytest.mark.parametrize("kind", [AGPPruner, LinearPruner, LotteryTicketPruner])
+def test_with_speedup_the_best_round_is_small_too_whichever_it_is(kind):
+    scores = iter([0.9, 0.5])
+    _, pruner, model, _ = rounds(kind, 2, speedup=True, dummy_input=X, evaluator=lambda model: next(scores))
+    at, best, masks, score, _ = pruner.get_best_result()
+    assert (at, score) == (1, 0.9)
+    assert best[0].out_channels == int(masks["0"]["bias"].sum())
+    assert model[0].out_channels == 4 < best[0].out_channels < 16
+    assert best(X).shape == model(X).shape
+
+
 def test_criteria_that_look_at_data_see_it_in_each_round():
     passes = []
 

@@ -59,11 +59,13 @@ class RoundsPruner(V2Pruner):
         return self._best
 
     def shrink(self) -> None:
-        """Make the model small where that was asked for."""
+        """Make the model small where that was asked for; and the best one, where an evaluator kept a copy of it."""
         if self.speedup:
             masks = self.get_masks()
             ModelSpeedup(self.bound_model, self.dummy_input).speedup_model()
             self._unwrapped = masks  # for `export_model`, which writes them beside the small model's weights
+            if self._best is not None and self._best[1] is not self.bound_model:
+                ModelSpeedup(self._best[1], self.dummy_input).speedup_model()
 
     def _asked(self) -> list[dict[str, Any]]:
         now = self.sparsities()
