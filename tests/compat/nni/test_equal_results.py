@@ -144,3 +144,14 @@ def test_a_linear_schedule_of_3_0_prunes_as_much_behind_each_interval():
     watched.patch_optimizer_step([], [lambda: seen.append(int((model[0].weight.flatten(1) == 0).all(dim=1).sum()))])
     pruner.compress(max_epochs=3)
     assert seen == [0, 1, 1, 2, 2, 3, 3, 4, 4, 4, 4, 4]
+
+
+def test_filters_sorted_globally(tmp_path):
+    from torchpare.pruning import TaylorFOWeightFilterPruner as Ours
+
+    theirs = import_module(V1).TaylorFOWeightFilterPruner
+    check(
+        lambda model: theirs(model, FILTERS, sgd(model), train, F.cross_entropy, global_sort=True),
+        lambda model: Ours(model, FILTERS, sgd(model), train, F.cross_entropy, mode="global"),
+        tmp_path,
+    )

@@ -84,6 +84,9 @@ CHANGES: dict[str, Change] = {
     "slim": Change(
         "`SlimPruner`", "might prune a whole layer", "each norm keeps one channel",
         "a model with an empty layer computes nothing"),
+    "global_sort": Change(
+        "`global_sort` of `TaylorFOWeightFilterPruner`", "counted a filter as many times as it has weights",
+        "the share that was asked for is one of filters", "so it is with every other pruner"),
     "admm": Change(
         "`ADMMPruner`", "moved the weights past the optimizer, and began with Z the weights themselves",
         "adds the gradient of the penalty, and begins with a copy", "so it is written in the paper"),

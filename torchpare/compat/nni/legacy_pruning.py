@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchpare import pruning, search
 from torchpare.attach import detach
@@ -163,7 +163,33 @@ class SlimPruner(LegacyPruner, pruning.SlimPruner):
 
 
 class TaylorFOWeightFilterPruner(LegacyPruner, pruning.TaylorFOWeightFilterPruner):
-    """As :class:`torchpare.pruning.TaylorFOWeightFilterPruner`, which has the arguments."""
+    """As :class:`torchpare.pruning.TaylorFOWeightFilterPruner`, which has the other arguments.
+
+    Args:
+        global_sort: as ``mode="global"``: the filters of all layers are ranked together, each layer keeps one.
+    """
+
+    def __init__(  # noqa: PLR0913 - the arguments of NNI 2.2 to 2.4
+        self,
+        model: nn.Module,
+        config_list: Any,
+        optimizer: Any = None,
+        trainer: Any = None,
+        criterion: Any = None,
+        sparsifying_training_batches: Any = 1,
+        dependency_aware: bool = False,
+        dummy_input: Any = None,
+        global_sort: bool = False,
+        *,
+        statistics_batch_num: int | None = None,
+        mode: str = "normal",
+    ) -> None:
+        if global_sort:
+            tell("global_sort")
+        super().__init__(
+            model, config_list, optimizer, trainer, criterion, sparsifying_training_batches, dependency_aware,
+            dummy_input, statistics_batch_num=statistics_batch_num, mode="global" if global_sort else mode,
+        )  # fmt: skip
 
 
 class ActivationAPoZRankFilterPruner(LegacyPruner, pruning.ActivationAPoZRankFilterPruner):
