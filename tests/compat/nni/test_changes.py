@@ -125,6 +125,9 @@ MEETING = {
     "dependencies": lambda folder: ChannelDependency(net(), X),
     "counter": lambda folder: count_flops_params(net(), X, verbose=False),
     "slim": lambda folder: trained(v1.SlimPruner, [{"sparsity": 0.5, "op_types": ["BatchNorm2d"]}], 1),
+    "fused": lambda folder: v3.LevelPruner.from_compressor(
+        made(v3.L1NormPruner, FILTERS), [{"op_types": ["Linear"], "sparse_ratio": 0.5}]
+    ).compress(),
     "global_sort": lambda folder: trained(v1.TaylorFOWeightFilterPruner, FILTERS, 1, False, None, True),
     "admm": lambda folder: compressed(v1.ADMMPruner, FILTERS, train, F.cross_entropy, 1, 1),
     "statistics": lambda folder: trained(v1.AGPPruner, FILTERS, 2, 1, "apoz"),

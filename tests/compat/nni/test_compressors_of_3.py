@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 
 import pytest
 import torch
 import torch.nn.functional as F
 from nni.compression import TorchEvaluator
-from nni.compression.pruning import AGPPruner, L1NormPruner, LevelPruner, LinearPruner, MovementPruner
+from nni.compression.distillation import DynamicLayerwiseDistiller
+from nni.compression.pruning import AGPPruner, L1NormPruner, LevelPruner, LinearPruner, MovementPruner, TaylorPruner
 from nni.compression.quantization import BNNQuantizer, DoReFaQuantizer, PtqQuantizer, QATQuantizer
 from torch import nn
 
@@ -90,6 +92,25 @@ def test_a_quantizer_on_a_pruned_model_keeps_its_zeros():
     quantizer.track_forward(X)
     quantizer.unwrap_model()
     assert list(quantizer.get_modules_wrapper()) == ["0"]
+
+
+def test_an_earlier_compressor_that_nobody_told_to_compress_does_so_first():
+    model = net()
+    trains = evaluator(model)
+    quantizer = QATQuantizer(model, GRIDS, trains)
+    pruner = TaylorPruner.from_compressor(quantizer, ASKED, training_steps=2)
+    scheduled = AGPPruner.from_compressor(pruner, interval_steps=1, total_times=2)
+    teacher = copy.deepcopy(model)
+    distiller = DynamicLayerwiseDistiller.from_compressor(scheduled, [{"op_names": ["5"]}], teacher)
+    distilled, losses = distiller.compress(max_steps=3, max_epochs=None)
+    distiller.unwrap_model()
+    assert distilled is model
+    assert losses
+    assert int((model[0].weight.flatten(1) == 0).all(dim=1).sum()) == 4
+    assert quantizer.get_calibration_config()["0"]["weight_bits"] == 8
+    before = model.state_dict()["0.weight"].clone()
+    scheduled.compress()  # does nothing again
+    assert torch.equal(model.state_dict()["0.weight"], before)
 
 
 def test_a_calibration_goes_from_one_model_to_another():

@@ -138,6 +138,9 @@ CHANGES: dict[str, Change] = {
     "first_wins": Change(
         "two entries of a `config_list` of NNI 3 that reach one layer", "the first one won, against what its pages say",
         "the last one wins", "so it is written, and so it was in all versions before"),
+    "fused": Change(
+        "`from_compressor` of a compressor that has not compressed yet", "let both do their work in one training",
+        "lets the earlier one compress first, with a training of its own", "then each can be looked at by itself"),
     "distillation": Change(
         "distillers of NNI 3", "ran `teacher_predict`, and learnt maps where widths differ",
         "run the teacher on what the student was given, and compare the channels that the student kept",

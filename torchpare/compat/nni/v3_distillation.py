@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from torchpare.compat.nni.changes import tell
 from torchpare.compat.nni.evaluators import TorchEvaluator
+from torchpare.compat.nni.v3_pruner import compress_earlier
 from torchpare.compat.nni.v3_select import selected
 from torchpare.config import WEIGHTED
 from torchpare.distillation import Distiller, FeatureTerm, HiddenStates
@@ -65,12 +66,47 @@ class DynamicLayerwiseDistiller:
                               "a library computes the loss, add torchpare.distillation.Distiller's to it")  # fmt: skip
         self.bound_model, self.evaluator, self.origin_loss_lambda = model, evaluator, origin_loss_lambda
         self.terms, self.teacher = terms_of(model, config_list), teacher_model
+        self.earlier: Any = None
+        self.compressed = False
+        """Whether it has trained the student."""
         self.losses: dict[str, Tensor] = {}
         """The latest value of each kind of term."""
         Distiller(model, teacher_model, self.terms).close()  # says what is wrong with layers and links
 
+    @classmethod
+    def from_compressor(
+        cls,
+        compressor: Any,
+        new_config_list: Any,
+        teacher_model: nn.Module,
+        teacher_predict: Callable[..., Any] | None = None,
+        origin_loss_lambda: float = 1.0,
+        evaluator: TorchEvaluator | None = None,
+    ) -> Self:
+        """A distiller of another compressor's model, which does its work first; see the class for the arguments.
+
+        Args:
+            compressor: whose model and, where none is given, whose evaluator.
+            new_config_list: which layers.
+            teacher_model: the teacher.
+            teacher_predict: not needed.
+            origin_loss_lambda: times which the loss of the training step counts.
+            evaluator: who trains.
+        """
+        trains = evaluator or compressor.evaluator
+        made = cls(compressor.bound_model, new_config_list, trains, teacher_model, teacher_predict, origin_loss_lambda)
+        made.earlier = compressor
+        return made
+
+    def unwrap_model(self) -> None:
+        """Nothing wraps the student; nothing to do."""
+
+    wrap_model = unwrap_model
+
     def compress(self, max_steps: int | None = None, max_epochs: int | None = None) -> Any:
         """Train the student, and return ``(model, losses)``."""
+        compress_earlier(self.earlier, max_steps, max_epochs)
+        self.compressed = True
         tell("distillation")
         seen: list[tuple[tuple[Any, ...], dict[str, Any], Any]] = []
 

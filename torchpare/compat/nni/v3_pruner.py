@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from torchpare.compat.nni.changes import tell
 from torchpare.compat.nni.evaluators import Evaluator
 from torchpare.compat.nni.v2_pruning import V2Pruner
 from torchpare.compat.nni.v3_config import pruning_of_v3
 from torchpare.errors import CompatError
 
-__all__ = ["V3Pruner", "check_evaluator", "trainer_of"]
+__all__ = ["V3Pruner", "check_evaluator", "compress_earlier", "trainer_of"]
 
 
 class V3Pruner(V2Pruner):
@@ -32,6 +33,9 @@ class V3Pruner(V2Pruner):
     limits: tuple[int | None, int | None] = (None, None)
     """``(steps, epochs)`` to train for."""
 
+    earlier: Any = None
+    """The compressor that this one was made from, which compresses first."""
+
     def asked(self, model: nn.Module, config_list: Any, evaluator: Any, existed_wrappers: Any) -> tuple[Any, Any, Any]:
         """``(entries, mode, dummy_input)`` in our words.
 
@@ -48,7 +52,7 @@ class V3Pruner(V2Pruner):
     def from_compressor(
         cls, compressor: Any, new_config_list: Any, *args: Any, evaluator: Evaluator | None = None, **named: Any
     ) -> Self:
-        """A pruner of another compressor's model, on top of what is on it already.
+        """A pruner of another compressor's model, on top of what that one does, which it does first.
 
         Args:
             compressor: whose model and, where none is given, whose evaluator.
@@ -58,10 +62,13 @@ class V3Pruner(V2Pruner):
             evaluator: who trains.
         """
         chosen = evaluator or getattr(compressor, "evaluator", None)
-        return cls(compressor.bound_model, new_config_list, chosen, *args, **named)  # type: ignore[call-arg] - each subclass takes these three
+        made = cls(compressor.bound_model, new_config_list, chosen, *args, **named)  # type: ignore[call-arg] - each subclass takes these three
+        made.earlier = compressor
+        return made
 
     def compress(self, max_steps: int | None = None, max_epochs: int | None = None) -> Any:
         """Prune, training where the algorithm does, and return ``(model, masks)``."""
+        compress_earlier(self.earlier, max_steps, max_epochs)
         if max_steps is not None or max_epochs is not None:
             self.limits = max_steps, max_epochs
         return super().compress()
@@ -109,6 +116,19 @@ def check_evaluator(evaluator: Any, existed_wrappers: Any, name: str) -> None:
     if evaluator is not None and not isinstance(evaluator, Evaluator):
         raise CompatError(f"{name}: evaluator is a {type(evaluator).__name__}; it is a TorchEvaluator, a "
                           "LightningEvaluator or a TransformersEvaluator")  # fmt: skip
+
+
+def compress_earlier(earlier: Any, max_steps: int | None, max_epochs: int | None) -> None:
+    """Let the compressor that another one was made from do its part, where nobody has told it to.
+
+    Args:
+        earlier: it; None where there is none.
+        max_steps: how many steps it trains.
+        max_epochs: how many epochs it trains.
+    """
+    if earlier is not None and not earlier.compressed:
+        tell("fused")
+        earlier.compress(max_steps, max_epochs)
 
 
 def trainer_of(compressor: Any) -> Evaluator:

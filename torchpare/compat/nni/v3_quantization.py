@@ -11,7 +11,7 @@ from torchpare import quantization
 from torchpare.compat.nni.evaluators import Evaluator, restored_modes
 from torchpare.compat.nni.legacy_quantization import LegacyQuantizer, signs
 from torchpare.compat.nni.v3_config import quantization_of_v3
-from torchpare.compat.nni.v3_pruner import check_evaluator, trainer_of
+from torchpare.compat.nni.v3_pruner import check_evaluator, compress_earlier, trainer_of
 from torchpare.compat.nni.views import WrapperView
 from torchpare.errors import CompatError, ConfigError
 from torchpare.files.calibration import Calibration
@@ -42,6 +42,9 @@ class V3Quantizer(LegacyQuantizer):
 
     evaluator: Evaluator | None
 
+    earlier: Any = None
+    """The compressor that this one was made from, which compresses first."""
+
     def __init__(
         self, model: nn.Module, config_list: Any, evaluator: Evaluator | None = None, existed_wrappers: Any = None, *,
         quant_start_step: int = 0,
@@ -67,7 +70,7 @@ class V3Quantizer(LegacyQuantizer):
     def from_compressor(
         cls, compressor: Any, new_config_list: Any, *args: Any, evaluator: Evaluator | None = None, **named: Any
     ) -> Self:
-        """A quantizer of another compressor's model, on top of what is on it already.
+        """A quantizer of another compressor's model, on top of what that one does, which it does first.
 
         Args:
             compressor: whose model and, where none is given, whose evaluator.
@@ -76,10 +79,13 @@ class V3Quantizer(LegacyQuantizer):
             **named: as ``args``, by name.
             evaluator: who trains.
         """
-        return cls(compressor.bound_model, new_config_list, evaluator or compressor.evaluator, *args, **named)
+        made = cls(compressor.bound_model, new_config_list, evaluator or compressor.evaluator, *args, **named)
+        made.earlier = compressor
+        return made
 
     def compress(self, max_steps: int | None = None, max_epochs: int | None = None) -> Any:
         """Quantize, train, and return ``(model, calibration_config)``."""
+        compress_earlier(self.earlier, max_steps, max_epochs)
         super().compress()
         self.learn(max_steps, max_epochs)
         return self.bound_model, self.get_calibration_config()
@@ -164,7 +170,7 @@ class PtqQuantizer(V3Quantizer, quantization.PtqQuantizer):
 
     def compress(self, max_steps: int | None = None, max_epochs: int | None = None) -> Any:
         """Evaluate once, which shows the ranges, quantize, and return ``(model, calibration_config)``."""
-        del max_steps, max_epochs
+        compress_earlier(self.earlier, max_steps, max_epochs)
         if not self._compressed:
             with restored_modes(self.bound_model), torch.no_grad():
                 self.bound_model.eval()

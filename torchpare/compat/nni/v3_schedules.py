@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Self
 
 from torchpare import pruning
 from torchpare.compat.nni.evaluators import Evaluator
@@ -41,8 +42,16 @@ class _Scheduled(V3Pruner, pruning.GradualPruner):
             dependency_aware=pruner.dependency_aware, dummy_input=pruner.dummy_input,
         )  # fmt: skip
         self.evaluator = pruner.evaluator if evaluator is None else evaluator
+        self.earlier = pruner.earlier
         self.interval_steps = checked_batches(name, "interval_steps", interval_steps)
         self._steps = 0
+
+    @classmethod
+    def from_compressor(  # type: ignore[override] - NNI's own, which differs from that of other pruners
+        cls, compressor: V3Pruner, interval_steps: int, total_times: int, evaluator: Evaluator | None = None
+    ) -> Self:
+        """As calling the class; the arguments are the same."""
+        return cls(compressor, interval_steps, total_times, evaluator)
 
     def begin(self) -> None:
         """Let the evaluator train, and prune behind each interval."""
