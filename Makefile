@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip
 RECIPE := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types tests bench pruners quantizers speed zoo format clean
+.PHONY: help demo test check lint types tests docs bench pruners quantizers distillation speed zoo format clean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,7 +17,7 @@ help: ## list these words
 demo: $(VENV)/.examples ## train, prune, shrink, prove, export and measure a ResNet-20 on real digits (about 4 minutes)
 	$(BIN)/python examples/digits_resnet20.py
 
-test: lint types tests ## lint, types, tests: everything that must hold before a commit
+test: lint types tests docs ## lint, types, tests, the site: everything that must hold before a commit
 
 check: lint types ## lint and types alone: quick
 
@@ -32,6 +32,9 @@ types: $(VENV)/.dev
 tests: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) --durations 10
 
+docs: $(VENV)/.dev ## the documentation site into runs/site, with warnings as errors and without the network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 bench: $(VENV)/.bench ## time, memory and latency of what is shrunk, beside Torch-Pruning and native models
 	$(BIN)/python -m benchmarks.shrink
 	$(BIN)/python -m benchmarks.latency
@@ -44,6 +47,9 @@ pruners: $(VENV)/.bench ## what every pruner and search reaches and costs; write
 quantizers: $(VENV)/.bench ## what every quantizer reaches and costs; writes docs/quantizers.md (about an hour)
 	$(BIN)/python -m benchmarks.qat --compiled
 	$(BIN)/python -m benchmarks.quantizers --jobs $(JOBS)
+
+distillation: $(VENV)/.bench ## what a teacher adds to fine-tuning; writes docs/distillation.md (about half an hour)
+	$(BIN)/python -m benchmarks.distillation --jobs $(JOBS)
 
 speed: $(VENV)/.zoo ## dense, pruned, int8 and both in runtimes; writes docs/speed.md (about half an hour)
 	$(BIN)/python -m benchmarks.deploy --page

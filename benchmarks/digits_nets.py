@@ -81,6 +81,8 @@ class Budget:
     epochs: int
     rate: float = 0.03
     used: int = 0
+    lesson: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    """The loss of (output, digits, pictures), where it is not `loss_of` alone."""
     generator: torch.Generator = field(init=False)
 
     def __post_init__(self) -> None:
@@ -101,7 +103,12 @@ class Budget:
         order = torch.randperm(len(self.data.train_digits), generator=self.generator)
         for chosen in order[: len(order) // BATCH * BATCH].split(BATCH):
             optimizer.zero_grad()
-            loss = (criterion or loss_of)(model(self.data.train_pictures[chosen]), self.data.train_digits[chosen])
+            pictures, digits = self.data.train_pictures[chosen], self.data.train_digits[chosen]
+            output = model(pictures)
+            if criterion is None and self.lesson is not None:
+                loss = self.lesson(output, digits, pictures)
+            else:
+                loss = (criterion or loss_of)(output, digits)
             loss.backward()
             optimizer.step()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchpare.files.checkpoint import load, save
     from torchpare.files.pretrained import save_pretrained
+    from torchpare.recipe.compress import compress
     from torchpare.runtimes.bench import benchmark
     from torchpare.speedup import ModelSpeedup, Plan, apply_compression_results, plan
 
@@ -23,6 +24,7 @@ __all__ = [
     "__version__",
     "apply_compression_results",
     "benchmark",
+    "compress",
     "load",
     "plan",
     "save",
@@ -36,6 +38,7 @@ _HOME = {
     "Plan": "torchpare.speedup",
     "apply_compression_results": "torchpare.speedup",
     "benchmark": "torchpare.runtimes.bench",
+    "compress": "torchpare.recipe.compress",
     "load": "torchpare.files.checkpoint",
     "plan": "torchpare.speedup",
     "save": "torchpare.files.checkpoint",

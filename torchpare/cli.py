@@ -1,6 +1,7 @@
 """The command `torchpare`: one function a word, each of which calls into a room.
 
-Exit codes: 0 all is well, 1 something asked for could not be done, 2 the command was not understood.
+Exit codes: 0 all is well, 1 something asked for is not so (a budget, a speed, a proof), 2 the command or what it names
+was not understood, 3 a stage of a recipe failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,15 +13,25 @@ from typing import Annotated
 
 import typer
 
-from torchpare.errors import TorchpareError
+from torchpare.errors import RecipeError, TorchpareError
 
 __all__ = ["app"]
 
+_HELP = (
+    "Makes PyTorch models physically smaller, and proves that the small one computes the same.\n\n"
+    "A recipe takes a trained model through every stage: [bold]torchpare plan[/] recipe.yaml shows what would happen, "
+    "[bold]torchpare run[/] recipe.yaml does it (and goes on where it was, if it was interrupted), [bold]torchpare "
+    "report[/] tells it again. The other words do one thing each.\n\n"
+    "Exit codes: 0 all is well; 1 something asked for is not so: a budget, a speed, a proof; 2 the command, or what it "
+    "names, was not understood; 3 a stage failed, and the ones before it are done."
+)
+
 app = typer.Typer(
-    help="Makes PyTorch models physically smaller, and proves that the small one computes the same.",
+    help=_HELP,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
+    rich_markup_mode="rich",
 )
 
 
@@ -30,13 +41,97 @@ def _torchpare() -> None:
 
 
 @app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="the YAML file; see docs/recipe.md")],
+    *,
+    folder: Annotated[
+        Path | None, typer.Option(help="where every stage keeps what it made; runs/ and the recipe's name if not given")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="run every stage anew, whatever is there")] = False,
+    json: Annotated[
+        Path | None, typer.Option(help="write the figures here; - prints them in place of the table")
+    ] = None,
+) -> None:
+    """Take a model through every stage of a recipe; go on where an earlier run was interrupted.
+
+    Exit code 1 if a budget is missed or the model is not faster where it should be, 3 if a stage fails. The page
+    report.html is left in the folder.
+
+    [dim]torchpare run recipes/digits.yaml --folder runs/digits[/]
+    """
+    from torchpare.commands import recipe as command
+
+    with _usage_errors():
+        try:
+            found = command.run(recipe, folder, resume=not fresh, target=json)
+        except KeyboardInterrupt as error:
+            typer.echo("interrupted; the same command goes on where it was", err=True)
+            raise typer.Exit(130) from error
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="of a run, finished or not")],
+    *,
+    html: Annotated[Path | None, typer.Option(help="the page; report.html in the folder if not given")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="write the figures here; - prints them in place of the table")
+    ] = None,
+) -> None:
+    """Tell again what came of a run: the table, and one page that can be sent to anybody.
+
+    [dim]torchpare report runs/digits --html digits.html[/]
+    """
+    from torchpare.commands import recipe as command
+
+    with _usage_errors():
+        command.report(folder, html, json)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="a checkpoint, masks, a calibration, ONNX, a recipe, a run's folder")],
+    *,
+    json: Annotated[Path | None, typer.Option(help="write it here; - prints it in place of the table")] = None,
+) -> None:
+    """Say what a file holds, without its model; nothing in it is run.
+
+    [dim]torchpare inspect small.safetensors[/]
+    """
+    from torchpare.commands import inspect as command
+
+    with _usage_errors():
+        command.inspect(file, json)
+
+
+@app.command()
+def schema(
+    file: Annotated[Path | None, typer.Argument(help="where it goes; printed if not given", show_default=False)] = None,
+) -> None:
+    """Write the JSON schema of recipes, with which editors complete and check them.
+
+    [dim]# yaml-language-server: $schema=recipe.schema.json[/]
+    """
+    from torchpare.commands import recipe as command
+
+    with _usage_errors():
+        command.write_schema(file)
+
+
+@app.command()
 def plan(
-    model: Annotated[str, typer.Argument(help="package.module:callable, such as torchvision.models:resnet18")],
+    model: Annotated[
+        str,
+        typer.Argument(help="package.module:callable, such as torchvision.models:resnet18; or a recipe's YAML file"),
+    ],
     *,
     inputs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option("--input", help="shape of an example input: 1x3x224x224, 2x16:int64, or name=2x16:int64"),
-    ],
+    ] = None,
+    folder: Annotated[Path | None, typer.Option(help="of a recipe: where its runs are kept")] = None,
     sparsity: Annotated[float, typer.Option(help="the share to remove", min=0.0, max=0.99)] = 0.5,
     structures: Annotated[str, typer.Option(help="what to remove, with commas: all, channels, heads, ...")] = "all",
     names: Annotated[str | None, typer.Option(help="only of these modules, with commas")] = None,
@@ -44,7 +139,20 @@ def plan(
     config: Annotated[Path | None, typer.Option(help="a config_list as JSON, in place of the options above")] = None,
     json: Annotated[Path | None, typer.Option(help="write the plan here")] = None,
 ) -> None:
-    """Show what would go from a model: every group, what stays and why, what is saved, where the function changes."""
+    """Show what would go from a model: every group, what stays and why, what is saved, where the function changes.
+
+    Of a recipe: its stages, which of them are done, and what the first pruning would take. Nothing is changed.
+
+    [dim]torchpare plan torchvision.models:resnet18 --input 1x3x224x224 --sparsity 0.5[/]
+
+    [dim]torchpare plan recipes/digits.yaml[/]
+    """
+    if model.endswith((".yaml", ".yml")):
+        from torchpare.commands import recipe
+
+        with _usage_errors():
+            recipe.plan(Path(model), folder, json)
+        return
     from torchpare.commands import plan as command
 
     entry: dict[str, object] = {"sparsity": sparsity, "structures": structures.split(",")}
@@ -53,13 +161,13 @@ def plan(
     if round_to is not None:
         entry["round_to"] = round_to
     with _usage_errors():
-        command.run(model, inputs, [entry] if config is None else config, json)
+        command.run(model, inputs or [], [entry] if config is None else config, json)
 
 
 @app.command()
 def bench(
-    dense: Annotated[str, typer.Argument(help="package.module:callable, the model before it was compressed")],
-    compressed: Annotated[list[str], typer.Argument(help="[name=]package.module:callable, one or more")],
+    dense: Annotated[str, typer.Argument(help="the model before: package.module:callable, or a run's FOLDER@dense")],
+    compressed: Annotated[list[str], typer.Argument(help="[name=]package.module:callable or [name=]FOLDER of a run")],
     *,
     inputs: Annotated[
         list[str],
@@ -72,9 +180,20 @@ def bench(
     calibration: Annotated[str | None, typer.Option(help="package.module:callable that gives batches")] = None,
     runs: Annotated[int, typer.Option(help="timed rounds", min=2)] = 30,
     threads: Annotated[int | None, typer.Option(help="within one operator", min=1)] = None,
-    json: Annotated[Path | None, typer.Option(help="write the figures here")] = None,
+    memory: Annotated[
+        bool, typer.Option("--memory/--no-memory", help="measure peak memory too, each in a process of its own")
+    ] = True,
+    html: Annotated[Path | None, typer.Option(help="write a page with pictures here")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="write the figures here; - prints them in place of the table")
+    ] = None,
 ) -> None:
-    """Time compressed models beside the dense one, in the same runtimes; exit code 1 if one of them is not faster."""
+    """Time compressed models beside the dense one, in the same runtimes; exit code 1 if one of them is not faster.
+
+    [dim]torchpare bench runs/digits@dense int8=runs/digits --input 1x1x8x8[/]
+
+    [dim]torchpare bench nets:dense small=nets:small --input 1x3x224x224 --runtime onnxruntime,openvino --batch 1,8[/]
+    """
     from torchpare.commands import deploy
 
     sizes = batch.split(",")
@@ -83,7 +202,7 @@ def bench(
     with _usage_errors():
         found = deploy.bench(
             dense, compressed, inputs, runtimes=runtimes.split(","), batch_sizes=[int(size) for size in sizes],
-            calibration=calibration, runs=runs, threads=threads, target=json,
+            calibration=calibration, runs=runs, threads=threads, memory=memory, html=html, target=json,
         )  # fmt: skip
     if not found.ok:
         raise typer.Exit(1)
@@ -91,7 +210,7 @@ def bench(
 
 @app.command()
 def verify(
-    model: Annotated[str, typer.Argument(help="package.module:callable that gives a quantized model")],
+    model: Annotated[str, typer.Argument(help="a quantized model: package.module:callable, or a run's FOLDER[@stage]")],
     *,
     inputs: Annotated[
         list[str],
@@ -103,7 +222,10 @@ def verify(
     calibration: Annotated[str | None, typer.Option(help="package.module:callable that gives batches")] = None,
     json: Annotated[Path | None, typer.Option(help="write the figures here")] = None,
 ) -> None:
-    """Compare a runtime's numbers with fake quantization in PyTorch, layer by layer; exit code 1 if they differ."""
+    """Compare a runtime's numbers with fake quantization in PyTorch, layer by layer; exit code 1 if they differ.
+
+    [dim]torchpare verify nets:quantized --input 1x3x224x224 --runtime onnxruntime[/]
+    """
     from torchpare.commands import deploy
 
     with _usage_errors():
@@ -152,6 +274,9 @@ def _usage_errors() -> Iterator[None]:
     """What the user can put right is told in a sentence, without a traceback."""
     try:
         yield
+    except RecipeError as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(3) from error
     except TorchpareError as error:
         raise typer.BadParameter(str(error)) from error
 

@@ -12,7 +12,9 @@
     │   ├── MaskFileError
     │   └── CheckpointError
     ├── SearchError            a search cannot go on; what it has found so far is in its journal
+    ├── RecipeError            a stage of a recipe failed; the stages before it are done
     ├── ExportError            an exported program is missing, or disagrees with PyTorch
+    ├── CompatError            what another toolkit's script asks for has no counterpart here
     └── MissingExtraError      an optional library is not installed      (also an ImportError)
 
 Each message says what was given, where, and what would be right.
@@ -23,6 +25,7 @@ from __future__ import annotations
 __all__ = [
     "CaptureError",
     "CheckpointError",
+    "CompatError",
     "ConfigError",
     "ExportError",
     "FileError",
@@ -32,6 +35,7 @@ __all__ = [
     "MissingExtraError",
     "ProofError",
     "QuantizationError",
+    "RecipeError",
     "SearchError",
     "ShrinkError",
     "TorchpareError",
@@ -86,8 +90,16 @@ class SearchError(TorchpareError):
     """A search cannot go on; what it has found so far is in its journal, and the model is as it was before."""
 
 
+class RecipeError(TorchpareError):
+    """A stage of a recipe failed; the stages before it are done, and running again goes on behind them."""
+
+
 class ExportError(TorchpareError):
     """An exported program could not be made, or disagrees with PyTorch."""
+
+
+class CompatError(TorchpareError):
+    """What a script written for another toolkit asks for has no counterpart here; says what to write instead."""
 
 
 class MissingExtraError(TorchpareError, ImportError):

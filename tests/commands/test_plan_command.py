@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from torchpare.cli import app
-from torchpare.commands.models import build_model, read_inputs
 from torchpare.errors import ConfigError
+from torchpare.recipe.named import build_model, read_inputs
 
 NET = """
 from torch import nn
@@ -83,5 +83,5 @@ def test_inputs_are_tensors_by_place_or_by_name():
 
 
 def test_a_number_is_no_model(here):
-    with pytest.raises(ConfigError, match="failed"):
+    with pytest.raises(ConfigError, match="is a int, which cannot be called"):
         build_model("mynet_of_a_test:number")

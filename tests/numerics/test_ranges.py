@@ -114,3 +114,11 @@ def test_a_constant_is_within_its_range(value):
     histogram = counted(torch.full((7,), value))
     low, high = kl_range(histogram, INT8)
     assert float(low) <= torch.tensor(value) <= float(high)
+
+
+def test_many_values_are_counted_part_by_part_as_all_at_once():
+    x = torch.randn(2**18 + 12345, generator=torch.Generator().manual_seed(0))
+    histogram = Histogram.empty().with_values(x)
+    assert histogram.counts.sum() == x.numel()
+    at = ((x.double() - histogram.low) / (histogram.high - histogram.low) * BINS).long().clamp(max=BINS - 1)
+    assert torch.equal(histogram.counts, torch.bincount(at, minlength=BINS).double())

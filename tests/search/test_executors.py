@@ -12,7 +12,7 @@ from tests.search.nets import CONVOLUTIONS, Chain, example, likelihood, trained,
 from tests.search.strategies import STRATEGIES
 from torchpare.errors import ConfigError, SearchError
 from torchpare.pruning import NetAdaptPruner, SimulatedAnnealingPruner
-from torchpare.search import Processes, RayCluster, Serial
+from torchpare.search import Processes, RayCluster, SensitivityAnalysis, Serial
 from torchpare.search.fingerprint import of_model
 
 
@@ -41,11 +41,28 @@ def test_processes_find_what_one_process_finds(name: str, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own, of what it imports
-def test_ray_finds_what_one_process_finds(tmp_path: Path) -> None:
-    cluster = RayCluster(2)
-    for name in ("net_adapt", "annealing"):
+def test_every_search_and_a_sensitivity_analysis_find_on_ray_what_they_find_in_one_process(tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+
+    def compare(name: str) -> None:
         serial = _searched(name, tmp_path / f"{name} serial", "serial")
-        assert _searched(name, tmp_path / f"{name} ray", cluster) == serial
+        assert _searched(name, tmp_path / f"{name} ray", RayCluster(2)) == serial, name
+
+    first, *others = STRATEGIES
+    compare(first)
+    assert not ray.is_initialized()  # a cluster that a search started is stopped behind it
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        for name in others:
+            compare(name)
+        assert ray.is_initialized()  # and one that was there is not
+        tables = [
+            SensitivityAnalysis(trained(Chain), likelihood, [0.25, 0.5, 0.75], executor=executor).analysis()
+            for executor in ("serial", RayCluster(2))
+        ]
+        assert tables[0] == tables[1]
+    finally:
+        ray.shutdown()
 
 
 @pytest.mark.slow

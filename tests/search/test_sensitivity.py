@@ -11,7 +11,15 @@ import torch
 from tests.search.nets import Chain, likelihood, trained
 from torchpare.errors import ConfigError, FileError
 from torchpare.pruning import L1FilterPruner, SensitivityPruner
+from torchpare.search import Executor, Processes, Serial
 from torchpare.utils import SensitivityAnalysis
+
+
+class Plain(Executor):
+    """Not the serial one, but as good."""
+
+    def run(self, bench, jobs):
+        return Serial().run(bench, jobs)
 
 
 def _masked(model, name: str, sparsity: float) -> float:
@@ -76,6 +84,57 @@ def test_the_table_is_written_and_read_back(tmp_path) -> None:
         SensitivityPruner.load_sensitivity(tmp_path / "long.csv")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stops", [{}, {"early_stop_mode": "dropped", "early_stop_value": 0.05}])
+def test_several_processes_find_the_same_values(stops) -> None:
+    model = trained(Chain)
+    alone = SensitivityAnalysis(model, likelihood, [0.25, 0.5, 0.75], **stops)
+    together = SensitivityAnalysis(model, likelihood, [0.25, 0.5, 0.75], executor=Processes(2, threads=1), **stops)
+    assert together.analysis() == alone.analysis()
+    assert list(together.sensitivities) == list(alone.sensitivities)
+    assert [list(row) for row in together.sensitivities.values()] == [list(r) for r in alone.sensitivities.values()]
+
+
+def test_an_executor_is_shown_a_model_with_one_layer_masked_for_each_value() -> None:
+    class Recorder(Executor):
+        labels: list[list[str]] = []  # noqa: RUF012
+
+        def run(self, bench, jobs):
+            self.labels.append([job.label for job in jobs])
+            return Serial().run(bench, list(reversed(jobs)))
+
+    model = trained(Chain)
+    recorder = Recorder()
+    analysis = SensitivityAnalysis(model, likelihood, [0.25, 0.5], executor=recorder)
+    assert analysis.analysis(specified_layers=["wide", "stem"]) == SensitivityAnalysis(
+        model, likelihood, [0.25, 0.5]
+    ).analysis(specified_layers=["wide", "stem"])
+    assert recorder.labels == [["wide at 25%", "wide at 50%", "stem at 25%", "stem at 50%"]]
+    recorder.labels.clear()
+    stopping = SensitivityAnalysis(model, likelihood, [0.25, 0.5], "l1", "minimize", 99.0, executor=recorder)
+    assert [list(row) for row in stopping.analysis(specified_layers=["wide"]).values()] == [[0.25]]
+    assert recorder.labels == [["wide at 25%"]]
+
+
+@pytest.mark.parametrize("prune_type", ["l1", "level"])
+def test_a_layer_that_has_lost_some_already_is_pruned_further_by_an_executor_too(prune_type) -> None:
+    found = []
+    for executor in ("serial", Plain()):
+        analysis = SensitivityAnalysis(trained(Chain), likelihood, [0.5], prune_type, executor=executor)
+        analysis.update_already_pruned("wide", 0.5)
+        found.append(analysis.analysis(specified_layers=["wide"]))
+    assert found[0] == found[1]
+
+
+def test_the_heat_map_is_drawn(tmp_path) -> None:
+    analysis = SensitivityAnalysis(trained(Chain), likelihood, [0.25, 0.5])
+    with pytest.raises(ConfigError, match=r"call analysis\(\) first"):
+        analysis.plot(tmp_path / "heat.svg")
+    analysis.analysis(specified_layers=["wide"])
+    analysis.plot(tmp_path / "heat.svg")
+    assert "wide at 50%" in (tmp_path / "heat.svg").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -86,6 +145,7 @@ def test_the_table_is_written_and_read_back(tmp_path) -> None:
         ({"sparsities": 0.5}, "a list of numbers"),
         ({"sparsities": ["half"]}, "a list of numbers"),
         ({"sparsities": [0.001]}, "rounded to two digits"),
+        ({"executor": "threads"}, "executor is 'threads'"),
         ({"val_func": None}, "val_func is a NoneType"),
     ],
 )

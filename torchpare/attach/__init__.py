@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torchpare.attach.compressor import Compressor
 from torchpare.attach.layer import CompressedLayer, attach_mask
+from torchpare.attach.learned_grids import learned_grids
 from torchpare.attach.plain import attach_masks, detach, is_attached, masks_of, plain_state_dict
 from torchpare.attach.quantized import (
     attach_activation_quantizer,
@@ -25,6 +26,7 @@ __all__ = [
     "detach",
     "detach_quantizers",
     "is_attached",
+    "learned_grids",
     "masks_of",
     "plain_state_dict",
     "quantizable",

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchpare.attach.watch import remove_all
+from torchpare.attach.ranks import terms_over_ranks
+from torchpare.attach.watch import dense_weight, remove_all
 
 __all__ = ["ActivationGradientWatch", "ActivationWatch", "Inputs", "channel_axis"]
 
@@ -40,12 +41,17 @@ class ActivationWatch:
         self.measure, self.evaluation = measure, evaluation
         self.sums: dict[str, tuple[Any, ...]] = {}
         self.passes = dict.fromkeys(layers, 0)
+        self._devices = {name: dense_weight(layer).device for name, layer in layers.items()}
         self._handles = [layer.register_forward_hook(partial(self._see, name)) for name, layer in layers.items()]
 
     @property
     def batches(self) -> int:
         """How many forward passes every layer has seen."""
         return min(self.passes.values(), default=0)
+
+    def over_ranks(self, name: str) -> tuple[Any, ...] | None:
+        """What was added up of a layer in all processes that train together; None where nothing was."""
+        return terms_over_ranks(self.sums.get(name), self._devices[name])
 
     def step(self) -> None:
         """A minibatch has been learnt: passes are counted when they are seen."""

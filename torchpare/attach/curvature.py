@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchpare.attach.ranks import many_ranks, ranks, terms_over_ranks
 from torchpare.attach.watch import dense_weight
 from torchpare.errors import MaskError
+from torchpare.numerics.shards import is_whole_in_passes
 
 __all__ = ["CurvatureWatch"]
 
@@ -40,6 +42,15 @@ class CurvatureWatch:
         self.batches = 0
         self._generator = generator
 
+    def over_ranks(self, name: str) -> Tensor | None:
+        """The mean over all processes that train together: the Hessian of their mean loss is the mean of theirs."""
+        weight = dense_weight(self.layers[name])
+        terms = terms_over_ranks(None if name not in self.sums else (self.sums[name], 1), weight.device)
+        if not many_ranks() or terms is None:
+            return self.sums.get(name)
+        total, _ = terms
+        return torch.as_tensor(total) / ranks()
+
     def step(self) -> None:
         """A minibatch has been learnt: losses are counted when they are seen."""
 
@@ -60,8 +71,12 @@ class CurvatureWatch:
         """Look at one loss; its graph stays, so that it can still be taken back.
 
         Raises:
-            MaskError: an operator of the model cannot be differentiated twice.
+            MaskError: an operator of the model cannot be differentiated twice, or weights are sharded.
         """
+        for name, layer in self.layers.items():
+            if is_whole_in_passes(layer):
+                raise MaskError(f"{name}.weight is sharded, and no loss is differentiated twice by what is whole "
+                                "in a pass alone: prune by second order before fully_shard, or with DDP")  # fmt: skip
         weights = {
             name: dense_weight(layer) for name, layer in self.layers.items() if dense_weight(layer).requires_grad
         }

@@ -34,12 +34,14 @@ from torchpare.attach.reading import (
     QUANTIZER,
     before_quantizer,
     flat_weights,
+    in_use,
     qparam_property,
     recurrent_forward,
     shadowing_property,
 )
 from torchpare.config.layers import plain_class, type_name
 from torchpare.errors import MaskError
+from torchpare.numerics.shards import fsdp_class, placed_like, whole
 from torchpare.types import Mask
 
 __all__ = ["CompressedLayer", "attach_mask", "detach_layer", "masks_of_layer"]
@@ -202,7 +204,7 @@ def detach_layer(module: CompressedLayer, bake: bool) -> None:
             parameter = module._parameters[name]
             assert parameter is not None
             with torch.no_grad():
-                parameter.masked_fill_(~mask, 0)
+                parameter.masked_fill_(placed_like(~mask, parameter), 0)
         del module._buffers[name + MASK]
     unshadow(module)
 
@@ -219,9 +221,9 @@ def values_in_use(module: CompressedLayer) -> dict[str, Tensor]:
     for name in module.torchpare_shadowed:
         mask = module._buffers.get(name + MASK)
         if name in module.torchpare_quantized:
-            values[name] = getattr(module, name).detach().clone()
+            values[name] = in_use(module, name).detach().clone()
         elif mask is not None:  # not a product, of which a masked NaN or a negative number would leave its trace
-            values[name] = module._parameters[name].detach().masked_fill(~mask, 0)  # type: ignore[union-attr]
+            values[name] = whole(module._parameters[name].detach()).masked_fill(~mask, 0)  # type: ignore[union-attr]
     return values
 
 
@@ -271,8 +273,17 @@ def _compressed_class(plain: type[nn.Module], names: tuple[str, ...]) -> type[nn
 
 
 def _become(module: nn.Module, kind: type[nn.Module]) -> None:
-    """Change the class of a layer that exists; nothing else about it changes."""
-    module.__class__ = kind
+    """Change the class of a layer that exists; nothing else about it changes, and what is sharded stays so."""
+    bases = fsdp_class(type(module))
+    module.__class__ = _sharded_class(type(module), (*bases[:-1], kind)) if bases else kind
+
+
+@cache
+def _sharded_class(known: type[nn.Module], bases: tuple[type, ...]) -> type[nn.Module]:
+    """The class that ``fully_shard`` would have made of another one: it puts its own in front, and forbids copies."""
+    return types.new_class(
+        f"FSDP{bases[-1].__name__}", bases, exec_body=lambda body: body.update(__deepcopy__=vars(known)["__deepcopy__"])
+    )
 
 
 def _rebuild(plain: type[nn.Module], names: tuple[str, ...], *arguments: Any) -> nn.Module:

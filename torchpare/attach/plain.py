@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchpare.attach.layer import CompressedLayer, attach_mask, check_mask, detach_layer, masks_of_layer, values_in_use
 from torchpare.attach.quantizer import FakeQuantize
 from torchpare.errors import MaskError
+from torchpare.numerics.shards import reshard
 from torchpare.types import Mask, Masks
 
 __all__ = ["attach_masks", "detach", "is_attached", "masks_of", "plain_state_dict"]
@@ -81,6 +82,8 @@ def detach(model: nn.Module, bake: bool) -> None:
         bake: True writes the zeros into the parameters, so that the model computes what it computed masked; False
             leaves the dense values, so that it computes what it would without masks.
     """
+    if bake:
+        reshard(model)
     for module in list(model.modules()):
         if isinstance(module, CompressedLayer):
             detach_layer(module, bake)

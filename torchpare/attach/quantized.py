@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from torchpare.attach.layer import CompressedLayer, shadow, unshadow
 from torchpare.attach.quantizer import FakeQuantize
-from torchpare.attach.reading import ACTIVATIONS, QUANTIZER
+from torchpare.attach.reading import ACTIVATIONS, QUANTIZER, in_use
 from torchpare.config.layers import type_name
 from torchpare.errors import QuantizationError
+from torchpare.numerics.shards import placed_like, reshard
 
 __all__ = [
     "attach_activation_quantizer",
@@ -101,6 +102,7 @@ def detach_quantizers(model: nn.Module, bake: bool) -> None:
     """
     layers = [layer for layer in model.modules() if isinstance(layer, CompressedLayer)]
     if bake:
+        reshard(model)
         _bake(layers)
     for layer in layers:
         for name in (*(name + QUANTIZER for name in layer.torchpare_quantized), *ACTIVATIONS.values()):
@@ -116,12 +118,13 @@ def detach_quantizers(model: nn.Module, bake: bool) -> None:
 def _bake(layers: list[CompressedLayer]) -> None:
     """Write what is used in place of each parameter into it: read all first, since layers may share one."""
     used = {
-        id(layer._parameters[name]): (layer._parameters[name], getattr(layer, name).clone())
+        id(layer._parameters[name]): (layer._parameters[name], in_use(layer, name).clone())
         for layer in layers
         for name in layer.torchpare_quantized
     }
     for parameter, value in used.values():
-        parameter.copy_(value)  # type: ignore[union-attr]
+        assert parameter is not None
+        parameter.copy_(placed_like(value, parameter))
 
 
 def quantizers_of(model: nn.Module) -> Iterator[tuple[str, CompressedLayer, str, FakeQuantize]]:

@@ -50,6 +50,10 @@ class FakeQuantize(GridState):
     joined: tuple[FakeQuantize, ...] = ()
     """The others with which it has one grid. In a tuple, where ``nn.Module`` does not take them for children."""
 
+    of_data = True
+    """Whether each process that trains has values of its own, as of activations, so that ranges are exchanged. What is
+    the same everywhere, a weight, is not: then one process alone may observe it."""
+
     on_grid = True
     """Whether scale and zero point with the integers of ``spec`` are all there is to know."""
 
@@ -130,13 +134,14 @@ class FakeQuantize(GridState):
         Raises:
             QuantizationError: somewhere it is not finite; in all processes, or the others would wait for this one.
         """
-        if not granules and not many_ranks():
+        if not granules and not (self.of_data and many_ranks()):
             return None
         low, high = torch.tensor([math.inf, -math.inf], device=self.low.device)
         for at, x in enumerate(granules):
             lower, higher = (end.to(self.low.dtype) for end in min_max(x, self.dims(x)))
             low, high = (torch.minimum(low, lower), torch.maximum(high, higher)) if at else (lower, higher)
-        low, high = range_over_ranks(low, high)
+        if self.of_data:
+            low, high = range_over_ranks(low, high)
         if not granules and bool(low > high):
             return None
         if not torch.compiler.is_compiling():
@@ -149,7 +154,7 @@ class FakeQuantize(GridState):
         if self.counts is not None:
             histogram = Histogram(self.counts, self.low.double(), self.high.double()).covering(low, high)
             new = sum((histogram.counted(x) for x in tensors), torch.zeros_like(histogram.counts))
-            self.counts.copy_(histogram.counts + sum_over_ranks(new))
+            self.counts.copy_(histogram.counts + (sum_over_ranks(new) if self.of_data else new))
             low, high = histogram.low.to(low.dtype), histogram.high.to(high.dtype)
         elif self.spec.observer == "moving_average":
             low = moving_average(self.low, low, self.seen, DECAY)

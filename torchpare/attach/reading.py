@@ -11,10 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from torchpare.config.layers import output_layout
+from torchpare.config.layers import output_layout, type_name
+from torchpare.errors import MaskError
+from torchpare.numerics.shards import in_pieces, is_whole_in_passes, whole
 
-__all__ = ["ACTIVATIONS", "MASK", "QPARAMS", "QUANTIZER", "before_quantizer", "flat_weights", "qparam_property",
-           "recurrent_forward", "shadowing_property"]  # fmt: skip
+__all__ = [
+    "ACTIVATIONS",
+    "MASK",
+    "QPARAMS",
+    "QUANTIZER",
+    "before_quantizer",
+    "flat_weights",
+    "in_use",
+    "qparam_property",
+    "recurrent_forward",
+    "shadowing_property",
+]  # fmt: skip
 
 MASK = "_mask"
 """Behind a parameter's name, the name of its mask among the layer's buffers."""
@@ -33,14 +45,37 @@ QPARAMS = ("scale", "zero_point")
 
 def before_quantizer(layer: nn.Module, name: str) -> Tensor:
     """What a parameter's quantizer is called with: the parameter under its mask, scaled as the folded one will be."""
-    parameter = layer._parameters.get(name)
-    if parameter is None:  # a DataParallel replica, which keeps its parameters as plain attributes
-        parameter = layer.__dict__[name]
+    parameter = whole(_parameter(layer, name))
     mask = layer._buffers.get(name + MASK)
     # In the parameter's own type: a product of two types costs torch several times as much, both ways.
     value = parameter if mask is None else parameter * mask.to(parameter.dtype)
     fold = _fold(layer, name)
     return value * fold_factor(layer, fold) if fold is not None else value
+
+
+def _parameter(layer: nn.Module, name: str) -> Tensor:
+    parameter = layer._parameters.get(name)
+    # A DataParallel replica keeps its parameters as plain attributes.
+    return layer.__dict__[name] if parameter is None else parameter
+
+
+def in_use(layer: nn.Module, name: str) -> Tensor:
+    """A parameter as the model uses it: ``quantizer(parameter * mask)``, of the two what there is.
+
+    Where zero is no value of the grid, what is masked is made zero behind it once more. Of a sharded layer it is the
+    whole parameter: all processes have to ask together.
+    """
+    if name not in getattr(layer, "torchpare_shadowed", ()):
+        return whole(_parameter(layer, name))
+    value = before_quantizer(layer, name)
+    quantizer = layer._modules.get(name + QUANTIZER)
+    if quantizer is not None:
+        value = quantizer(value)
+        fold = _fold(layer, name)
+        value = value if fold is None else value / fold_factor(layer, fold)
+        mask = None if quantizer.keeps_zero else layer._buffers.get(name + MASK)  # type: ignore[union-attr]
+        value = value if mask is None else value * mask.to(value.dtype)
+    return value
 
 
 def _fold(layer: nn.Module, name: str) -> nn.Module | None:
@@ -55,7 +90,7 @@ def fold_factor(layer: nn.Module, norm: nn.Module) -> Tensor:
     with torch.no_grad():
         factor = (norm.running_var + norm.eps).rsqrt()
         if norm.weight is not None:
-            factor = factor * norm.weight
+            factor = factor * whole(norm.weight)
         factor = torch.where(factor == 0, 1.0, factor)
         axis, groups = output_layout(layer)
         weight = layer._parameters["weight"]
@@ -68,20 +103,18 @@ def fold_factor(layer: nn.Module, norm: nn.Module) -> Tensor:
 
 
 def shadowing_property(name: str) -> property:
-    """``layer.weight`` and the like: ``quantizer(parameter * mask)``, of the two what there is.
+    """``layer.weight`` and the like: the parameter as the model uses it.
 
-    Where zero is no value of the grid, what is masked is made zero behind it once more.
+    Between two passes of a layer that ``fully_shard`` was called on, it is the sharded parameter itself: the whole one
+    is there during the pass alone, and FSDP finds its parameters by reading them.
     """
 
     def read(layer: Any) -> Tensor:
-        value = before_quantizer(layer, name)
-        quantizer = layer._modules.get(name + QUANTIZER)
-        if quantizer is not None:
-            value = quantizer(value)
-            fold = _fold(layer, name)
-            value = value if fold is None else value / fold_factor(layer, fold)
-            mask = None if quantizer.keeps_zero else layer._buffers.get(name + MASK)  # type: ignore[union-attr]
-            value = value if mask is None else value * mask.to(value.dtype)
+        parameter = _parameter(layer, name)
+        if in_pieces(parameter):
+            _check_fully_sharded(layer, name, parameter)
+            return parameter
+        value = in_use(layer, name)
         watch = layer.torchpare_gradient_watch
         if watch is not None and name == "weight" and value.requires_grad:
             value.register_hook(watch)
@@ -91,6 +124,20 @@ def shadowing_property(name: str) -> property:
         layer.__dict__[name] = value
 
     return property(read, write_replica, doc=f"``{name}`` as the model uses it: masked and quantized.")
+
+
+def _check_fully_sharded(layer: nn.Module, name: str, parameter: Any) -> None:
+    """See that the parameter will be whole when the layer computes; FSDP reads it before the first pass.
+
+    Raises:
+        MaskError: it is in pieces for another reason.
+    """
+    if not is_whole_in_passes(layer) or any(not placement.is_replicate() for placement in parameter.placements[:-1]):
+        raise MaskError(
+            f"{type_name(layer)}.{name} lies in pieces ({', '.join(map(str, parameter.placements))}) that stay apart "
+            "while the layer computes, as in tensor parallelism: masks and quantizers work with DDP and fully_shard, "
+            "where weights are whole then"
+        )
 
 
 def qparam_property(at: int, name: str) -> property:

@@ -16,6 +16,9 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from torchpare.attach.layer import CompressedLayer
+from torchpare.attach.ranks import averages_over_ranks, many_ranks
+from torchpare.attach.reading import in_use
+from torchpare.numerics.shards import in_pieces, whole
 
 __all__ = [
     "GradientWatch",
@@ -41,6 +44,9 @@ class Watch(Protocol):
         """How many minibatches it has seen."""
         ...
 
+    def over_ranks(self, name: str) -> Any:
+        """What was added up of a layer in all processes that train together; None where nothing was."""
+
     def step(self) -> None:
         """A minibatch has been learnt."""
 
@@ -60,7 +66,8 @@ class GradientWatch:
 
     With an optimizer, each step is seen just before it is taken, with the weights that the gradients belong to, after
     mixed precision has unscaled them. Without one, gradients are seen when they have been computed, and count with the
-    next call of `step`.
+    next call of `step`; where processes train together, that is when the mean of their gradients is taken, so that all
+    of them have to call it.
 
     Args:
         layers: by name.
@@ -78,8 +85,11 @@ class GradientWatch:
         self.sums: dict[str, Tensor] = {}
         self.batches = 0
         self._latest: dict[str, Tensor] = {}
+        self._apart: dict[str, Tensor] = {}
         self._handles: list[Any] = []
         self._own_steps = optimizer is None
+        # Where gradients are averaged behind the step, the weights that they belong to are those from before it.
+        self._weights = self._weights_now() if optimizer is None and many_ranks() else {}
         if optimizer is not None:
             self._handles.append(before_step(optimizer, self._before_step))
         else:
@@ -90,9 +100,18 @@ class GradientWatch:
 
     def step(self) -> None:
         """A minibatch has been learnt; nothing to do where an optimizer tells its own steps."""
-        if self._own_steps and self._latest:
+        if not self._own_steps:
+            return
+        if many_ranks():
+            self._latest, self._apart = self._together(), {}
+            self._weights = self._weights_now()
+        if self._latest:
             self._add(self._latest)
             self._latest = {}
+
+    def over_ranks(self, name: str) -> Tensor | None:
+        """What was added up of a layer: gradients that were averaged are the same everywhere."""
+        return self.sums.get(name)
 
     def remove(self) -> None:
         """Stop watching; what was seen stays."""
@@ -104,7 +123,8 @@ class GradientWatch:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Have seen what a checkpoint says, and nothing else."""
-        self.sums, self.batches, self._latest = dict(state["sums"]), int(state["batches"]), {}
+        self.sums, self.batches = dict(state["sums"]), int(state["batches"])
+        self._latest, self._apart = {}, {}
 
     def _before_step(self) -> None:
         seen = {
@@ -113,16 +133,38 @@ class GradientWatch:
         if seen:
             self._add(seen)
 
-    def _computed(self, name: str, _: Tensor) -> None:
-        self._latest[name] = self._measured(name)
+    def _computed(self, name: str, parameter: Tensor) -> None:
+        if not many_ranks():
+            self._latest[name] = self._measured(name)
+            return
+        # DDP has not averaged the gradient yet, and nobody may wait for others in the middle of a backward pass.
+        assert parameter.grad is not None
+        self._apart[name] = parameter.grad.detach().clone()
+        if not in_pieces(parameter):
+            self._weights[name] = in_use(self.layers[name], "weight").detach().clone()
+
+    @torch.no_grad()
+    def _together(self) -> dict[str, Tensor]:
+        """What there is to say of the weights before this step and the means of their gradients, by layer."""
+        seen = dict(self._apart)
+        for name, layer in self.layers.items():
+            # What fully_shard has put in a parameter's place had no hook yet; its gradient is still there.
+            grad = dense_weight(layer).grad
+            if name not in seen and grad is not None and in_pieces(grad):
+                seen[name] = grad.detach()
+        grads = averages_over_ranks({name: whole(grad) for name, grad in seen.items()}, self._weights)
+        return {name: self.measure(name, self._weights[name], grad) for name, grad in grads.items()}
+
+    @torch.no_grad()
+    def _weights_now(self) -> dict[str, Tensor]:
+        return {name: in_use(layer, "weight").detach().clone() for name, layer in self.layers.items()}
 
     @torch.no_grad()
     def _measured(self, name: str) -> Tensor:
         layer = self.layers[name]
-        weight, grad = layer.weight, dense_weight(layer).grad
-        assert isinstance(weight, Tensor)
+        grad = dense_weight(layer).grad
         assert grad is not None
-        return self.measure(name, weight.detach(), grad.detach())
+        return self.measure(name, in_use(layer, "weight").detach(), whole(grad.detach()))
 
     def _add(self, seen: Mapping[str, Tensor]) -> None:
         for name, scores in seen.items():

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torchpare.commands.models import build_model, read_inputs
+from torch import nn
+
 from torchpare.commands.telling import tell
 from torchpare.errors import ConfigError
+from torchpare.recipe.named import build_model, called, in_words, read_inputs
+from torchpare.recipe.reopen import is_run, model_of_run
+from torchpare.recipe.schema import Call
 from torchpare.runtimes import RUNTIMES, NumbersProof, verify
 from torchpare.runtimes.bench import Benchmark, benchmark
+from torchpare.runtimes.bench_page import write_benchmark
 
 __all__ = ["bench", "prove"]
 
 
-def bench(
+def bench(  # noqa: PLR0913 - one for each option
     dense: str,
     compressed: Sequence[str],
     inputs: Sequence[str],
@@ -26,12 +30,14 @@ def bench(
     calibration: str | None,
     runs: int,
     threads: int | None,
+    memory: bool,
+    html: Path | None,
     target: Path | None,
 ) -> Benchmark:
     """Time models, print the table, and write it as JSON.
 
     Args:
-        dense: as ``package.module:callable``.
+        dense: as ``package.module:callable``, or the folder of a run, with ``@stage`` if it is not the last one.
         compressed: likewise, each also ``name=package.module:callable``.
         inputs: as for `read_inputs`.
         runtimes: by name.
@@ -39,6 +45,8 @@ def bench(
         calibration: a callable that gives batches, as ``package.module:callable``.
         runs: timed rounds.
         threads: within one operator; torch's own number if None.
+        memory: whether peak memory is measured too.
+        html: where the page goes; None for nowhere.
         target: where the JSON goes; None for nowhere.
 
     Raises:
@@ -49,9 +57,9 @@ def bench(
     models: dict[str, Any] = {}
     for word in compressed:
         name, equals, path = word.rpartition("=")
-        models[name if equals else path.rpartition(":")[2]] = build_model(path)
+        models[name if equals else path.rpartition(":")[2]] = _model(path)
     found = benchmark(
-        build_model(dense),
+        _model(dense),
         models,
         read_inputs(inputs),
         runtimes=runtimes,
@@ -59,7 +67,10 @@ def bench(
         calibration=_batches(calibration),
         runs=runs,
         threads=threads,
+        memory=memory,
     )
+    if html is not None:
+        write_benchmark(found, html)
     tell(found, target)
     return found
 
@@ -70,7 +81,7 @@ def prove(
     """Compare a runtime with fake quantization, layer by layer, print the table, and write it as JSON.
 
     Args:
-        model: quantized, or plain with ``calibration``; as ``package.module:callable``.
+        model: quantized, or plain with ``calibration``; as ``package.module:callable``, or the folder of a run.
         inputs: as for `read_inputs`.
         runtime: by name.
         calibration: a callable that gives batches, as ``package.module:callable``.
@@ -84,23 +95,26 @@ def prove(
     if runtime not in RUNTIMES:
         raise ConfigError(f"--runtime is {runtime!r}; known are {', '.join(RUNTIMES)}")
     example = read_inputs(inputs)
-    made = RUNTIMES[runtime](build_model(model), dummy_input=example, calib_data_loader=_batches(calibration))
+    made = RUNTIMES[runtime](_model(model), dummy_input=example, calib_data_loader=_batches(calibration))
     made.compress()
     found = verify(made, example)
     tell(found, target)
     return found
 
 
+def _model(word: str) -> nn.Module:
+    """``package.module:callable``, or what a run left behind: ``FOLDER`` or ``FOLDER@STAGE``."""
+    return model_of_run(word) if is_run(word) else build_model(word)
+
+
 def _batches(path: str | None) -> list[Any] | None:
     """What a callable without arguments gives, as a list."""
     if path is None:
         return None
-    module, colon, name = path.partition(":")
+    if ":" not in path:
+        raise ConfigError(f"--calibration {path!r} names no batches; say package.module:callable, without arguments")
+    made = called(Call(callable=path), what="batches")
     try:
-        made = getattr(importlib.import_module(module), name)() if colon else None
-        return list(made)  # type: ignore[arg-type] - what is no list is told below
+        return list(made)
     except Exception as error:
-        raise ConfigError(
-            f"--calibration {path!r} gives no batches: {type(error).__name__}: {error}; name a callable without "
-            "arguments that returns them, as package.module:callable"
-        ) from error
+        raise ConfigError(f"--calibration {path!r} gives no batches: {in_words(error)}") from error

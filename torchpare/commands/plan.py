@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torchpare.commands.models import build_model, read_inputs
 from torchpare.commands.telling import tell
 from torchpare.errors import ConfigError
+from torchpare.recipe.named import build_model, read_inputs
 from torchpare.speedup import Plan, plan
 
 __all__ = ["run"]

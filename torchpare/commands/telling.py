@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +11,9 @@ from rich.console import Console
 
 from torchpare.files.atomic import atomic_write
 
-__all__ = ["tell"]
+__all__ = ["tell", "tell_aside"]
+
+STANDARD_OUTPUT = Path("-")
 
 
 class Found(Protocol):
@@ -22,15 +25,24 @@ class Found(Protocol):
 
 
 def tell(found: Found, target: Path | None) -> None:
-    """Print what was found, wide where nobody looks, and write it to ``target``.
+    """Print what was found, wide where nobody looks, and write it to ``target``; ``-`` prints JSON in its place.
 
     Raises:
         FileError: the file cannot be written.
     """
+    text = json.dumps(found.to_dict(), indent=1) + "\n"
+    if target == STANDARD_OUTPUT:
+        sys.stdout.write(text)
+        return
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
     console.print(found)
     if target is not None:
         with atomic_write(target) as lent:
-            lent.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+            lent.write_text(text, encoding="utf-8")
+
+
+def tell_aside(words: str) -> None:
+    """Say something to whoever looks, beside what a script reads."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(words, markup=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from torchpare.numerics.shards import fsdp_class
+
 __all__ = ["CONVOLUTIONS", "FILTERED", "WEIGHTED", "output_layout", "plain_class", "type_name"]
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -19,8 +21,13 @@ WEIGHTED: tuple[type[nn.Module], ...] = (*FILTERED, nn.Bilinear, nn.PReLU, nn.Em
 
 
 def plain_class(module: nn.Module) -> type[nn.Module]:
-    """The class the user gave this layer: a masked layer's class is a subclass made for it, and remembers its own."""
-    return getattr(type(module), "torchpare_plain_class", type(module))
+    """The class the user gave this layer: a masked layer's class is a subclass made for it, and remembers its own.
+
+    So is the class of a layer that ``fully_shard`` was called on, which has its own as its last base.
+    """
+    bases = fsdp_class(type(module))
+    kind = bases[-1] if bases else type(module)
+    return getattr(kind, "torchpare_plain_class", kind)
 
 
 def type_name(module: nn.Module) -> str:

@@ -26,6 +26,7 @@ from torchpare.files.structure import Record, read_record
 from torchpare.files.wording import listed
 from torchpare.graph.caches import caches_of
 from torchpare.layers.blocks import drop_blocks
+from torchpare.numerics.shards import refuse_sharded
 
 __all__ = ["load", "save"]
 
@@ -48,6 +49,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         FileError: `path` cannot be written.
     """
     name = type(model).__name__
+    refuse_sharded(model, "cannot be saved", CheckpointError)
     _refuse_masked(model, f"{name} cannot be saved")
     record = read_record({"model": name, "structure": _structure_of(model), "aliases": {}}, f"this {name}")
     kept = record.structure.kept if record.structure else {}

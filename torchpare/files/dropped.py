@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-__all__ = ["EMPTY", "STRUCTURE", "with_dropped"]
+__all__ = ["EMPTY", "STRUCTURE", "as_built", "moved_up", "with_dropped"]
 
 STRUCTURE = "torchpare_structure"
 """The plain attribute in which a shrunk model carries its record."""
@@ -28,7 +28,7 @@ def with_dropped(record: Mapping[str, Any] | None, dropped: Mapping[str, Sequenc
     before: dict[str, Sequence[int]] = old.get("dropped", {})
     merged = {path: sorted(indices) for path, indices in before.items()}
     for path, indices in dropped.items():
-        built = _as_built(path, before)
+        built = as_built(path, before)
         gone = set(merged.get(built, ()))
         merged[built] = sorted(gone | {_nth_left(at, gone) for at in indices})
     return {
@@ -48,7 +48,7 @@ def _nth_left(at: int, gone: Collection[int]) -> int:
     return at
 
 
-def _as_built(path: str, dropped: Mapping[str, Sequence[int]]) -> str:
+def as_built(path: str, dropped: Mapping[str, Sequence[int]]) -> str:
     """The path that a module had before blocks were dropped; these are given by the paths of then."""
     built: list[str] = []
     for part in path.split("."):
@@ -59,11 +59,12 @@ def _as_built(path: str, dropped: Mapping[str, Sequence[int]]) -> str:
 
 def _renamed(items: Mapping[str, Any], dropped: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Names behind a dropped block move up, in stacks within stacks too; names inside one are gone."""
-    moved = {name: _moved(name, dropped) for name in items}
-    return {new: items[name] for name, new in moved.items() if new is not None}
+    new = {name: moved_up(name, dropped) for name in items}
+    return {now: items[name] for name, now in new.items() if now is not None}
 
 
-def _moved(name: str, dropped: Mapping[str, Sequence[int]]) -> str | None:
+def moved_up(name: str, dropped: Mapping[str, Sequence[int]]) -> str | None:
+    """The name that a module or parameter has once blocks are dropped; None for one inside a dropped block."""
     parts, moved = name.split("."), []
     for at, part in enumerate(parts):
         gone = dropped.get(".".join(parts[:at]), ()) if part.isdigit() else ()

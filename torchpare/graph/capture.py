@@ -10,17 +10,17 @@ nothing; a model that needs real values to decide its path is run for real on th
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from torchpare.errors import CaptureError
 from torchpare.graph.caches import caches_of
+from torchpare.graph.copying import copy_to
 from torchpare.graph.program import Program
 from torchpare.graph.recorder import Outputs, Recorder, map_tensors
 from torchpare.graph.remembered import asked_anew
@@ -82,7 +82,7 @@ def capture(
 
 
 def _record(model: nn.Module, dummy_input: Any, device: str, select: Outputs | None = None) -> Program:
-    twin = _copy_to(model, device)
+    twin = copy_to(model, device)
     for cache in caches_of(twin):
         cache.clear()
     args, kwargs = call_arguments(dummy_input)
@@ -151,38 +151,6 @@ def _training_outputs(
         except Exception:  # noqa: BLE001 - whatever the model's own code raises
             recorder.abandon_run()
     return ()
-
-
-def _copy_to(model: nn.Module, device: str) -> nn.Module:
-    """A deep copy on ``device``, with tied tensors still tied, plain classes and none of torchpare's own hooks."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        loose = (value for value in vars(module).values() if isinstance(value, Tensor))
-        for tensor in (*module._parameters.values(), *module._buffers.values(), *loose):
-            if tensor is not None and id(tensor) not in memo:
-                memo[id(tensor)] = _tensor_on(tensor, device)
-    twin = copy.deepcopy(model, memo)
-    for module in twin.modules():
-        for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            for key, hook in list(hooks.items()):
-                if getattr(hook, "__module__", "").startswith("torchpare."):
-                    del hooks[key]
-        plain = getattr(type(module), "torchpare_plain_class", None)
-        if plain is not None:  # labels are about structure: masks and quantizers play no part here
-            for name in [
-                name for name in module._buffers if name.endswith("_mask") and name[:-5] in module._parameters
-            ]:
-                del module._buffers[name]
-            for name, child in list(module._modules.items()):
-                if name.endswith("_quantizer") and type(child).__module__.startswith("torchpare."):
-                    del module._modules[name]
-            module.__class__ = plain
-    return twin
-
-
-def _tensor_on(tensor: Tensor, device: str) -> Tensor:
-    moved = torch.empty_like(tensor, device="meta") if device == "meta" else tensor.detach().to(device, copy=True)
-    return nn.Parameter(moved, requires_grad=False) if isinstance(tensor, nn.Parameter) else moved
 
 
 def _wrap_attributes(twin: nn.Module) -> dict[Attribute, int]:

@@ -18,7 +18,7 @@ from torchpare.numerics.affine import Grid, codes_of, fake_quantize, nearest
 __all__ = ["binarize", "dorefa_activation", "dorefa_weight", "lsq", "lsq_plus", "lsq_start", "pact", "whole_offset"]
 
 
-def lsq(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
+def lsq(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid, processes: int = 1) -> Tensor:
     """Fake quantization whose step size is learnt.
 
     Esser et al., "Learned Step Size Quantization", ICLR 2020, section 2: the rounding passes the gradient of ``x``
@@ -30,11 +30,13 @@ def lsq(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
         scale: above zero.
         zero_point: whole, without gradient; zero in the paper.
         grid: the integers.
+        processes: how many processes have as many values each that share the step: ``n`` counts them all, so that the
+            mean of their gradients is what one process would have that sees all values.
     """
-    return _Learned.apply(x, scale, zero_point, None, grid)  # type: ignore[return-value]
+    return _Learned.apply(x, scale, zero_point, None, grid, processes)  # type: ignore[return-value]
 
 
-def lsq_plus(x: Tensor, scale: Tensor, offset: Tensor, grid: Grid) -> Tensor:
+def lsq_plus(x: Tensor, scale: Tensor, offset: Tensor, grid: Grid, processes: int = 1) -> Tensor:
     """Fake quantization whose step size and offset are learnt.
 
     Bhalgat et al., "LSQ+: Improving Low-Bit Quantization Through Learnable Offsets and Better Initialization", CVPR
@@ -47,8 +49,9 @@ def lsq_plus(x: Tensor, scale: Tensor, offset: Tensor, grid: Grid) -> Tensor:
         scale: above zero.
         offset: of the scale's shape.
         grid: the integers.
+        processes: as for `lsq`.
     """
-    return _Learned.apply(x, scale, whole_offset(scale, offset, grid), offset, grid)  # type: ignore[return-value]
+    return _Learned.apply(x, scale, whole_offset(scale, offset, grid), offset, grid, processes)  # type: ignore[return-value]
 
 
 def whole_offset(scale: Tensor, offset: Tensor, grid: Grid) -> Tensor:
@@ -132,14 +135,15 @@ def _within(value: Tensor, place: Tensor, grid: Grid) -> Tensor:
 class _Learned(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, offset: Tensor | None, grid: Grid
+        ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, offset: Tensor | None, grid: Grid, processes: int
     ) -> Tensor:
         ratio = (x if x.dtype == torch.float64 else x.float()) / scale
         codes = codes_of(x, scale, zero_point, grid)
         value = nearest(codes, scale, zero_point, grid, codes.dtype)
         place = ratio if grid.symmetric and grid.middle == 0 else ratio + zero_point
         ctx.grid, ctx.learns_offset = grid, offset is not None
-        ctx.factor = 1 / math.sqrt(max(ratio.numel() // max(scale.numel(), 1), 1) * max(grid.qmax, 1))
+        sharing = max(ratio.numel() // max(scale.numel(), 1), 1) * processes
+        ctx.factor = 1 / math.sqrt(sharing * max(grid.qmax, 1))
         # What is kept moves by round(x/s) - x/s with the step; what is clipped by its integer, counted from the offset
         # if that is learnt, or else from zero.
         slope = codes.clamp(grid.qmin, grid.qmax)
@@ -155,7 +159,7 @@ class _Learned(torch.autograd.Function):
         kept = _within(grad, place, ctx.grid)
         of_scale = _summed_to(grad.to(slope.dtype) * slope, scale) * ctx.factor
         clipped = _summed_to((grad - kept).to(slope.dtype), scale) if ctx.learns_offset else None
-        return kept, of_scale, None, None if clipped is None else clipped * ctx.factor, None
+        return kept, of_scale, None, None if clipped is None else clipped * ctx.factor, None, None
 
 
 class _Clipped(torch.autograd.Function):

@@ -15,6 +15,9 @@ __all__ = ["BINS", "Histogram", "kl_range", "recommended_range"]
 BINS = 2048
 """The resolution of a histogram."""
 
+_PART = 2**18
+"""How many values are counted at once: in float64, with their bins, they take several times the room they had."""
+
 _THRESHOLDS = 256
 """How many thresholds the Kullback-Leibler search tries."""
 
@@ -43,7 +46,7 @@ class Histogram:
 
     def with_values(self, x: Tensor) -> Histogram:
         """The histogram of all so far and of ``x``; where it has to grow, old counts follow their bins' middles."""
-        x = x.detach().double().flatten()
+        x = x.detach().flatten()
         if x.numel() == 0:
             return self
         grown = self.covering(*torch.aminmax(x))
@@ -60,9 +63,12 @@ class Histogram:
         return Histogram(_count(self.centres, low, high, self.counts), low, high)
 
     def counted(self, x: Tensor) -> Tensor:
-        """How many values fall into each bin, those beyond the ends into the outermost."""
-        x = x.detach().double().flatten()
-        return _count(x, self.low, self.high, torch.ones_like(x))
+        """How many values fall into each bin, those beyond the ends into the outermost; copies only few at a time."""
+        counts = torch.zeros_like(self.counts)
+        for part in x.detach().flatten().split(_PART):
+            values = part.double()
+            counts += _count(values, self.low, self.high, torch.ones_like(values))
+        return counts
 
 
 def recommended_range(histogram: Histogram, observer: str, grid: Grid, percentile: float) -> Range:

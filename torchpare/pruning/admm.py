@@ -12,6 +12,7 @@ from torch.optim import Adam, Optimizer
 from torchpare.attach.watch import Steps
 from torchpare.config import Target
 from torchpare.errors import ConfigError
+from torchpare.numerics.shards import placed_like, whole
 from torchpare.pruning.data_driven import DataDrivenPruner
 from torchpare.pruning.ranked import Criterion, RankedPruner
 from torchpare.pruning.training import checked_batches, training_of
@@ -85,7 +86,7 @@ class ADMMPruner(RankedPruner):
     def begin(self) -> None:
         """Train towards sparse weights, and prune."""
         assert self.training is not None
-        self._near = {name: _weight(target).detach().clone() for name, target in self.targets.items()}
+        self._near = {name: whole(_weight(target).detach()).clone() for name, target in self.targets.items()}
         self._debt = {name: torch.zeros_like(near) for name, near in self._near.items()}
         steps = Steps(self.training.optimizer, before=self._pull)
         try:
@@ -105,12 +106,14 @@ class ADMMPruner(RankedPruner):
         for name, target in self.targets.items():
             weight = _weight(target)
             if weight.grad is not None:
-                weight.grad.add_(weight - self._near[name] + self._debt[name], alpha=self.row)
+                near, debt = (placed_like(own[name], weight) for own in (self._near, self._debt))
+                weight.grad.add_(weight - near + debt, alpha=self.row)
 
     @torch.no_grad()
     def _project(self) -> None:
         """``Z`` is the sparse weight nearest to ``W + U``; ``U`` adds up what is missing."""
-        moved = {name: _weight(target).detach() + self._debt[name] for name, target in self.targets.items()}
+        weights = {name: whole(_weight(target).detach()) for name, target in self.targets.items()}
+        moved = {name: weight + self._debt[name] for name, weight in weights.items()}
         scores = {}
         for name, target in self.targets.items():
             unit = self._unit(target)
@@ -118,7 +121,7 @@ class ADMMPruner(RankedPruner):
         for name, keep in self._choose(scores, self._space if self.dependency_aware else None).items():
             mask = self._unit(self.targets[name]).unfold(keep, moved[name], None)["weight"]
             self._near[name] = moved[name] * mask.to(moved[name].device)
-            self._debt[name] += _weight(self.targets[name]) - self._near[name]
+            self._debt[name] += weights[name] - self._near[name]
 
 
 def _weight(target: Target) -> nn.Parameter:

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from torchpare.attach import Compressor, attach_masks, detach, is_attached, masks_of
 from torchpare.attach.loading import masked_names, open_masks
+from torchpare.attach.reading import in_use
 from torchpare.config import Entry, Target, select
 from torchpare.errors import ConfigError, MaskError
 from torchpare.graph import PruningSpace, analyse
@@ -352,8 +353,7 @@ class Pruner(Compressor):
     @torch.no_grad()
     def _scores(self, target: Target, existing: Masks) -> Tensor:
         unit = self._unit(target)
-        weight = target.module.weight
-        assert isinstance(weight, Tensor)
+        weight = in_use(target.module, "weight")
         folded = unit.fold(weight.detach())
         if not _finite(folded):
             raise self._unrankable(target)
@@ -386,8 +386,7 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _is_spoilt(target: Target) -> bool:
-    weight = target.module.weight
-    return isinstance(weight, Tensor) and not _finite(weight.detach())
+    return not _finite(in_use(target.module, "weight").detach())
 
 
 def _check_weight(target: Target, algorithm: str) -> None:

@@ -3,7 +3,7 @@
 They watch the model while it trains and mask it when they have seen enough. Who trains is up to you: give a ``trainer``
 and ``compress()`` runs it for one epoch; give none, and after ``compress()`` the masks appear while you train, after as
 many minibatches as were asked for. Minibatches are told by the optimizer's own steps, or by ``pruner.step()`` where the
-pruner knows no optimizer.
+pruner knows no optimizer. Where processes train together, what all of them saw counts, and all have to take each step.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from torchpare.attach.watch import Steps, Watch
+from torchpare.attach.ranks import fewest_over_ranks
+from torchpare.attach.watch import Steps, Watch, dense_weight
 from torchpare.config import Target
 from torchpare.errors import MaskError
 from torchpare.pruning.granularity import Allocation
@@ -67,6 +69,7 @@ class DataDrivenPruner(FilterPruner):
         self.training = training_of(name, trains, steps, self.criterion_of(criterion))
         self.batches = checked_batches(name, "sparsifying_training_batches", sparsifying_training_batches)
         self._watch: Watch | None = None
+        self._device: torch.device | None = None
         self._steps: Steps | None = None
 
     @abstractmethod
@@ -91,7 +94,7 @@ class DataDrivenPruner(FilterPruner):
         Raises:
             MaskError: no minibatch reached the layer.
         """
-        seen = None if self._watch is None else self._watch.sums.get(target.name)
+        seen = None if self._watch is None else self._watch.over_ranks(target.name)
         if seen is None:
             raise MaskError(
                 f"{type(self).__name__}: no minibatch has reached {target.name} since compress(), so nothing is known "
@@ -184,7 +187,9 @@ class DataDrivenPruner(FilterPruner):
     def start_watching(self) -> None:
         """Forget what was seen, and look again."""
         self.stop_watching()
-        self._watch = self.watched({name: target.module for name, target in self.targets.items()})
+        layers = {name: target.module for name, target in self.targets.items()}
+        self._device = next((dense_weight(layer).device for layer in layers.values()), None)
+        self._watch = self.watched(layers)
 
     def stop_watching(self) -> None:
         """Look no more."""
@@ -194,7 +199,8 @@ class DataDrivenPruner(FilterPruner):
         self._watch = self._steps = None
 
     def _seen_enough(self) -> bool:
-        return self._watch is not None and self._watch.batches >= self.batches
+        # Processes that train together have to agree on it, or some would wait for ever for the scores of others.
+        return self._watch is not None and fewest_over_ranks(self._watch.batches, self._device) >= self.batches
 
     def _rest_if_ready(self) -> None:
         """Look no more once enough was seen; what was seen stays until it is judged."""

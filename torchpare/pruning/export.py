@@ -18,6 +18,7 @@ from torchpare.files.atomic import atomic_write
 from torchpare.files.example import device_of, example_of
 from torchpare.files.masks import save_masks
 from torchpare.files.onnx import export_onnx
+from torchpare.numerics.shards import refuse_sharded
 from torchpare.pruning.groups import forget_first_forward, is_incomplete, try_to_complete
 from torchpare.types import Masks
 
@@ -37,6 +38,7 @@ def export(
     masks: Masks,
 ) -> None:
     """Write the files of :meth:`torchpare.pruning.Pruner.export_model`; ``masks`` are those of a model without any."""
+    refuse_sharded(model, "cannot be exported", ExportError)
     if input_shape is not None:
         dummy_input = example_of(model, input_shape, device)
     if onnx_path is not None and dummy_input is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -163,7 +164,8 @@ class GradualPruner(RankedPruner):
         target = self.targets[name]
         weight = target.module._parameters["weight"]  # noqa: SLF001 - its shape
         assert weight is not None
-        return len(self._unit(target).fold(weight)) if self.structured else weight.numel()
+        shape = torch.empty(weight.shape, device="meta")  # a sharded weight could not be folded
+        return len(self._unit(target).fold(shape)) if self.structured else weight.numel()
 
 
 class AGPPruner(GradualPruner):

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torchpare.attach import attach_masks, masks_of
 from torchpare.errors import CaptureError
 from torchpare.graph import PruningSpace, analyse, group_masks
+from torchpare.numerics.shards import whole
 from torchpare.types import Masks
 
 __all__ = [
@@ -37,7 +38,8 @@ log = logging.getLogger(__name__)
 
 def complete_masks(space: PruningSpace, masks: Masks, model: nn.Module) -> Masks:
     """The masks, completed over the groups of what will leave the model; what has to stay after all is logged."""
-    removal = space.decide(masks, weights=dict(model.named_parameters(remove_duplicate=False)))
+    weights = {name: whole(weight) for name, weight in model.named_parameters(remove_duplicate=False)}
+    removal = space.decide(masks, weights=weights)
     for item in removal.restored:
         log.info("%d channels of %s stay: %s", item.channels, ", ".join(item.layers), item.why)
     return group_masks(removal, masks, unmask_returned=True)

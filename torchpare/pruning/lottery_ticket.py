@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torchpare.config import RoundsEntry, Target
 from torchpare.errors import ConfigError, MaskError
 from torchpare.numerics import compound
+from torchpare.numerics.shards import placed_like, reshard
 from torchpare.pruning.ranked import Criterion, RankedPruner
 
 __all__ = ["LotteryTicketPruner"]
@@ -141,6 +142,7 @@ class _Snapshot:
     @classmethod
     def of(cls, model: nn.Module, optimizer: Optimizer | None, scheduler: Any) -> _Snapshot:
         """Copies of everything."""
+        reshard(model)
         tensors = {name: tensor.detach().clone() for name, tensor in _tensors(model)}
         state = None if optimizer is None else copy.deepcopy(optimizer.state_dict())
         return cls(tensors, state, None if scheduler is None else copy.deepcopy(scheduler.state_dict()))
@@ -152,9 +154,10 @@ class _Snapshot:
     @torch.no_grad()
     def restore(self, model: nn.Module, optimizer: Optimizer | None, scheduler: Any) -> None:
         """Write everything back, in place: parameters stay the same objects."""
+        reshard(model)  # what is written into an unsharded parameter is lost when it is sharded again
         for name, tensor in _tensors(model):
             if name in self.tensors:
-                tensor.copy_(self.tensors[name])
+                tensor.copy_(placed_like(self.tensors[name], tensor))
         if optimizer is not None and self.optimizer is not None:
             optimizer.load_state_dict(copy.deepcopy(self.optimizer))
         if scheduler is not None and self.scheduler is not None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from torchpare.attach import attach_masks, masks_of
+from torchpare.attach.ranks import averages_over_ranks
 from torchpare.attach.watch import MaskGradientWatch, Steps
 from torchpare.config import WEIGHTED, Target
 from torchpare.errors import ConfigError
@@ -97,9 +98,13 @@ class MovementPruner(Pruner):
     def begin(self) -> None:
         """Give every weight a score; with a trainer, train them to the end."""
         weights = {name: _weight(target) for name, target in self.targets.items()}
-        self.weight_scores = {name: torch.zeros_like(weight).requires_grad_() for name, weight in weights.items()}
+        # Whole, also where weights are sharded: every process trains the same scores.
+        self.weight_scores = {
+            name: torch.zeros(weight.shape, dtype=weight.dtype, device=weight.device, requires_grad=True)
+            for name, weight in weights.items()
+        }
         self._trained_by = Adam(self.weight_scores.values(), lr=self.scores_lr)
-        everything = {name: {"weight": torch.ones_like(weight, dtype=torch.bool)} for name, weight in weights.items()}
+        everything = {name: {"weight": torch.ones(weight.shape, dtype=torch.bool)} for name, weight in weights.items()}
         before = masks_of(self.bound_model)
         self._given = {name: before[name]["weight"] for name in self.targets if "weight" in before.get(name, {})}
         attach_masks(self.bound_model, {**everything, **before})
@@ -191,7 +196,7 @@ class MovementPruner(Pruner):
         assert self._watch is not None
         assert self._trained_by is not None
         self._come_along(self._trained_by)
-        for name, grad in _averaged(self._watch.take(), self.weight_scores).items():
+        for name, grad in averages_over_ranks(self._watch.take(), self.weight_scores).items():
             self.weight_scores[name].grad = grad
         self._trained_by.step()
         self._trained_by.zero_grad()
@@ -204,14 +209,3 @@ def _weight(target: Target) -> nn.Parameter:
     weight = target.module._parameters["weight"]  # noqa: SLF001 - the dense one
     assert weight is not None
     return weight
-
-
-def _averaged(grads: dict[str, Tensor], scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The gradients' mean over all processes that train together, so that their masks agree."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return grads
-    everywhere = {name: grads.get(name, torch.zeros_like(own)) for name, own in scores.items()}
-    for grad in everywhere.values():
-        torch.distributed.all_reduce(grad)
-        grad.div_(torch.distributed.get_world_size())
-    return everywhere

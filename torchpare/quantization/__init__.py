@@ -6,6 +6,7 @@ trains, evaluates, is copied and saved like any other. See ``docs/quantizers.md`
 
 from __future__ import annotations
 
+from torchpare.attach import learned_grids
 from torchpare.quantization.adaround import Rounded, round_adaptively
 from torchpare.quantization.base import Quantizer
 from torchpare.quantization.bias_correction import correct_biases
@@ -34,5 +35,6 @@ __all__ = [
     "Rounded",
     "correct_biases",
     "equalize",
+    "learned_grids",
     "round_adaptively",
 ]

@@ -7,7 +7,7 @@ model is like what it returns in the float model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from torchpare.config.layers import FILTERED
 from torchpare.errors import QuantizationError
 from torchpare.numerics.affine import dequantize
 from torchpare.numerics.rounding import annealed, lower_codes, rounding_penalty, rounding_start, share_up
-from torchpare.quantization.twin import compressed, float_twin, quantized_layers, seen
+from torchpare.quantization.held import Batches, Memory, Samples
+from torchpare.quantization.twin import compressed, float_twin, quantized_layers, run, watched
 
 __all__ = ["Rounded", "round_adaptively"]
 
@@ -50,6 +51,7 @@ def round_adaptively(
     rate: float = 1e-2,
     strength: float = 0.01,
     generator: torch.Generator | None = None,
+    memory_cap: int | None = None,
 ) -> dict[str, Rounded]:
     """Learn the rounding of every quantized convolution and linear layer, and write it into the weights.
 
@@ -66,6 +68,9 @@ def round_adaptively(
         rate: the learning rate.
         strength: what an undecided weight costs beside the squared error.
         generator: chooses the samples.
+        memory_cap: how many bytes of batches, and of one layer's inputs and wanted outputs, to keep in memory; the
+            others wait in a temporary file, in the folder that ``TMPDIR`` says, and what is learnt is the same. No
+            limit if None. Beside them are the two models, and what one batch makes on its way through them.
 
     Returns:
         By layer name what came of it, in the order of the calls.
@@ -73,44 +78,81 @@ def round_adaptively(
     Raises:
         QuantizationError: nothing is quantized, there are no batches, weights lie on no even grid (DoReFa, BNN), or a
             layer's outputs are not finite. In the last case the layers before the one that is named are rounded.
+        ConfigError: ``memory_cap`` is no number of bytes.
     """
-    order, held = quantized_layers(model, batches)
+    with Memory(memory_cap) as memory:
+        order, held = quantized_layers(model, batches, memory)
+        _check_grids(model, order)
+        return _rounded(
+            model, order, held, memory, lambda task: task.learn(iterations, batch_size, rate, strength, generator)
+        )
+
+
+def _check_grids(model: nn.Module, order: list[str]) -> None:
     for name in order:
         if isinstance(compressed(model, name), FILTERED) and not _quantizer(compressed(model, name)).on_grid:
             raise QuantizationError(f"{name}.weight is quantized by a formula, not on a grid of its own: there is no "
                                     "up and down to choose between")  # fmt: skip
+
+
+def _rounded(
+    model: nn.Module, order: list[str], held: Batches, memory: Memory, learn: Callable[[_Task], Rounded]
+) -> dict[str, Rounded]:
     twin = float_twin(model)
     done: dict[str, Rounded] = {}
     for name in order:
         layer = compressed(model, name)
         if not isinstance(layer, FILTERED) or not _quantizer(layer).active:
             continue
-        given = seen(model, name, held, lambda x, _: x.detach())
-        wanted = seen(twin, name, held, lambda _, y: y.detach())
-        if not all(bool(tensor.isfinite().all()) for tensor in (*given, *wanted)):
-            raise QuantizationError(f"{name} is given or returns NaN or infinite values, from which nothing is learnt")
-        task = _Task(layer, twin.get_submodule(name), _by_shape(layer, given, wanted))
-        if task.sets:
+        sets = _sets(model, twin, name, held, memory)
+        if sets:
             with torch.enable_grad():
-                done[name] = task.learn(iterations, batch_size, rate, strength, generator)
+                done[name] = learn(_Task(layer, twin.get_submodule(name), sets))
+        for inputs, outputs in reversed(sets):
+            outputs.release()
+            inputs.release()
     return done
 
 
-def _by_shape(layer: CompressedLayer, given: list[Tensor], wanted: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Inputs and the outputs wanted for them, one pair for all samples of a size; what is no batch becomes one."""
+def _sets(model: nn.Module, twin: nn.Module, name: str, held: Batches, memory: Memory) -> list[tuple[Samples, Samples]]:
+    """A layer's inputs and the outputs wanted for them, one pair for all samples of a size; no batch becomes one.
+
+    Raises:
+        QuantizationError: values are not finite.
+    """
+    layer = compressed(model, name)
     single = 1 if isinstance(layer, nn.Linear) else before_quantizer(layer, "weight").dim() - 1
-    sets: dict[Any, list[tuple[Tensor, Tensor]]] = {}
-    for x, y in zip(given, wanted, strict=True):
-        pair = (x[None], y[None]) if x.dim() == single else (x, y)
-        if len(pair[0]):
-            sets.setdefault(pair[0].shape[1:], []).append(pair)
-    return [(torch.cat([x for x, _ in own]), torch.cat([y for _, y in own])) for own in sets.values()]
+    sets: dict[Any, tuple[Samples, Samples]] = {}
+    given: list[Tensor] = []
+    wanted: list[Tensor] = []
+
+    # Of one batch at a time; copies, for what follows a layer may write to what it returned.
+    with (
+        watched(model, name, lambda x, _: given.append(x.clone())),
+        watched(twin, name, lambda _, y: wanted.append(y.clone())),
+    ):
+        for batch in held:
+            run(model, batch)
+            run(twin, batch)
+            for x, y in zip(given, wanted, strict=True):
+                if not bool(x.isfinite().all() & y.isfinite().all()):
+                    raise QuantizationError(
+                        f"{name} is given or returns NaN or infinite values, from which nothing is learnt"
+                    )
+                pair = (x[None], y[None]) if x.dim() == single else (x, y)
+                if len(pair[0]):
+                    own = sets.setdefault(pair[0].shape[1:], (Samples(memory), Samples(memory)))
+                    for samples, rows in zip(own, pair, strict=True):
+                        samples.add(rows)
+            given.clear()
+            wanted.clear()
+    return list(sets.values())
 
 
 class _Task:
     """The rounding of one layer."""
 
-    def __init__(self, layer: CompressedLayer, plain: nn.Module, sets: list[tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, layer: CompressedLayer, plain: nn.Module, sets: list[tuple[Samples, Samples]]) -> None:
         self.layer, self.plain, self.sets = layer, plain, sets
         quantizer = _quantizer(layer)
         weight = before_quantizer(layer, "weight").detach()
@@ -141,7 +183,7 @@ class _Task:
             sizes = torch.tensor([float(len(x)) for x, _ in self.sets])
             at = int(torch.multinomial(sizes, 1, generator=generator))
         given, wanted = self.sets[at]
-        some = torch.randint(len(given), (min(count, len(given)),), generator=generator).to(given.device)
+        some = torch.randint(len(given), (min(count, len(given)),), generator=generator)
         return given[some], wanted[some]
 
     def learn(
@@ -182,9 +224,12 @@ class _Task:
         return Rounded(errors[0], errors[1], moved)
 
     def _error(self, weight: Tensor) -> float:
-        parts = [part for x, y in self.sets for part in zip(x.split(256), y.split(256), strict=True)]
-        total = sum(float((self.output(weight, x) - y).double().square().sum()) for x, y in parts)
-        return total / max(sum(y.numel() for _, y in self.sets), 1)
+        total, count = 0.0, 0
+        for inputs, outputs in self.sets:
+            for x, y in zip(inputs.parts(256), outputs.parts(256), strict=True):
+                total += float((self.output(weight, x) - y).double().square().sum())
+                count += y.numel()
+        return total / max(count, 1)
 
 
 def _step(task: _Task) -> Tensor:

@@ -22,15 +22,17 @@ from torchpare.attach import (
     FakeQuantize,
     attach_activation_quantizer,
     attach_weight_quantizer,
+    learned_grids,
     quantizers_of,
 )
 from torchpare.config import QuantEntry, QuantSpec, Target, select
 from torchpare.config.layers import WEIGHTED
 from torchpare.config.quantization import Observer, QuantType
-from torchpare.errors import ConfigError, QuantizationError
+from torchpare.errors import ConfigError, ExportError, QuantizationError
 from torchpare.files.calibration import Calibration
 from torchpare.numerics.affine import check_finite
 from torchpare.numerics.ranges import min_max
+from torchpare.numerics.shards import is_sharded, refuse_sharded, whole
 from torchpare.quantization.calibration import apply_calibration, calibration_of
 from torchpare.quantization.export import export
 from torchpare.quantization.joined import joined_outputs
@@ -144,7 +146,7 @@ class Quantizer(Compressor):
         """
         if not self._compressed:
             for place in self.weights:
-                check_finite(*min_max(place.parameter), place.name)
+                check_finite(*min_max(whole(place.parameter)), place.name)
             weights = [(place, self.weight_quantizer(place)) for place in self.weights]
             activations = self._join([(place, self.activation_quantizer(place)) for place in self.activations])
             for place, quantizer in weights:
@@ -156,6 +158,8 @@ class Quantizer(Compressor):
                     attach_activation_quantizer(layer, kind, quantizer)  # type: ignore[arg-type]
             self._hung = list(dict.fromkeys(own for _, own in (*weights, *activations)))  # one may hang in two places
             self._follow_optimizer()
+            if is_sharded(self.bound_model):
+                learned_grids(self.bound_model)  # of which fully_shard, which came first, knows nothing
             self._compressed = True
             self.begin()
         return self.bound_model
@@ -225,6 +229,7 @@ class Quantizer(Compressor):
             FileError: a file cannot be written. A file that cannot be completed leaves the old one in its place.
         """
         self._has_quantizers("export")
+        refuse_sharded(self.bound_model, "cannot be exported", ExportError)
         calibration = calibration_of(self.bound_model)
         export(self.bound_model, calibration, model_path, calibration_path, onnx_path, input_shape, device)
         return calibration

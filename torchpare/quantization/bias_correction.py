@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torchpare.attach.reading import before_quantizer
 from torchpare.config.layers import FILTERED
 from torchpare.errors import QuantizationError
-from torchpare.quantization.twin import compressed, float_twin, quantized_layers, seen
+from torchpare.quantization.held import Memory
+from torchpare.quantization.twin import compressed, float_twin, quantized_layers, run, watched
 
 __all__ = ["correct_biases"]
 
 
-def correct_biases(model: nn.Module, batches: Iterable[Any]) -> dict[str, float]:
+def correct_biases(model: nn.Module, batches: Iterable[Any], *, memory_cap: int | None = None) -> dict[str, float]:
     """Subtract from each bias by how much the mean output of its channel differs from that of the float model.
 
     One layer after the other in the order in which they are called, so that each sees those before it corrected. A
@@ -31,7 +32,9 @@ def correct_biases(model: nn.Module, batches: Iterable[Any]) -> dict[str, float]
     Args:
         model: quantized and calibrated; its biases and running means are changed in place.
         batches: inputs like those the model will meet: each a tensor, a tuple of positional arguments, or a dict of
-            keyword arguments. No labels are needed.
+            keyword arguments. No labels are needed. They are gone through once, and kept for each layer.
+        memory_cap: how many bytes of them to keep in memory; the others wait in a temporary file, in the folder that
+            ``TMPDIR`` says, and what is found is the same. No limit if None. Of activations only sums are kept.
 
     Returns:
         By layer name the largest correction, in the order of the calls.
@@ -39,8 +42,13 @@ def correct_biases(model: nn.Module, batches: Iterable[Any]) -> dict[str, float]
     Raises:
         QuantizationError: nothing is quantized, there are no batches, or means are not finite. In the last case the
             layers before the one that is named are corrected.
+        ConfigError: ``memory_cap`` is no number of bytes.
     """
-    order, held = quantized_layers(model, batches)
+    with Memory(memory_cap) as memory:
+        return _corrected_all(model, *quantized_layers(model, batches, memory))
+
+
+def _corrected_all(model: nn.Module, order: list[str], held: Iterable[Any]) -> dict[str, float]:
     twin = float_twin(model)
     done: dict[str, float] = {}
     for name in order:
@@ -73,11 +81,16 @@ def _corrected(layer: Any) -> tuple[Any, int]:
 
 def _mean(model: nn.Module, name: str, batches: Iterable[Any], axis: int) -> Tensor:
     """The mean of each output channel over all batches, each value counting once; float64."""
+    total, count = torch.zeros(0), 0
 
-    def summed(given: Tensor, output: Tensor) -> tuple[Tensor, int]:
+    def add(given: Tensor, output: Tensor) -> None:
         del given
-        rows = output.detach().movedim(axis, -1).flatten(0, -2).double()
-        return rows.sum(0), rows.shape[0]
+        nonlocal total, count
+        rows = output.movedim(axis, -1).flatten(0, -2).double()
+        total = rows.sum(0) if not count else total.add_(rows.sum(0))
+        count += rows.shape[0]
 
-    sums = seen(model, name, batches, summed)
-    return torch.stack([total for total, _ in sums]).sum(0) / max(sum(count for _, count in sums), 1)
+    with watched(model, name, add):
+        for batch in batches:
+            run(model, batch)
+    return total / max(count, 1)

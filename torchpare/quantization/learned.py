@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from torchpare.attach import FakeQuantize
-from torchpare.attach.ranks import mean_over_ranks
+from torchpare.attach.ranks import mean_over_ranks, ranks
 from torchpare.config import QuantSpec
 from torchpare.numerics.affine import scale_and_zero_point
 from torchpare.numerics.gradients import lsq, lsq_plus, lsq_start, pact, whole_offset
@@ -28,13 +28,15 @@ class LearnedStep(FakeQuantize):
         name: of the tensor, for messages.
         axis: of a weight, where its output channels lie.
         start: the step to start with, of a tensor; by default ``lsq_start``.
+        of_data: whether each process that trains has values of its own, as of activations, not the same ones.
     """
 
     def __init__(
         self, spec: QuantSpec, name: str, *, axis: int = 0,
-        start: Callable[[FakeQuantize, Tensor], Tensor] | None = None,
+        start: Callable[[FakeQuantize, Tensor], Tensor] | None = None, of_data: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(spec, name, axis=axis)
+        self.of_data = of_data
         self._start = start or _usual_start
         del self._buffers["scale"]
         self.scale = nn.Parameter(torch.ones(()))
@@ -44,7 +46,10 @@ class LearnedStep(FakeQuantize):
         if not self.active:
             return x
         granules = self.granules(x)
-        return lsq(granules, self._step(), self.zero_point, self.spec.grid).reshape(x.shape)
+        return lsq(granules, self._step(), self.zero_point, self.spec.grid, self._processes()).reshape(x.shape)
+
+    def _processes(self) -> int:
+        return ranks() if self.of_data else 1
 
     def _step(self) -> Tensor:
         return self.scale.abs().clamp(min=_SMALLEST)
@@ -71,7 +76,9 @@ class LearnedStep(FakeQuantize):
     def _begin(self, granules: list[Tensor], low: Tensor, high: Tensor) -> None:
         del high
         steps = [self._start(self, x).to(self.scale.dtype) for x in granules]
-        step = mean_over_ranks(torch.stack(steps).mean(0) if steps else None, torch.zeros_like(low))
+        step = torch.stack(steps).mean(0) if steps else None
+        if step is None or self.of_data:
+            step = mean_over_ranks(step, torch.zeros_like(low))
         self.set_qparams(step, torch.full_like(step, self.spec.grid.middle, dtype=torch.int32))
 
     @torch.no_grad()
@@ -95,12 +102,12 @@ class LearnedGrid(LearnedStep):
     """A grid whose step and offset are parameters, started from the range of the first tensor."""
 
     def __init__(self, spec: QuantSpec, name: str) -> None:
-        super().__init__(spec, name)
+        super().__init__(spec, name, of_data=True)
         self.offset = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
         """The tensor with its values on the grid, differentiable in step and offset too."""
-        return lsq_plus(x, self._step(), self.offset, self.spec.grid) if self.active else x
+        return lsq_plus(x, self._step(), self.offset, self.spec.grid, self._processes()) if self.active else x
 
     def _parameters_for(self, granules: Tensor) -> tuple[Tensor, Tensor]:
         del granules
@@ -121,7 +128,7 @@ class LearnedBound(LearnedStep):
     """A ReLU with an upper bound that is a parameter, on an unsigned grid; started at the largest value it meets."""
 
     def __init__(self, spec: QuantSpec, name: str) -> None:
-        super().__init__(spec, name)
+        super().__init__(spec, name, of_data=True)
         del self._parameters["scale"]
         self.bound = nn.Parameter(torch.ones(()))
 

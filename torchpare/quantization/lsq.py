@@ -13,6 +13,7 @@ from torchpare.config import QuantSpec
 from torchpare.config.quantization import QuantType
 from torchpare.errors import ConfigError
 from torchpare.numerics.affine import Grid
+from torchpare.numerics.shards import whole
 from torchpare.quantization.base import Quantizer
 from torchpare.quantization.learned import LearnedGrid, LearnedStep
 from torchpare.quantization.places import Place
@@ -45,12 +46,12 @@ class LsqQuantizer(Quantizer):
     def weight_quantizer(self, place: Place) -> FakeQuantize:
         """A step that starts from the weight."""
         quantizer = LearnedStep(place.spec, place.name, axis=place.axis)
-        quantizer.observe(place.parameter)
+        quantizer.observe(whole(place.parameter))
         return quantizer
 
     def activation_quantizer(self, place: Place) -> FakeQuantize:
         """A step that starts from the first batch."""
-        return LearnedStep(place.spec, place.name)
+        return LearnedStep(place.spec, place.name, of_data=True)
 
 
 class LsqPlusQuantizer(LsqQuantizer):
@@ -76,13 +77,14 @@ class LsqPlusQuantizer(LsqQuantizer):
     def weight_quantizer(self, place: Place) -> FakeQuantize:
         """A step that starts from the spread of the weight."""
         quantizer = LearnedStep(place.spec, place.name, axis=place.axis, start=_three_deviations)
-        quantizer.observe(place.parameter)
+        quantizer.observe(whole(place.parameter))
         return quantizer
 
     def activation_quantizer(self, place: Place) -> FakeQuantize:
         """A step and an offset that start from the first batch; of a symmetric grid, a step alone."""
-        kind = LearnedStep if place.spec.grid.symmetric else LearnedGrid
-        return kind(place.spec, place.name)
+        if place.spec.grid.symmetric:
+            return LearnedStep(place.spec, place.name, of_data=True)
+        return LearnedGrid(place.spec, place.name)
 
 
 def _three_deviations(quantizer: FakeQuantize, granules: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torchpare.config.quantization import Observer as Watching
 from torchpare.errors import ConfigError, QuantizationError
 from torchpare.numerics.histograms import Histogram, kl_range
 from torchpare.numerics.ranges import Range, min_max, mse_range, percentile_range
+from torchpare.numerics.shards import whole
 from torchpare.quantization.base import Quantizer
 from torchpare.quantization.places import Place
 from torchpare.quantization.qat import ACTIVATION, WEIGHT
@@ -132,6 +133,7 @@ class ObserverQuantizer(Quantizer):
     def weight_quantizer(self, place: Place) -> FakeQuantize:
         """A grid fixed on the weight as it is, folded if a norm is."""
         quantizer = Observer(place.spec, place.name, axis=place.axis)
+        quantizer.of_data = False
         fold = self.folded.get(place.target.name) if len(place.holders) == 1 and place.kind == "weight" else None
         quantizer.observe(as_folded(place.layer, place.kind, fold))
         quantizer.set_range(*_weight_range(quantizer, as_folded(place.layer, place.kind, fold)))
@@ -180,7 +182,8 @@ def as_folded(layer: nn.Module, name: str, fold: nn.Module | None) -> Tensor:
     parameter = layer._parameters[name]  # noqa: SLF001 - the dense one; reading the attribute may quantize it
     assert parameter is not None
     mask = layer._buffers.get(f"{name}_mask")  # noqa: SLF001
-    value = parameter.detach() if mask is None else parameter.detach() * mask.to(parameter.dtype)
+    dense = whole(parameter.detach())
+    value = dense if mask is None else dense * mask.to(dense.dtype)
     return value if fold is None else value * fold_factor(layer, fold)
 
 

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torchpare.attach import CompressedLayer, detach_quantizers, quantizers_of
 from torchpare.errors import QuantizationError
 from torchpare.graph.capture import call_arguments
+from torchpare.numerics.shards import refuse_sharded
+from torchpare.quantization.held import Batches, Memory
 
-__all__ = ["evaluated", "float_twin", "quantized_layers", "run", "seen"]
+__all__ = ["evaluated", "float_twin", "quantized_layers", "run", "watched"]
 
 
 def float_twin(model: nn.Module) -> nn.Module:
@@ -24,19 +26,20 @@ def float_twin(model: nn.Module) -> nn.Module:
     return twin.eval().requires_grad_(False)
 
 
-def quantized_layers(model: nn.Module, batches: Iterable[Any]) -> tuple[list[str], list[Any]]:
-    """The layers whose weights are quantized, in the order in which the model calls them; and the batches, as a list.
+def quantized_layers(model: nn.Module, batches: Iterable[Any], memory: Memory) -> tuple[list[str], Batches]:
+    """The layers whose weights are quantized, in the order in which the model calls them; and the batches, kept.
 
     Raises:
-        QuantizationError: the model has no quantizers, there is no batch, or no such layer was called.
+        QuantizationError: the model has no quantizers or is sharded, there is no batch, or no such layer was called.
     """
+    refuse_sharded(model, "cannot be set beside its float twin", QuantizationError)
     names = list(dict.fromkeys(
         path for path, layer, kind, _ in quantizers_of(model) if kind == "weight" and layer.torchpare_quantized
     ))  # fmt: skip
-    held = list(batches)
     if not names:
         raise QuantizationError("no weight of the model is quantized: make a quantizer and call compress() first")
-    if not held:
+    held = Batches(batches, memory)
+    if not len(held):
         raise QuantizationError("there are no batches: give some that are like those the model will meet")
     order: dict[str, None] = {}
     layers = dict(model.named_modules())
@@ -76,28 +79,27 @@ def evaluated(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def seen(model: nn.Module, name: str, batches: Iterable[Any], take: Callable[[Tensor, Tensor], Any]) -> list[Any]:
-    """What ``take(input, output)`` makes of each call of a layer; the output is what the layer itself computes.
+@contextmanager
+def watched(model: nn.Module, name: str, take: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
+    """Calls ``take(input, output)`` at each call of a layer; the output is what the layer itself computes.
 
-    The rest of the model behind the layer is not run. An output quantizer, being a hook, has not yet met the output.
+    An output quantizer, being a hook, has not yet met the output. What follows may write to it: take what is needed at
+    once.
     """
-    found: list[Any] = []
     layer = dict(model.named_modules())[name]
 
     def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         del module
         given = args[0] if args else kwargs.get("input")
         if given is not None and isinstance(output, Tensor):
-            found.append(take(given, output))
+            take(given.detach(), output.detach())
 
     handle = layer.register_forward_hook(see, prepend=True, with_kwargs=True)
     try:
         with evaluated(model):
-            for batch in batches:
-                run(model, batch)
+            yield
     finally:
         handle.remove()
-    return found
 
 
 def compressed(model: nn.Module, name: str) -> CompressedLayer:

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from torchpare.report.blocks import (
+    Block,
+    Cell,
+    ChartBlock,
+    CodeBlock,
+    Column,
+    DetailsBlock,
+    FactsBlock,
+    RowBlock,
+    TableBlock,
+    TextBlock,
+)
 from torchpare.report.comparison import (
     Amount,
     Curve,
@@ -16,16 +28,31 @@ from torchpare.report.comparison import (
 from torchpare.report.counts import count_flops_params
 from torchpare.report.html import render_html, write_html
 from torchpare.report.measure import Measurement, describe_machine, measure
+from torchpare.report.page import Headline, Page, Section, Verdict, render_page, write_page
 from torchpare.report.tables import comparison_table
 
 __all__ = [
     "Amount",
+    "Block",
+    "Cell",
+    "ChartBlock",
+    "CodeBlock",
+    "Column",
     "Curve",
+    "DetailsBlock",
+    "FactsBlock",
+    "Headline",
     "Layer",
     "Measurement",
+    "Page",
     "Proof",
     "Report",
     "Row",
+    "RowBlock",
+    "Section",
+    "TableBlock",
+    "TextBlock",
+    "Verdict",
     "comparison_table",
     "count_flops_params",
     "describe_machine",
@@ -33,6 +60,8 @@ __all__ = [
     "measure",
     "read_report",
     "render_html",
+    "render_page",
     "shares_row",
     "write_html",
+    "write_page",
 ]

@@ -43,7 +43,7 @@ def paired_bars(rows: Sequence[Row], label: str) -> str:
 
 def curves(runs: Sequence[Curve], label: str) -> str:
     """Accuracy by epoch: training, the fall when half is taken away, and the way back."""
-    height, left, right, top, bottom = 214.0, 34.0, 8.0, 20.0, 28.0
+    height, left, right, top, bottom = 214.0, 40.0, 8.0, 20.0, 28.0
     epochs = max(len(run.dense) + len(run.tuned) for run in runs)
     step = (WIDTH - left - right) / max(1, epochs)
 
@@ -73,7 +73,7 @@ def curves(runs: Sequence[Curve], label: str) -> str:
 
 def slopes(runs: Sequence[Curve], label: str) -> str:
     """Accuracy of each run, dense on the left and small on the right, on a scale that shows small differences."""
-    height, left, right, top, bottom = 214.0, 96.0, 96.0, 20.0, 28.0
+    height, left, right, top, bottom = 214.0, 122.0, 74.0, 20.0, 28.0
     ends = [share for run in runs for share in (run.dense[-1], run.small)]
     low, high = min(ends), max(ends)
     margin = max(0.0025, (high - low) * 0.25)
@@ -118,7 +118,7 @@ def channel_bars(layers: Sequence[Layer], label: str, widest: int | None = None)
     for layer in layers:
         tip = f"{layer.name}: {layer.after} of {layer.before} channels"
         shapes += [
-            svg.text(left - 8, y + 9.5, _shortened(layer.name), "tick", "end"),
+            svg.text(left - 8, y + 9.5, svg.shortened(layer.name, left - 8), "tick", "end"),
             svg.rect(left, y, room * layer.before / widest, 11, "ghost", radius=2, tip=tip),
             svg.rect(left, y, room * layer.after / widest, 11, "small", radius=2, tip=tip),
             svg.text(left + room * layer.before / widest + 7, y + 9.5, f"{layer.before} → {layer.after}", "tick"),
@@ -139,7 +139,3 @@ def _spread_out(labels: list[tuple[float, str]], least: float = 14.0) -> list[tu
     for at, words in sorted(labels):
         placed.append((max(at, placed[-1][0] + least) if placed else at, words))
     return placed
-
-
-def _shortened(name: str, most: int = 20) -> str:
-    return name if len(name) <= most else "…" + name[-(most - 1) :]

@@ -6,16 +6,11 @@ It follows the reader's light or dark setting, fits a telephone, and prints.
 from __future__ import annotations
 
 import os
-from importlib.resources import files
-from typing import TYPE_CHECKING
 
-from torchpare.errors import MissingExtraError
 from torchpare.files.atomic import atomic_write
 from torchpare.report import figures, numbers
 from torchpare.report.comparison import Layer, Report, Row
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
+from torchpare.report.template import render_template
 
 __all__ = ["render_html", "write_html"]
 
@@ -40,11 +35,9 @@ def render_html(report: Report) -> str:
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    template = _environment().from_string(
-        files("torchpare.report").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    )
     named = {row.name: row for row in report.rows}
-    return template.render(
+    return render_template(
+        "report.html.jinja",
         report=report,
         headlines=[named[name] for name in report.headlines],
         charts=_charts(report),
@@ -89,13 +82,3 @@ def _columns(layers: tuple[Layer, ...]) -> list[tuple[Layer, ...]]:
 
 def _in_words(rows: list[Row]) -> str:
     return "; ".join(f"{row.name}: {row.say(row.dense)} dense, {row.say(row.small)} small" for row in rows)
-
-
-def _environment() -> Environment:
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise MissingExtraError(
-            "the HTML report needs jinja2, which is not installed: pip install 'torchpare[report]'"
-        ) from error
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

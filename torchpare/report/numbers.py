@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["count", "difference", "duration", "file_size", "points", "ratio", "share"]
+__all__ = ["count", "difference", "duration", "file_size", "points", "ratio", "share", "signed"]
 
 _MINUS = "\N{MINUS SIGN}"
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -57,6 +57,14 @@ def difference(value: float) -> str:
         return str(value)
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa} {_TIMES} 10{str(int(exponent)).translate(_RAISED)}"
+
+
+def signed(value: float) -> str:
+    """Any number to three digits, with a power of ten where it is very small or large: minus 0.0737."""
+    if value == 0 or not math.isfinite(value) or 1e-4 <= abs(value) < 1e6:
+        digits = f"{value:#.3g}" if abs(value) < 999.5 else f"{float(f'{value:.3g}'):.0f}"
+        return (digits.rstrip(".") if value else "0").replace("-", _MINUS)
+    return difference(value).replace("-", _MINUS)
 
 
 def _scaled(value: float, step: int, units: tuple[str, ...]) -> str:

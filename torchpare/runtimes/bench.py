@@ -21,6 +21,7 @@ from torchpare.errors import ConfigError
 from torchpare.report import Measurement, measure
 from torchpare.runtimes import RUNTIMES
 from torchpare.runtimes.obstacles import obstacles
+from torchpare.runtimes.peak_memory import peak_memory
 from torchpare.runtimes.protocol import ModelSpeedupRuntime
 from torchpare.runtimes.verify import snr
 
@@ -45,6 +46,9 @@ class Row:
 
     output_snr: float
     """Of the first output, against the same model in PyTorch float32 without rounding of what is added, in dB."""
+
+    peak_bytes: int | None = None
+    """The most memory that loading and running it took in a process of its own; None where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ class Benchmark:
         """All of it as JSON knows it."""
         rows = [
             {"runtime": row.runtime, "batch": row.batch, "name": row.name, "speedup": row.speedup,
-             "file_bytes": row.file_bytes, "output_snr": row.output_snr if row.output_snr < float("inf") else None,
+             "file_bytes": row.file_bytes, "peak_bytes": row.peak_bytes,
+             "output_snr": row.output_snr if row.output_snr < float("inf") else None,
              **{f"seconds_{key}": value for key, value in row.taken.to_dict().items()}}
             for row in self.rows
         ]  # fmt: skip
@@ -91,19 +96,20 @@ class Benchmark:
         table = Table(title=title)
         for head in ("runtime", "batch", "model"):
             table.add_column(head)
-        for head in ("time", "times as fast", "file MB", "SNR dB"):
+        for head in ("time", "times as fast", "file MB", "peak MB", "SNR dB"):
             table.add_column(head, justify="right")
         for row in self.rows:
             taken = row.taken
             time = f"{taken.median * 1e3:.2f} ({taken.lower_quartile * 1e3:.2f} to {taken.upper_quartile * 1e3:.2f})"
-            numbers = (time, f"{row.speedup:.2f}", f"{row.file_bytes / 1e6:.2f}", f"{row.output_snr:.1f}")
+            peak = "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.1f}"
+            numbers = (time, f"{row.speedup:.2f}", f"{row.file_bytes / 1e6:.2f}", peak, f"{row.output_snr:.1f}")
             table.add_row(row.runtime, str(row.batch), row.name, *numbers)
         yield table
         for each in self.slower:
             yield str(each)
 
 
-def benchmark(
+def benchmark(  # noqa: PLR0913 - all but the models and their input have a default
     dense: nn.Module,
     compressed: nn.Module | Mapping[str, nn.Module],
     dummy_input: Any,
@@ -114,6 +120,7 @@ def benchmark(
     runs: int = 30,
     warmup: int = 5,
     threads: int | None = None,
+    memory: bool = False,
 ) -> Benchmark:
     """Time models against each other in runtimes, taking turns.
 
@@ -129,6 +136,7 @@ def benchmark(
         runs: timed rounds, at least 2.
         warmup: rounds that go by untimed.
         threads: within one operator; torch's own number if None.
+        memory: also measure the peak memory of each program, each in a process of its own, which takes some seconds.
 
     Raises:
         ConfigError: a runtime is unknown, there is nothing to compare, or a model is called "dense".
@@ -148,7 +156,8 @@ def benchmark(
     for runtime in runtimes:
         for size in batch_sizes:
             example = _of_size(dummy_input, size)
-            found, made = _measured(runtime, {DENSE: dense, **contenders}, example, batches, runs, warmup, threads)
+            models = {DENSE: dense, **contenders}
+            found, made = _measured(runtime, models, example, batches, runs, warmup, threads, memory=memory)
             rows += found
             slower += [Slower(row, tuple(obstacles(made[row.name]))) for row in found[1:] if row.speedup <= 1]
     return Benchmark(tuple(rows), tuple(slower))
@@ -164,7 +173,7 @@ def _contenders(compressed: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn
 
 def _measured(
     runtime: str, models: Mapping[str, nn.Module], example: Any, batches: list[Any] | None, runs: int, warmup: int,
-    threads: int | None,
+    threads: int | None, *, memory: bool,
 ) -> tuple[list[Row], dict[str, ModelSpeedupRuntime]]:  # fmt: skip
     from torchpare.attach import quantizers_of
 
@@ -186,8 +195,9 @@ def _measured(
         each.export_quantized_model(path)
         ratio = taken[DENSE].median / taken[name].median
         first = next(leaf for leaf in pytree.tree_leaves(each.inference(example)[0]) if isinstance(leaf, Tensor))
+        peak = peak_memory(runtime, path, each.tensors(example), each.threads) if memory else None
         rows.append(Row(each.runtime, size, name, taken[name], path.stat().st_size, ratio,
-                        snr(each.model_output(example), first)))  # fmt: skip
+                        snr(each.model_output(example), first), peak))  # fmt: skip
     return rows, made
 
 

@@ -85,7 +85,11 @@ class AMCPruner(SearchPruner):
         seed: of every random number.
         base_algo: what goes within a layer; ``pruning_algorithm`` is the same.
         objective: ``"macs"`` if not given.
-        fine_tuner, optimize_mode, dummy_input, executor, resume: as :class:`SearchPruner`.
+        fine_tuner: as :class:`SearchPruner`.
+        optimize_mode: likewise.
+        dummy_input: likewise.
+        executor: likewise.
+        resume: likewise.
         ignored: further arguments of older scripts that have no meaning here; each is named in the log.
 
     Raises:

@@ -43,8 +43,10 @@ class AutoCompressPruner(SearchPruner):
         num_iterations: how many rounds.
         optimize_mode: ``"maximize"`` or ``"minimize"``.
         base_algo: what goes within a layer.
-        start_temperature, stop_temperature, cool_down_rate, perturbation_magnitude: as
-            :class:`SimulatedAnnealingPruner`.
+        start_temperature: as :class:`SimulatedAnnealingPruner`.
+        stop_temperature: likewise.
+        cool_down_rate: likewise.
+        perturbation_magnitude: likewise.
         admm_num_iterations: how often ADMM looks for the nearest sparse weights in a round.
         admm_epochs_per_iteration: epochs of training between; ``admm_training_epochs`` is the same.
         row: the weight of ADMM's penalty.

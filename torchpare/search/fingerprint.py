@@ -14,6 +14,8 @@ from torch.utils import _pytree as pytree
 
 __all__ = ["of_code", "of_example", "of_model"]
 
+_PLAIN = (bool, int, float, str, type(None))
+
 
 def of_model(model: nn.Module) -> str:
     """A name for a model's parameters and buffers: their names, types, shapes and values."""
@@ -35,22 +37,28 @@ def of_example(example: Any) -> str:
 
 
 def of_code(function: Any) -> str:
-    """A name for what a function does, as far as it can be told: its code and constants, not what it closes over.
+    """A name for what a function does, as far as it can be told: its code, constants and defaults.
 
-    Of a partial function the arguments count too, where they are numbers, words or the like.
+    What it calls and closes over does not count. Of a partial function the arguments do, where they are numbers, words
+    or the like.
     """
     if function is None:
         return ""
     if isinstance(function, functools.partial):
         given = [*enumerate(function.args), *sorted(function.keywords.items())]
-        plain = [(name, value) for name, value in given if isinstance(value, bool | int | float | str | None)]
+        plain = [(name, value) for name, value in given if isinstance(value, _PLAIN)]
         return f"partial {of_code(function.func)} {plain!r}"
     function = inspect.unwrap(function)
     code = getattr(function, "__code__", None)
     if code is None:
         code = getattr(vars(type(function)).get("__call__"), "__code__", None)
     name = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{name} {hashlib.sha256(_bytes(code)).hexdigest()[:16]}" if code is not None else name
+    if code is None:
+        return name
+    defaults = [getattr(function, "__defaults__", None), getattr(function, "__kwdefaults__", None)]
+    plain = [value for value in (*(defaults[0] or ()), *(defaults[1] or {}).values()) if isinstance(value, _PLAIN)]
+    said = repr(plain).encode() if plain else b""
+    return f"{name} {hashlib.sha256(_bytes(code) + said).hexdigest()[:16]}"
 
 
 def _bytes(code: types.CodeType) -> bytes:

@@ -177,24 +177,30 @@ class Journal:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keeps other processes from searching in a folder meanwhile; a kill lets it go.
+def alone_in(folder: Path, what: str = "search", setting: str = "experiment_data_dir") -> Iterator[None]:
+    """Keeps other processes from working in a folder meanwhile; a kill lets it go.
 
     Args:
         folder: of a journal; made if it is missing. Its parent must exist.
+        what: is done there, for errors.
+        setting: that names the folder, for errors.
 
     Raises:
         FileError: another process is at work there, or the folder cannot be used.
     """
     _made(folder)
-    with (folder / "lock").open("a") as file:
+    try:
+        file = (folder / "lock").open("a")
+    except OSError as error:
+        raise FileError(f"cannot write in {folder}: {error.strerror or error}") from error
+    with file:
         try:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise FileError(f"another process is at work on this search, in {folder}: wait until it has ended, or name "
-                            "another experiment_data_dir") from error  # fmt: skip
+            raise FileError(f"another process is at work on this {what}, in {folder}: wait until it has ended, or name "
+                            f"another {setting}") from error  # fmt: skip
         except (ImportError, OSError):  # a system or a file system without locks
             pass
         yield

@@ -12,10 +12,15 @@ from typing import Any, Literal
 
 from torch import nn
 
+from torchpare.attach import masks_of
 from torchpare.errors import ConfigError, FileError
 from torchpare.files.atomic import atomic_write
 from torchpare.pruning.ranked import CRITERIA
+from torchpare.report.heat import write_heat_map
 from torchpare.search.arguments import WithModel, number
+from torchpare.search.executor import Serial
+from torchpare.search.executors import Executors, executor_of
+from torchpare.search.trial import Bench, Job
 
 __all__ = ["RATIOS", "SensitivityAnalysis", "read_sensitivity", "write_sensitivity"]
 
@@ -36,6 +41,9 @@ class SensitivityAnalysis:
             ``early_stop_value``, ``"maximize"`` where it is above, ``"dropped"`` or ``"raised"`` where it is further
             than that below or above the value of the dense model.
         early_stop_value: see there.
+        executor: who runs the evaluations: ``"serial"``, this process, one after the other; ``"processes"``, ``"ray"``
+            or an :class:`~torchpare.search.Executor`: several at a time, where ``val_func`` can be imported. The values
+            are the same whoever finds them, as far as ``val_func`` returns the same for the same model.
 
     Raises:
         ConfigError: an argument cannot be used.
@@ -49,6 +57,8 @@ class SensitivityAnalysis:
         prune_type: str = "l1",
         early_stop_mode: EarlyStop | None = None,
         early_stop_value: float | None = None,
+        *,
+        executor: Executors = "serial",
     ) -> None:
         if prune_type not in ("level", "l1", "l2", "fpgm", "random"):
             raise ConfigError(f"SensitivityAnalysis: prune_type is {prune_type!r}; it is one of 'level', 'l1', 'l2', "
@@ -69,6 +79,7 @@ class SensitivityAnalysis:
             raise ConfigError(f"SensitivityAnalysis: sparsities are {sparsities}; give a list of numbers, all "
                               "between 0 and 1, also when rounded to two digits")  # fmt: skip
         self.model, self.val_func = model, val_func
+        self.executor = executor_of(executor)
         self.prune_type = prune_type
         self.early_stop_mode, self.early_stop_value = early_stop_mode, early_stop_value
         kind = CRITERIA[prune_type]
@@ -100,7 +111,8 @@ class SensitivityAnalysis:
             by layer, by sparsity, the value. A layer's row ends where it was stopped early.
 
         Raises:
-            ConfigError: there is no such layer.
+            ConfigError: there is no such layer, or ``val_func`` returned no number.
+            SearchError: an executor is used, and an evaluation failed there.
         """
         names = list(self.target_layer if specified_layers is None else specified_layers)
         for name in names:
@@ -108,7 +120,10 @@ class SensitivityAnalysis:
                 raise ConfigError(f"SensitivityAnalysis: {name!r} is no layer that {self.prune_type!r} can prune; "
                                   f"those are {', '.join(self.target_layer)}")  # fmt: skip
         compares = self.early_stop_mode in ("dropped", "raised")
-        dense = self._value(copy.deepcopy(self.model), val_args, val_kwargs) if compares else 0.0
+        dense = self.dense_value(val_args, val_kwargs) if compares else 0.0
+        if not isinstance(self.executor, Serial):
+            self._analyse_together(names, dense, WithModel(self.val_func, self.model, val_args, val_kwargs))
+            return self.sensitivities
         for name in names:
             row: dict[float, float] = {}
             for sparsity in self.sparsities:
@@ -118,6 +133,10 @@ class SensitivityAnalysis:
             self.sensitivities[name] = row
         return self.sensitivities
 
+    def dense_value(self, val_args: Sequence[Any] | None = None, val_kwargs: Mapping[str, Any] | None = None) -> float:
+        """The value of the model as it is, of a copy."""
+        return self._value(copy.deepcopy(self.model), val_args, val_kwargs)
+
     def export(self, filepath: str | os.PathLike[str]) -> None:
         """Write the values to a CSV file, a row a layer.
 
@@ -126,6 +145,21 @@ class SensitivityAnalysis:
         """
         write_sensitivity(filepath, self.sensitivities, self.sparsities)
 
+    def plot(self, path: str | os.PathLike[str], *, dense: float | None = None, more_is_better: bool = True) -> None:
+        """Draw the values as a heat map, a row a layer, into an ``.svg`` or ``.png`` file.
+
+        Args:
+            path: of the file; its ending says the format.
+            dense: the value of the model with nothing gone; the best of all values if not given.
+            more_is_better: whether a larger value is a better one.
+
+        Raises:
+            ConfigError: nothing was analysed yet, or the ending is another one.
+            MissingExtraError: for ``.png``, matplotlib is not installed.
+            FileError: the file cannot be written.
+        """
+        write_heat_map(self.sensitivities, path, dense=dense, more_is_better=more_is_better)
+
     def update_already_pruned(self, layername: str, ratio: float) -> None:
         """Say that a layer has lost a share already: sparsities are then shares of what is left."""
         self.already_pruned[layername] = ratio
@@ -133,6 +167,29 @@ class SensitivityAnalysis:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load weights into the model."""
         self.model.load_state_dict(state_dict)
+
+    def _analyse_together(self, names: Sequence[str], dense: float, evaluator: WithModel) -> None:
+        """Several evaluations at a time: all of them, or sparsity by sparsity where rows may end early."""
+        whole = self.prune_type != "level"  # filters take their groups along; single weights do not
+        bench = Bench(self.model, evaluator, None, None, structured=whole, keep_state=False)
+        rows: dict[str, dict[float, float]] = {name: {} for name in names}
+        alive = set(rows)
+        steps = [self.sparsities] if self.early_stop_mode is None else [[sparsity] for sparsity in self.sparsities]
+        try:
+            for step in steps:
+                cells = {f"{name}@{sparsity}": (name, sparsity) for name in names if name in alive for sparsity in step}
+                jobs = [
+                    Job(key, f"{name} at {sparsity:.0%}", masks_of(self._pruned(name, sparsity)), 0)
+                    for key, (name, sparsity) in cells.items()
+                ]
+                for outcome in self.executor.run(bench, jobs) if jobs else ():
+                    name, sparsity = cells[outcome.key]
+                    rows[name][sparsity] = outcome.score
+                    if self._stops(outcome.score, dense):
+                        alive.discard(name)
+        finally:
+            self.executor.close()
+        self.sensitivities.update({name: dict(sorted(row.items())) for name, row in rows.items()})
 
     def _pruned(self, name: str, sparsity: float) -> nn.Module:
         already = self.already_pruned[name]

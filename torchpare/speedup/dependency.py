@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +18,13 @@ from torchpare.files.masks import fit_masks, load_masks
 from torchpare.graph import OnConflict, PruningSpace, analyse, reconciled_masks
 from torchpare.types import Masks
 
-__all__ = ["ChannelDependency", "GroupDependency", "fix_mask_conflict"]
+__all__ = [
+    "ChannelDependency",
+    "GroupDependency",
+    "fix_mask_conflict",
+    "write_channel_sets",
+    "write_group_divisors",
+]
 
 
 class _Dependency:
@@ -67,8 +74,7 @@ class ChannelDependency(_Dependency):
 
     def export(self, filepath: str | os.PathLike[str]) -> None:
         """Write the sets as CSV, one a row: ``Set 1,layer,layer,...`` under ``Dependency Set,Layers``."""
-        rows = [[f"Set {number}", *sorted(layers)] for number, layers in enumerate(self.dependency_sets, start=1)]
-        _write_csv(filepath, [["Dependency Set", "Layers"], *rows])
+        write_channel_sets(filepath, self.dependency_sets)
 
 
 class GroupDependency(_Dependency):
@@ -83,6 +89,13 @@ class GroupDependency(_Dependency):
             every grouped convolution that reads its channels. Depthwise convolutions, whose groups go with their
             channels, ask for nothing.
     """
+
+    @classmethod
+    def of_space(cls, model: nn.Module, space: PruningSpace) -> GroupDependency:
+        """The same of a model that is analysed already."""
+        made = cls.__new__(cls)
+        made.model, made.space = model, space
+        return made
 
     @cached_property
     def dependency(self) -> dict[str, int]:
@@ -110,8 +123,7 @@ class GroupDependency(_Dependency):
 
     def export(self, filepath: str | os.PathLike[str]) -> None:
         """Write the divisors as CSV under ``Conv Layer Name,Group``."""
-        rows = [[name, str(divisor)] for name, divisor in self.dependency.items()]
-        _write_csv(filepath, [["Conv Layer Name", "Group"], *rows])
+        write_group_divisors(filepath, self.dependency)
 
 
 def fix_mask_conflict(
@@ -144,6 +156,25 @@ def fix_mask_conflict(
     space = analyse(model, dummy_input)
     weights = dict(model.named_parameters(remove_duplicate=False))
     return reconciled_masks(space.decide(given, on_conflict=on_conflict, weights=weights), given)
+
+
+def write_channel_sets(path: str | os.PathLike[str], sets: Iterable[Iterable[str]]) -> None:
+    """Write sets of layers that share channels as CSV, one a row.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    rows = [[f"Set {number}", *sorted(layers)] for number, layers in enumerate(sets, start=1)]
+    _write_csv(path, [["Dependency Set", "Layers"], *rows])
+
+
+def write_group_divisors(path: str | os.PathLike[str], divisors: Mapping[str, int]) -> None:
+    """Write the divisors of layers as CSV.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    _write_csv(path, [["Conv Layer Name", "Group"], *([name, str(divisor)] for name, divisor in divisors.items())])
 
 
 def _write_csv(path: str | os.PathLike[str], rows: list[list[str]]) -> None:

@@ -14,6 +14,7 @@ from torchpare.attach import masks_of
 from torchpare.errors import ProofError, ShrinkError
 from torchpare.graph import OnConflict, PruningSpace, Removal, analyse, group_masks
 from torchpare.graph.garbage import paused_garbage_collection
+from torchpare.numerics.shards import refuse_sharded
 from torchpare.speedup.attention_scales import scale_queries
 from torchpare.speedup.changes import loud_channels, norms_over_pruned_axes, not_compared, spoilt_channels
 from torchpare.speedup.constants import find_leftovers, fold
@@ -75,6 +76,7 @@ class ModelSpeedup:
         if not isinstance(model, nn.Module):
             message = f"ModelSpeedup needs a torch.nn.Module, got {type(model).__name__}"
             raise ShrinkError(message)
+        refuse_sharded(model, "cannot be shrunk", ShrinkError)
         self.bound_model = model
         self.dummy_input = dummy_input
         if on_conflict not in get_args(OnConflict):

@@ -54,10 +54,13 @@ class Transaction:
         self._undo.append(lambda: _restore_attachments(before))
 
     def remove_own_hooks(self) -> None:
-        """Take off hooks that torchpare left on the model to wait for a first batch: pruning is over."""
+        """Take off hooks that torchpare left on the model to wait for a first batch: pruning is over.
+
+        Those of a distiller stay: learning from a teacher begins here.
+        """
         for module in self.model.modules():
             for hooks in (module._forward_pre_hooks, module._forward_hooks):
-                own = [key for key, hook in hooks.items() if type(hook).__module__.startswith("torchpare.")]
+                own = [key for key, hook in hooks.items() if _waits(hook)]
                 for flags in (hooks, module._forward_pre_hooks_with_kwargs, module._forward_hooks_with_kwargs):
                     self._remove_keys(flags, own)
 
@@ -103,6 +106,11 @@ class Transaction:
             self._undo.append(lambda: _refill(mapping, before))
             for key in keys:
                 mapping.pop(key, None)
+
+
+def _waits(hook: Any) -> bool:
+    room = type(hook).__module__
+    return room.startswith("torchpare.") and not room.startswith("torchpare.distillation.")
 
 
 def _restore_class(module: nn.Module, kind: type[nn.Module], namespace: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ _INTRODUCTION = """\
 Each line is one model, in a process of its own, with random weights and random norm statistics. A part of every group
 of channels, heads and widths that may lose some goes; the small model is compared with the masked one in float64, run
 in float32, saved and loaded into a fresh model, exported to ONNX and run there, and trained for a step. `make zoo`
-makes this page; the numbers behind it are in [zoo](zoo).
+makes this page; the numbers behind it are in `docs/zoo`.
 
 - *parameters kept*: what is left. Half of both sides of every layer leaves a quarter; what stays above that is frozen:
   inputs, outputs, sizes written in the model's source, operators without a rule.

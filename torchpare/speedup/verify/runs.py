@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchpare.graph import capture as graph_capture
 from torchpare.graph.capture import call_arguments, plain_operators
+from torchpare.graph.copying import copy_to
 from torchpare.graph.program import Program
 from torchpare.graph.recorder import output_tensors
 from torchpare.layers import adopt
@@ -26,7 +27,7 @@ See = Callable[[str, str, tuple[Tensor, ...], tuple[Tensor, ...]], None]
 
 def exact_twin(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode on the CPU, in float64, tied tensors tied."""
-    twin = graph_capture._copy_to(model, "cpu").double().eval()  # noqa: SLF001 - the copy that a recording is made of
+    twin = copy_to(model, "cpu").double().eval()
     for module in twin.modules():
         if type(module) is nn.MultiheadAttention:  # both models must run the same attention to be comparable
             adopt(module)

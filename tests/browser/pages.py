@@ -1,0 +1,95 @@
+"""Pages to open in a browser: an ordinary model, hostile names, three hundred layers, and next to nothing."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import torch
+
+from tests.search.nets import Chain, example, likelihood, trained
+from tests.support.reports import example_report
+from torchpare.insight import (
+    ActivationRange,
+    Activations,
+    Channels,
+    Costs,
+    Frontier,
+    Insight,
+    LayerCost,
+    LayerRounding,
+    Rounding,
+    Sensitivity,
+    study,
+)
+from torchpare.report import CodeBlock, Measurement, Page, Section, TextBlock, Verdict, render_html, render_page
+
+__all__ = ["PAGES"]
+
+HOSTILE = ("<script>document.title='owned'</script>", "<img src=x onerror=alert(1)>", "\x00\x1b[31m\ud800", "層" * 60,
+           "a" * 400, "\u202egnp.exe", "</svg></style><h1>", "{{ 7 * 7 }}", "'\"--", "")  # fmt: skip
+
+
+def ordinary() -> str:
+    """A small net with all analyses."""
+    points = [("dense", 0.004, 0.95), ("pruned", 0.002, 0.948), ("int8", 0.003, 0.94), ("both", 0.0015, 0.93)]
+    found = study(trained(Chain), example(), [example()], likelihood, points=points, runs=3, warmup=0, name="Chain")
+    page = found.page()
+    told = (TextBlock("It is so.", "good"), TextBlock("Beware.", "bad"), TextBlock("Aside.", "soft"), CodeBlock("a: 1"))
+    verdict, more = Verdict("As asked for", "good", "It is."), Section("Told", blocks=told)
+    return render_page(replace(page, verdict=verdict, sections=(*page.sections, more)))
+
+
+def made_up(names: list[str]) -> Insight:
+    """An insight of layers with these names, with values of all sizes."""
+    draw = random.Random(0)
+    taken = Measurement(0.01, 0.009, 0.011, 20, 2, "PyTorch", "a machine")
+    costs = [
+        LayerCost(name, "Conv2d", 1, draw.randrange(10**8), draw.randrange(10**6), draw.random() / 100, 0.001, 0.01)
+        for name in names
+    ]
+    ranges = [
+        ActivationRange(name, "Conv2d", 100, -draw.random() * 10, draw.random() * 1000, draw.gauss(0, 1), 1.0, -0.1,
+                        90.0, draw.random(), 1 + 10 * draw.random(), draw.choice([0, 0, 7]))
+        for name in names
+    ]  # fmt: skip
+    channels = [Channels(name, "Conv2d", 64, tuple(range(draw.randrange(64))), (), (63,)) for name in names]
+    rows = [
+        LayerRounding(name, "Conv2d", *({8: 40 * draw.random(), 4: draw.choice([float("nan"), float("inf"), 9.0])}
+                                        for _ in range(4)))
+        for name in names
+    ]  # fmt: skip
+    heat = {name: {share / 10: draw.random() for share in range(1, 10)} for name in names}
+    front = Frontier.of([(name, 0.001 * (at + 1), draw.random()) for at, name in enumerate(names)])
+    return Insight(
+        names[0], "Net", Costs(tuple(costs), taken, taken, 2),
+        Activations(tuple(ranges), tuple(channels), 3, own_data=True), Rounding(tuple(rows), (8, 4), 3, own_data=True),
+        None, Sensitivity(heat, 1.0, "l1"), front, {"coupling": names[0]}, {names[0]: names[-1]},
+    )  # fmt: skip
+
+
+def hostile() -> str:
+    """Names that mean harm."""
+    return render_page(made_up([*HOSTILE[:-1], "ordinary"]).page())
+
+
+def deep() -> str:
+    """Three hundred layers of long names."""
+    names = [f"model.language_model.layers.{at // 6}.self_attention.block.{part}_projection"
+             for at in range(0, 300, 6) for part in ("query", "key", "value", "output", "gate", "up")]  # fmt: skip
+    return render_page(made_up(names).page())
+
+
+def bare() -> str:
+    """A page of nothing."""
+    verdict = Verdict("Not reached", "bad", "It is not.")
+    return render_page(Page("Nothing", "", verdict, (Section("Empty"), Section("Said", "so"))))
+
+
+def demo() -> str:
+    """The report of dense against small."""
+    torch.manual_seed(0)
+    return render_html(example_report())
+
+
+PAGES = {"ordinary": ordinary, "hostile": hostile, "deep": deep, "bare": bare, "demo": demo}

@@ -1,0 +1,218 @@
+"""The pruners of NNI 2.2 to 2.4: torchpare's own, with the methods that scripts of that time call beside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchpare import pruning, search
+from torchpare.attach import detach
+from torchpare.compat.nni.changes import tell
+from torchpare.compat.nni.files import load_state
+from torchpare.compat.nni.legacy_compressor import LegacyCompressor, tell_of_entries
+from torchpare.pruning.data_driven import DataDrivenPruner
+from torchpare.pruning.groups import forget_first_forward
+from torchpare.pruning.ranked import RankedPruner
+
+__all__ = [
+    "PRUNER_DICT",
+    "ADMMPruner",
+    "AGPPruner",
+    "AMCPruner",
+    "ActivationAPoZRankFilterPruner",
+    "ActivationMeanRankFilterPruner",
+    "AutoCompressPruner",
+    "FPGMPruner",
+    "L1FilterPruner",
+    "L2FilterPruner",
+    "LegacyPruner",
+    "LevelPruner",
+    "LotteryTicketPruner",
+    "NetAdaptPruner",
+    "SensitivityPruner",
+    "SimulatedAnnealingPruner",
+    "SlimPruner",
+    "TaylorFOWeightFilterPruner",
+    "TransformerHeadPruner",
+]
+
+_CHANGES = {
+    pruning.SlimPruner: "slim",
+    pruning.ADMMPruner: "admm",
+    search.SimulatedAnnealingPruner: "annealing",
+    search.AMCPruner: "amc",
+    search.SearchPruner: "search_model",
+}
+
+_BY_THRESHOLD = (pruning.LevelPruner, pruning.L1FilterPruner, pruning.L2FilterPruner, pruning.SlimPruner)
+
+
+class LegacyPruner(LegacyCompressor, pruning.Pruner):
+    """What every pruner of NNI up to 2.4 had beside its algorithm. The arguments are those of the algorithm."""
+
+    def begin(self) -> None:
+        """Tell what is different, and begin."""
+        self.tell_changes()
+        super().begin()
+
+    def tell_changes(self) -> None:
+        """Tell of each difference that this pruner's scripts meet."""
+        tell_of_entries(self.config_list)
+        for kind, key in _CHANGES.items():
+            if isinstance(self, kind):
+                tell(key)
+        if self.structured:
+            tell("groups")
+        if isinstance(self, pruning.GradualPruner) and isinstance(self.ranking, DataDrivenPruner):
+            tell("statistics")
+
+    def mask(self) -> None:
+        """Mask the model by today's scores and sparsities; tells where equal scores let NNI prune more."""
+        super().mask()
+        if self._took_all_ties() and self._had_ties():
+            tell("ties")
+
+    def update_mask(self) -> None:
+        """Mask by what the weights are now."""
+        self.mask()
+
+    def reset(self, checkpoint: dict[str, Tensor] | None = None) -> None:
+        """Take all masks off, and load a checkpoint if one is given; ``compress()`` begins anew."""
+        forget_first_forward(self.bound_model)
+        detach(self.bound_model, bake=False)
+        self._unwrapped, self._compressed = {}, False
+        if checkpoint is not None:
+            self.bound_model.load_state_dict(checkpoint)
+
+    def export_model(
+        self,
+        model_path: str | os.PathLike[str],
+        mask_path: str | os.PathLike[str] | None = None,
+        onnx_path: str | os.PathLike[str] | None = None,
+        input_shape: Sequence[int] | None = None,
+        device: torch.device | str | None = None,
+        dummy_input: Any = None,
+        opset_version: int | None = None,
+    ) -> None:
+        """Write files as :meth:`torchpare.pruning.Pruner.export_model` does.
+
+        Args:
+            model_path: as there.
+            mask_path: as there.
+            onnx_path: as there.
+            input_shape: as there.
+            device: as there.
+            dummy_input: an example input, in place of ``input_shape``.
+            opset_version: not needed; see the warning.
+        """
+        if opset_version is not None:
+            tell("opset")
+        if mask_path is not None:
+            tell("masks")
+        if dummy_input is not None:
+            self.dummy_input = dummy_input
+        super().export_model(model_path, mask_path, onnx_path, input_shape, device)
+
+    def load_model_state_dict(self, state: Any) -> None:
+        """Load a state, also one that NNI's wrappers wrote."""
+        load_state(self.bound_model, state)
+
+    def _took_all_ties(self) -> bool:
+        """Whether NNI pruned all units at the threshold of this criterion."""
+        ranking = self.ranking if isinstance(self, RankedPruner) else self
+        return isinstance(ranking, _BY_THRESHOLD)
+
+    @torch.no_grad()
+    def _had_ties(self) -> bool:
+        """Whether a layer has pruned and kept units of one score, above zero."""
+        for target in self.targets.values():
+            layer: Any = target.module
+            unit, mask = self._unit(target), layer._buffers.get("weight_mask")  # noqa: SLF001 - the live mask
+            if mask is None:
+                continue
+            dense = layer.old_weight.detach()
+            scores = unit.gather(self.score(unit.fold(dense)))
+            kept = unit.kept(mask, dense)
+            if bool(kept.any()) and not bool(kept.all()) and bool(scores[kept].min() == scores[~kept].max()):
+                return True
+        return False
+
+
+class LevelPruner(LegacyPruner, pruning.LevelPruner):
+    """As :class:`torchpare.pruning.LevelPruner`, which has the arguments."""
+
+
+class L1FilterPruner(LegacyPruner, pruning.L1FilterPruner):
+    """As :class:`torchpare.pruning.L1FilterPruner`, which has the arguments."""
+
+
+class L2FilterPruner(LegacyPruner, pruning.L2FilterPruner):
+    """As :class:`torchpare.pruning.L2FilterPruner`, which has the arguments."""
+
+
+class FPGMPruner(LegacyPruner, pruning.FPGMPruner):
+    """As :class:`torchpare.pruning.FPGMPruner`, which has the arguments."""
+
+
+class SlimPruner(LegacyPruner, pruning.SlimPruner):
+    """As :class:`torchpare.pruning.SlimPruner`, which has the arguments."""
+
+
+class TaylorFOWeightFilterPruner(LegacyPruner, pruning.TaylorFOWeightFilterPruner):
+    """As :class:`torchpare.pruning.TaylorFOWeightFilterPruner`, which has the arguments."""
+
+
+class ActivationAPoZRankFilterPruner(LegacyPruner, pruning.ActivationAPoZRankFilterPruner):
+    """As :class:`torchpare.pruning.ActivationAPoZRankFilterPruner`, which has the arguments."""
+
+
+class ActivationMeanRankFilterPruner(LegacyPruner, pruning.ActivationMeanRankFilterPruner):
+    """As :class:`torchpare.pruning.ActivationMeanRankFilterPruner`, which has the arguments."""
+
+
+class AGPPruner(LegacyPruner, pruning.AGPPruner):
+    """As :class:`torchpare.pruning.AGPPruner`, which has the arguments."""
+
+
+class ADMMPruner(LegacyPruner, pruning.ADMMPruner):
+    """As :class:`torchpare.pruning.ADMMPruner`, which has the arguments."""
+
+
+class LotteryTicketPruner(LegacyPruner, pruning.LotteryTicketPruner):
+    """As :class:`torchpare.pruning.LotteryTicketPruner`, which has the arguments."""
+
+
+class TransformerHeadPruner(LegacyPruner, pruning.TransformerHeadPruner):
+    """As :class:`torchpare.pruning.TransformerHeadPruner`, which has the arguments."""
+
+
+class NetAdaptPruner(LegacyPruner, search.NetAdaptPruner):
+    """As :class:`torchpare.search.NetAdaptPruner`, which has the arguments."""
+
+
+class SimulatedAnnealingPruner(LegacyPruner, search.SimulatedAnnealingPruner):
+    """As :class:`torchpare.search.SimulatedAnnealingPruner`, which has the arguments."""
+
+
+class AutoCompressPruner(LegacyPruner, search.AutoCompressPruner):
+    """As :class:`torchpare.search.AutoCompressPruner`, which has the arguments."""
+
+
+class AMCPruner(LegacyPruner, search.AMCPruner):
+    """As :class:`torchpare.search.AMCPruner`, which has the arguments."""
+
+
+class SensitivityPruner(LegacyPruner, search.SensitivityPruner):
+    """As :class:`torchpare.search.SensitivityPruner`, which has the arguments."""
+
+
+PRUNER_DICT: dict[str, type[LegacyPruner]] = {
+    "level": LevelPruner,
+    "l1": L1FilterPruner,
+    "l2": L2FilterPruner,
+    "fpgm": FPGMPruner,
+}

@@ -1,0 +1,314 @@
+"""The training loop of recipes: a checkpoint behind every epoch, and every epoch's random numbers its own.
+
+What an epoch draws is seeded by the recipe's seed, the stage and the number of the epoch. So a training that was killed
+and goes on from its last checkpoint ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from torchpare.errors import ConfigError, FileError, TorchpareError
+from torchpare.files.atomic import atomic_write
+from torchpare.recipe.batches import Loss, arguments_of, begin_epoch, on, taken_by
+from torchpare.recipe.named import found
+from torchpare.recipe.schedules import factor
+from torchpare.recipe.schema import FinetuneStage, Optimizer, QuantizeStage, Training
+from torchpare.search.journal import digest
+from torchpare.search.trial import seeded
+
+__all__ = ["Epoch", "Listener", "Teaching", "Trainer", "make_optimizer", "nothing"]
+
+log = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Who wants to know how far training is: every pruner and quantizer."""
+
+    def update_epoch(self, epoch: int) -> None:
+        """An epoch begins."""
+
+    def step(self) -> None:
+        """A minibatch was learnt."""
+
+
+class Teaching(Protocol):
+    """What a student learns from its teachers; see :class:`torchpare.distillation.Distiller`."""
+
+    def __call__(self, student_output: Any, *inputs: Any, **named_inputs: Any) -> Tensor:
+        """The loss of what the student said of these inputs."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the student."""
+
+
+def nothing(share: float) -> None:
+    """Tell nobody. A function with a name, so that a trainer can go to other processes."""
+    del share
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch of training came to."""
+
+    loss: float
+    """The mean over its minibatches."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the model behind it."""
+
+
+@dataclass(eq=False)
+class Trainer:
+    """Trains a model on the recipe's data, epoch by epoch.
+
+    Attributes:
+        batches: that can be gone through again and again.
+        loss: of an output and a batch.
+        settings: what the stage says about training.
+        device: where the model is.
+        key: names the training: seeds what it draws.
+        teacher: makes what adds the loss of a distillation; called when training begins.
+        task: what the loss on the targets is multiplied by.
+        tick: called behind every minibatch with the share of the epoch that is done.
+    """
+
+    batches: Iterable[Any]
+    loss: Loss
+    settings: Training
+    device: str
+    key: str
+    teacher: Callable[[], Teaching] | None = None
+    task: float = 1.0
+    tick: Callable[[float], None] = nothing
+    teaching: Teaching | None = field(default=None, init=False)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer that the stage asks for, over the model's parameters."""
+        return make_optimizer(self.settings.optimizer, model)
+
+    def epoch(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        number: int,
+        *,
+        criterion: Loss | None = None,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> float:
+        """Train for one epoch; returns the mean loss.
+
+        Args:
+            model: learns in place.
+            optimizer: steps it.
+            number: of the epoch: seeds what it draws.
+            criterion: in place of the trainer's loss.
+            after_step: called behind each step of the optimizer.
+
+        Raises:
+            TorchpareError: the loss is not finite, or there are no batches.
+        """
+        model.train()
+        seed = int(digest(self.key, number)[:8], 16)
+        begin_epoch(self.batches, number, seed)
+        losses: list[Tensor] = []
+        with seeded(seed):
+            optimizer.zero_grad()
+            waiting = 0
+            for batch, share in _with_share(self.batches):
+                loss = self._loss(model, on(self.device, batch), criterion or self.loss)
+                (loss / self.settings.accumulate).backward()
+                losses.append(loss.detach())
+                waiting += 1
+                if waiting == self.settings.accumulate:
+                    self._step(model, optimizer, after_step)
+                    waiting = 0
+                self.tick(share)
+            if waiting:  # the last batches of an epoch are learnt too, each with the weight of all others
+                self._step(model, optimizer, after_step)
+        if not losses:
+            raise ConfigError("the training data holds no batches")
+        mean = float(torch.stack(losses).double().mean())
+        if not math.isfinite(mean):
+            raise TorchpareError(f"training diverged: the mean loss of epoch {number} is {mean}; lower the learning "
+                                 "rate (optimizer: {lr: ...}), or set clip_norm")  # fmt: skip
+        return mean
+
+    def run(
+        self,
+        model: nn.Module,
+        epochs: int,
+        folder: Path | None,
+        *,
+        listeners: Sequence[Listener] = (),
+        evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+        after_epoch: Callable[[int, Epoch], None] = lambda _number, _epoch: None,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> list[Epoch]:
+        """Train for some epochs by the stage's schedule; goes on from the checkpoint in a folder, if there is one.
+
+        Args:
+            model: learns in place.
+            epochs: how many.
+            folder: where the checkpoint lies; None keeps none.
+            listeners: told of every epoch and step.
+            evaluate: called behind every epoch.
+            after_epoch: called with what each came to, also those of before.
+            optimizer: in place of a new one.
+        """
+        settings = self.settings
+        assert isinstance(settings, FinetuneStage | QuantizeStage)
+        optimizer = self.optimizer(model) if optimizer is None else optimizer
+        total = epochs * math.ceil(_length(self.batches) / settings.accumulate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: factor(settings.schedule, step, total, settings.warmup)
+        )
+        decay = settings.ema if isinstance(settings, FinetuneStage) else None
+        averaged = None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        state = _State(model, optimizer, schedule, averaged, folder, f"{self.key} {epochs}")
+        history = state.read()
+
+        def after_step() -> None:
+            schedule.step()
+            if averaged is not None:
+                averaged.update_parameters(model)
+            for listener in listeners:
+                listener.step()
+
+        for number, epoch in enumerate(history):
+            after_epoch(number, epoch)
+        self.teaching = None if self.teacher is None else self.teacher()  # behind the copy that is averaged
+        try:
+            for number in range(len(history), epochs):
+                for listener in listeners:
+                    listener.update_epoch(number)
+                loss = self.epoch(model, optimizer, number, after_step=after_step)
+                judged = model if averaged is None else averaged.module
+                history.append(Epoch(loss, {} if evaluate is None else evaluate(judged)))
+                state.write(history)
+                after_epoch(number, history[-1])
+        finally:
+            if self.teaching is not None:
+                self.teaching.close()
+                self.teaching = None
+        if averaged is not None:
+            _take_over(model, averaged.module)
+        return history
+
+    def _loss(self, model: nn.Module, batch: Any, criterion: Loss) -> Tensor:
+        args, kwargs = arguments_of(batch, taken_by(model))
+        device = torch.device(self.device).type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            output = model(*args, **kwargs)
+            if self.teaching is None:
+                return criterion(output, batch)
+            taught = self.teaching(output, *args, **kwargs)
+            return taught + self.task * criterion(output, batch) if self.task else taught
+
+    def _step(self, model: nn.Module, optimizer: torch.optim.Optimizer, after: Callable[[], None]) -> None:
+        if self.settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), self.settings.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        after()
+
+
+def make_optimizer(said: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
+    """An optimizer over a model's parameters.
+
+    Raises:
+        ConfigError: there is no such class, or it does not take these arguments.
+    """
+    cls = found(said.name) if ":" in said.name else getattr(torch.optim, said.name, None)
+    if not isinstance(cls, type) or not issubclass(cls, torch.optim.Optimizer):
+        known = [name for name in dir(torch.optim) if isinstance(getattr(torch.optim, name), type)]
+        raise ConfigError(f"there is no optimizer {said.name!r}; torch.optim has {', '.join(known)}, and one of your "
+                          "own is named as package.module:Class")  # fmt: skip
+    try:
+        return cls([parameter for parameter in model.parameters() if parameter.requires_grad], **said.arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the optimizer {said.name} does not take {said.arguments}: {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """All that a training is, as one file that appears whole."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    averaged: AveragedModel | None
+    folder: Path | None
+    key: str
+
+    @property
+    def path(self) -> Path:
+        assert self.folder is not None
+        return self.folder / "training.pth"
+
+    def write(self, history: Sequence[Epoch]) -> None:
+        if self.folder is None:
+            return
+        state = {
+            "key": self.key,
+            "history": [{"loss": epoch.loss, "metrics": dict(epoch.metrics)} for epoch in history],
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": {key: value for key, value in self.schedule.state_dict().items() if key != "lr_lambdas"},
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+        }
+        with atomic_write(self.path) as lent:
+            torch.save(state, lent)
+
+    def read(self) -> list[Epoch]:
+        """Take over what a checkpoint holds, if there is one of this training; returns the epochs it has behind it."""
+        if self.folder is None or not self.path.exists():
+            return []
+        try:
+            state = torch.load(self.path, weights_only=True)
+            if state["key"] != self.key:
+                return []  # of another training, that ended up in this folder: begin anew
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None]})
+            if self.averaged is not None:
+                self.averaged.load_state_dict(state["averaged"])
+            return [Epoch(epoch["loss"], epoch["metrics"]) for epoch in state["history"]]
+        except Exception as error:
+            raise FileError(f"{self.path}: the training cannot go on from it ({type(error).__name__}: {error}); delete "
+                            "it to train this stage from its beginning") from error  # fmt: skip
+
+
+def _with_share(batches: Iterable[Any]) -> Iterable[tuple[Any, float]]:
+    length = _length(batches)
+    for number, batch in enumerate(batches, 1):
+        yield batch, number / length
+
+
+def _length(batches: Any) -> int:
+    """How many batches an epoch has.
+
+    Raises:
+        ConfigError: they cannot be counted beforehand.
+    """
+    try:
+        return max(len(batches), 1)
+    except TypeError as error:
+        raise ConfigError(f"the training data is a {type(batches).__name__} without a length, so that no learning rate "
+                          "can be scheduled: give a list or a DataLoader that knows its length") from error  # fmt: skip
+
+
+@torch.no_grad()
+def _take_over(model: nn.Module, averaged: nn.Module) -> None:
+    """Give a model the averaged parameters; buffers stay the model's own."""
+    for mine, theirs in zip(model.parameters(), averaged.parameters(), strict=True):
+        mine.copy_(theirs)
