@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ from tests.distributed.cases import (
     sgd,
     train,
 )
-from torchpare import ModelSpeedup, save
+from torchpare import ModelSpeedup, plan, save
 from torchpare.attach import attach_mask, detach
 from torchpare.errors import TorchpareError
 from torchpare.pruning import AGPPruner, L1FilterPruner, LevelPruner, LotteryTicketPruner, TaylorFOWeightFilterPruner
-from torchpare.quantization import LsqQuantizer, QAT_Quantizer, round_adaptively
+from torchpare.quantization import LsqQuantizer, QAT_Quantizer, equalize, round_adaptively
 
 __all__ = ["BEFORE", "gathered", "refusals", "told", "whole_weights"]
 
@@ -253,6 +254,12 @@ def refusals(share: Share, folder: str) -> dict[str, str]:
     def shrink() -> None:
         ModelSpeedup(sharded()[0], EXAMPLE)
 
+    def ahead() -> None:
+        plan(sharded(masked=False)[0], [{"sparsity": 0.5, "structures": ["channels"]}], EXAMPLE)
+
+    def equal() -> None:
+        equalize(sharded(masked=False)[0], EXAMPLE)
+
     def write() -> None:
         save(sharded(masked=False)[0], f"{folder}/small.safetensors")
 
@@ -265,17 +272,18 @@ def refusals(share: Share, folder: str) -> dict[str, str]:
         model = QAT_Quantizer(net(), [EVERYTHING]).compress()
         round_adaptively(share.together(model), [EXAMPLE])
 
-    def apart() -> None:
-        model = nn.Sequential(nn.Linear(4, 4))
-        attach_mask(model[0], "weight", torch.ones(4, 1, dtype=torch.bool))
-        mesh = init_device_mesh("cpu", (share.count,))
-        parallelize_module(model, mesh, {"0": ColwiseParallel()})
-        model(torch.zeros(2, 4))
-
     said = {}
-    for what in (export, shrink, write, calibration, rounding, apart):
+    for what in (export, shrink, ahead, equal, write, calibration, rounding, partial(_apart, share.count)):
         try:
             what()
         except TorchpareError as error:
-            said[what.__name__] = f"{type(error).__name__}: {error}"
+            said[getattr(what, "__name__", "apart")] = f"{type(error).__name__}: {error}"
     return said
+
+
+def _apart(count: int) -> None:
+    """A masked layer whose weight stays in pieces while it computes."""
+    model = nn.Sequential(nn.Linear(4, 4))
+    attach_mask(model[0], "weight", torch.ones(4, 1, dtype=torch.bool))
+    parallelize_module(model, init_device_mesh("cpu", (count,)), {"0": ColwiseParallel()})
+    model(torch.zeros(2, 4))

@@ -134,7 +134,7 @@ def test_between_passes_a_weight_is_its_pieces_and_baking_writes_zeros_into_them
 def test_where_a_model_has_to_be_whole_it_is_said_what_to_do(layout, found):
     for rank in found:
         said = rank[f"{layout} / refused"]
-        for what in ("export", "shrink", "write", "calibration", "rounding"):
+        for what in ("export", "shrink", "ahead", "equal", "write", "calibration", "rounding"):
             assert "Net is sharded" in said[what], what
             assert "before fully_shard" in said[what]
             assert "get_model_state_dict" in said[what]
