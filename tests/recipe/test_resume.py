@@ -290,3 +290,54 @@ def test_a_copied_run_goes_on_elsewhere(tmp_path):
     before = stamps(moved)
     assert run_recipe(recipe(PRUNE, "shrink"), moved).ok
     assert {name: stamps(moved)[name] for name in before} == before
+
+
+class Cut(BaseException):
+    """As Ctrl-C."""
+
+
+class MortalBatches:
+    """Batches that are cut off after so many."""
+
+    def __init__(self, lives):
+        self.loader, self.lives, self.read = parts.train(64), lives, 0
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        for batch in self.loader:
+            self.read += 1
+            if self.read == self.lives:
+                raise Cut
+            yield batch
+
+
+@pytest.mark.parametrize(
+    "pruner", [pytest.param("AutoCompressPruner", marks=pytest.mark.slow), "SlimPruner", "LinearPruner"]
+)
+def test_pruners_that_train_go_on_to_the_same_weights(tmp_path, pruner):
+    arguments = {
+        "AutoCompressPruner": {"num_iterations": 2, "start_temperature": 40, "cool_down_rate": 0.5,
+                               "admm_num_iterations": 1, "admm_epochs_per_iteration": 2},
+        "SlimPruner": {"sparsifying_training_epochs": 4, "scale": 0.01},
+        "LinearPruner": {"num_iterations": 4, "pruning_algorithm": "random"},
+    }[pruner]  # fmt: skip
+    kind = "BatchNorm2d" if pruner == "SlimPruner" else "Conv2d"
+    stage = {"prune": {"pruner": pruner, "config_list": [{"sparsity": 0.5, "op_types": [kind]}], "arguments": arguments,
+                       "optimizer": {"name": "SGD", "lr": 0.05, "momentum": 0.9}}}  # fmt: skip
+    torch.manual_seed(0)
+    model = nn.Sequential(parts.net(4), nn.Dropout(0.3))
+
+    def compressed(lives, folder):
+        batches = MortalBatches(lives)
+        given = {"train": batches, "evaluate": parts.accuracy, "example_inputs": parts.digits()[0][:2]}
+        return batches, torchpare.compress(model, [stage], folder=tmp_path / folder, **given)
+
+    batches, whole = compressed(-1, "whole")
+    for lives in (batches.read // 2 + 1, batches.read - 1):
+        with pytest.raises(Cut):
+            compressed(lives, f"cut {lives}")
+        again, rest = compressed(-1, f"cut {lives}")
+        assert again.read < batches.read
+        assert of_model(rest.model) == of_model(whole.model)

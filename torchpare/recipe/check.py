@@ -10,7 +10,6 @@ from pathlib import Path
 
 from torchpare.distillation import Distiller, terms_from_config
 from torchpare.errors import ConfigError, MissingExtraError, TorchpareError
-from torchpare.recipe.artifact import Quantized
 from torchpare.recipe.job import Job, Materials, put_on
 from torchpare.recipe.named import build_model
 from torchpare.recipe.replay import Replay
@@ -26,6 +25,7 @@ from torchpare.recipe.schema import (
     Training,
 )
 from torchpare.recipe.stages.prune import PLAN, make_pruner
+from torchpare.recipe.stages.quantize import words_of
 from torchpare.recipe.training import make_optimizer
 from torchpare.speedup import plan
 
@@ -101,8 +101,8 @@ def _stage(stage: object, materials: Materials) -> None:
             job = Job(materials, Path(folder), "check", materials.build())
             make_pruner(stage, job, Replay(job.folder))
     if isinstance(stage, QuantizeStage):
-        put_on(materials.build(), Quantized(stage.quantizer, tuple(stage.config_list), stage.arguments),
-               materials.example)  # fmt: skip
+        model = materials.build()
+        put_on(model, words_of(stage, model), materials.example)
 
 
 def _training(stage: FinetuneStage | QuantizeStage, materials: Materials) -> None:

@@ -157,10 +157,9 @@ class QuantizeStage(_Common, Training):
 
     quantizer: str = "ObserverQuantizer"
     """A class of torchpare.quantization, or ``package.module:Class``."""
-    config_list: list[dict[str, Any]] = Field(
-        default=[{"quant_types": ["weight", "input"], "quant_bits": 8, "op_types": ["Conv2d", "Linear"]}], min_length=1
-    )
-    """What to quantize, as the quantizer takes it."""
+    config_list: list[dict[str, Any]] | None = Field(default=None, min_length=1)
+    """What to quantize, as the quantizer takes it; weights and inputs of all convolutions and linear layers to eight
+    bits, if not given."""
     arguments: dict[str, Any] = {}
     """Further arguments of the quantizer."""
     calibration_batches: int = Field(default=16, ge=1)

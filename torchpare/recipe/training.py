@@ -102,6 +102,7 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         number: int,
         *,
+        drawn: int | None = None,
         criterion: Loss | None = None,
         after_step: Callable[[], None] = lambda: None,
     ) -> float:
@@ -111,6 +112,7 @@ class Trainer:
             model: learns in place.
             optimizer: steps it.
             number: of the epoch: seeds what it draws.
+            drawn: seeds that in its place.
             criterion: in place of the trainer's loss.
             after_step: called behind each step of the optimizer.
 
@@ -118,8 +120,9 @@ class Trainer:
             TorchpareError: the loss is not finite, or there are no batches.
         """
         model.train()
-        seed = int(digest(self.key, number)[:8], 16)
-        begin_epoch(self.batches, number, seed)
+        own = number if drawn is None else drawn
+        seed = int(digest(self.key, own)[:8], 16)
+        begin_epoch(self.batches, own, seed)
         losses: list[Tensor] = []
         with seeded(seed):
             optimizer.zero_grad()

@@ -162,13 +162,14 @@ class _OneEpoch:
         criterion: Loss | None = None,
         epoch: int | None = None,
     ) -> None:
-        del epoch  # pruners count in circles; what is drawn depends on how often they have called
+        del epoch  # pruners count in circles
         self.calls += 1
+        drawn = int(torch.randint(2**31, ()))  # not the calls: a search that goes on leaves out what its journal has
         if self.replay.done(self.calls, model, optimizer):
             return
         said = f"training, epoch {self.calls}"
         self.trainer.tick = lambda share: self.progress(said, share)
-        loss = self.trainer.epoch(model, optimizer, self.calls, criterion=criterion)
+        loss = self.trainer.epoch(model, optimizer, self.calls, drawn=drawn, criterion=criterion)
         self.progress(f"{said}: loss {loss:.4g}", 1.0)
         self.replay.keep(self.calls, model, optimizer)
 
