@@ -199,9 +199,27 @@ def test_what_the_user_s_code_raises_is_told_with_its_line(tmp_path):
     def loss(output, batch):
         raise RuntimeError("shapes differ")
 
-    with pytest.raises(RecipeError, match=r"stage 1 \(finetune\) failed: RuntimeError: shapes differ"):
-        torchpare.compress(parts.net(4), ["finetune"], train=parts.train(64), loss=loss, folder=tmp_path / "s")
+    with pytest.raises(ConfigError, match=r"stages\[1\].finetune: the first training batch has no loss: RuntimeError"):
+        torchpare.compress(parts.net(4), [PRUNE, "finetune"], train=parts.train(64), loss=loss, folder=tmp_path / "s")
+    assert not (tmp_path / "s" / "01-prune").exists()
+
+    def later(output, batch):
+        if output.requires_grad:
+            raise RuntimeError("out of memory")
+        return output.sum()
+
+    with pytest.raises(RecipeError, match=r"stage 1 \(finetune\) failed: RuntimeError: out of memory"):
+        torchpare.compress(parts.net(4), ["finetune"], train=parts.train(64), loss=later, folder=tmp_path / "s")
     assert (tmp_path / "s" / "00-dense" / "stage.json").exists()
+
+
+def test_data_that_raises_is_told(tmp_path):
+    class Broken(list):
+        def __iter__(self):
+            raise OSError("the disk is gone")
+
+    with pytest.raises(ConfigError, match="the training data gives no batch: OSError: the disk is gone"):
+        torchpare.compress(parts.net(4), ["finetune"], train=Broken([1]), folder=tmp_path / "r")
 
 
 def test_a_module_that_does_not_import_is_told(tmp_path, fresh_imports):

@@ -207,6 +207,21 @@ class Trainer:
             _take_over(model, averaged.module)
         return history
 
+    def try_out(self, model: nn.Module) -> None:
+        """See that a batch has a loss, and that batches can be counted; the model may be left with other statistics.
+
+        Raises:
+            ConfigError: there is no batch, or batches cannot be counted.
+        """
+        seed = int(digest(self.key, "first")[:8], 16)
+        begin_epoch(self.batches, 0, seed)
+        model.train()
+        with seeded(seed), torch.no_grad():
+            for batch, _ in _with_share(self.batches):
+                self._loss(model, on(self.device, batch), self.loss)
+                return
+        raise ConfigError("the training data holds no batches")
+
     def _loss(self, model: nn.Module, batch: Any, criterion: Loss) -> Tensor:
         args, kwargs = arguments_of(batch, taken_by(model))
         device = torch.device(self.device).type
