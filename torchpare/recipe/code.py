@@ -146,7 +146,8 @@ class _Walk:
         else:
             self.word(getattr(thing, "__qualname__", ""))
             self.take(type(thing))
-            if is_dataclass(thing) and type(thing).__dataclass_params__.frozen:
+            params = getattr(type(thing), "__dataclass_params__", None)  # what makes a dataclass leaves it behind
+            if is_dataclass(thing) and params is not None and params.frozen:
                 self.take(tuple(sorted(vars(thing).items())), constant=True)
 
     def _class(self, cls: type) -> None:
