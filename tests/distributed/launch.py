@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def torchrun(
-    script: str | Path, *arguments: str | Path, processes: int = 2, seconds: int = 240, folder: Path = ROOT,
+    script: str | Path, *arguments: str | Path, processes: int = 2, seconds: int = 500, folder: Path = ROOT,
     path: Sequence[Path] = (),
 ) -> str:  # fmt: skip
     """What a script prints, run by so many processes on a free port; the test fails where one of them does.
@@ -50,7 +50,7 @@ def once(factory: pytest.TempPathFactory, name: str, script: Path) -> Path:
     try:
         folder.mkdir()
     except FileExistsError:
-        end = time.monotonic() + 300
+        end = time.monotonic() + 500
         while not (folder / "over").exists():
             assert time.monotonic() < end, f"{script} does not come to an end"
             time.sleep(0.2)

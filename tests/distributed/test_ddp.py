@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distributed.cases import PRUNERS, QUANTIZERS, Share, grids, masks
 from tests.distributed.launch import once
+from tests.distributed.pruner_cases import PRUNERS
+from tests.distributed.quantizer_cases import QUANTIZERS
+from tests.distributed.share import Share, grids, masks
 
 pytestmark = pytest.mark.slow
 

@@ -13,10 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.distributed.cases import CONVOLUTIONS, EVERYTHING, PRUNERS, QUANTIZERS, Share, grids, masks, net
 from tests.distributed.fsdp_cases import BEFORE, EXAMPLE, masked_and_quantized
 from tests.distributed.fsdp_script import CASES
 from tests.distributed.launch import once
+from tests.distributed.pruner_cases import PRUNERS
+from tests.distributed.quantizer_cases import QUANTIZERS
+from tests.distributed.share import CONVOLUTIONS, EVERYTHING, Share, grids, masks, net
 from torchpare import ModelSpeedup, load, save
 from torchpare.attach import plain_state_dict
 from torchpare.pruning import L1FilterPruner
