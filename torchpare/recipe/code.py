@@ -13,7 +13,6 @@ import sys
 import sysconfig
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import is_dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -146,7 +145,7 @@ class _Walk:
         else:
             self.word(getattr(thing, "__qualname__", ""))
             self.take(type(thing))
-            if is_dataclass(thing) and type(thing).__dataclass_params__.frozen:
+            if getattr(inspect.getattr_static(type(thing), "__dataclass_params__", None), "frozen", False):
                 self.take(tuple(sorted(vars(thing).items())), constant=True)
 
     def _class(self, cls: type) -> None:
