@@ -173,6 +173,22 @@ def test_what_calibrates_does_not_depend_on_what_was_drawn_before(tmp_path, kind
     assert of_model(rest.model) == of_model(whole.model)
 
 
+def test_a_stage_that_is_called_otherwise_does_not_run_again(tmp_path):
+    run_recipe(recipe(PRUNE, "shrink"), tmp_path / "r")
+    before = stamps(tmp_path / "r")
+    called = recipe({"prune": {"name": "half", "config_list": HALF}}, "shrink")
+    assert [stage.done for stage in preview(called, tmp_path / "r").stages] == [True, True]
+    result = run_recipe(called, tmp_path / "r")
+    assert [stage.name for stage in result.stages] == ["dense", "half", "shrink"]
+    assert stamps(tmp_path / "r")["02-shrink"] == before["02-shrink"]
+    assert sorted(path.name for path in (tmp_path / "r").glob("0*")) == ["00-dense", "01-half", "02-shrink"]
+    assert model_of_run(str(tmp_path / "r") + "@half").conv1.weight.shape == (8, 1, 3, 3)
+    assert run_recipe(called, tmp_path / "r").to_dict() == result.to_dict()
+    (tmp_path / "r" / "01-mine").mkdir()
+    with pytest.raises(FileError, match="01-mine is no stage of a run, and is in the way"):
+        run_recipe(recipe({"prune": {"name": "mine", "config_list": HALF}}, "shrink"), tmp_path / "r")
+
+
 def test_stages_have_names_of_their_own(tmp_path):
     said = recipe({"finetune": {"name": "shrink-2"}}, PRUNE, "shrink", PRUNE, "shrink")
     names = kept.stage_names(said)
