@@ -145,12 +145,7 @@ class _Walk:
         else:
             self.word(getattr(thing, "__qualname__", ""))
             self.take(type(thing))
-<<<<<<< HEAD
-            params = getattr(type(thing), "__dataclass_params__", None)  # what makes a dataclass leaves it behind
-            if is_dataclass(thing) and params is not None and params.frozen:
-=======
             if getattr(inspect.getattr_static(type(thing), "__dataclass_params__", None), "frozen", False):
->>>>>>> r1-recipe
                 self.take(tuple(sorted(vars(thing).items())), constant=True)
 
     def _class(self, cls: type) -> None:
