@@ -37,8 +37,8 @@ def render_template(name: str, **values: Any) -> str:
     from markupsafe import Markup, escape
 
     def breakable(words: str) -> Markup:
-        """A name that may go on in the next line behind its dots and underscores."""
-        parts = re.split(r"(?<=[._/])", printable(words))
+        """A name that may go on in the next line behind its dots and underscores; a number like 0.05 may not."""
+        parts = re.split(r"(?<=[._/])(?!(?<=\d\.)\d)", printable(words))
         return Markup("<wbr/>").join(escape(part) for part in parts)
 
     environment.filters["breakable"] = breakable
