@@ -79,12 +79,15 @@ def _headlines(result: Result) -> list[Headline]:
         if before == after:
             continue
         if name in ("parameters", "macs", "size"):
-            word = {"parameters": "fewer", "macs": "fewer", "size": "smaller"}[name]
+            gain, loss = ("smaller", "larger") if name == "size" else ("fewer", "more")
             title = {"parameters": "Parameters", "macs": "MACs", "size": "File"}[name]
-            found.append(Headline(title, numbers.ratio(before / after if after else 1.0), word, detail))
+            if after > before > 0:
+                found.append(Headline(title, numbers.ratio(after / before), loss, detail, "bad"))
+            else:
+                found.append(Headline(title, numbers.ratio(before / after if after else 1.0), gain, detail))
         elif name == "accuracy" and 0 <= before <= 1:
             change = numbers.points(after - before)
-            found.append(Headline("Accuracy", change, "points" if len(change) < 6 else "", detail))
+            found.append(Headline("Accuracy", change, "points", detail))
         else:
             found.append(Headline(name, say(name, after), "", detail))
     if "speedup" in last.metrics:
