@@ -125,3 +125,14 @@ def test_what_cannot_be_used_is_named(model, given, expected):
 def test_no_model_no_run():
     with pytest.raises(ConfigError, match=r"not a torch\.nn\.Module"):
         torchpare.compress("resnet18", STAGES)  # type: ignore[arg-type]
+
+
+def test_a_notebook_tells_why_a_run_stopped(tmp_path):
+    from torchpare.recipe import Result, StageResult
+
+    dense = StageResult(0, "dense", "dense", 1.0, {"top[1]": 0.5}, {}, {})
+    bench = StageResult(1, "benchmark", "benchmark", 1.0, {"top[1]": 0.5}, {}, {}, failure="it is <not> faster")
+    result = Result("r", tmp_path, (dense, bench), 1, None, {})
+    assert "it is &lt;not&gt; faster</td>" in result._repr_html_()
+    assert "it is <not> faster" in repr(result)
+    assert "top[1]" in repr(result)  # and is no markup
