@@ -15,7 +15,7 @@ from torchpare.files.atomic import atomic_write
 from torchpare.recipe import Given, Result, read_recipe, run_recipe, schema
 from torchpare.recipe.page import write_report
 from torchpare.recipe.preview import Preview, preview
-from torchpare.recipe.result import read_result
+from torchpare.recipe.reading import read_result
 
 __all__ = ["plan", "report", "run", "write_schema"]
 

@@ -12,21 +12,21 @@ from torchpare.distillation import Distiller, terms_from_config
 from torchpare.errors import ConfigError, MissingExtraError, TorchpareError
 from torchpare.recipe.job import Job, Materials, put_on
 from torchpare.recipe.named import build_model, in_words
+from torchpare.recipe.optimizers import make_optimizer
 from torchpare.recipe.replay import Replay
-from torchpare.recipe.schema import (
+from torchpare.recipe.schema import Recipe
+from torchpare.recipe.settings import (
     BenchmarkStage,
     ExportStage,
     FinetuneStage,
     PruneStage,
     QuantizeStage,
-    Recipe,
     ShrinkStage,
     StudyStage,
     Training,
 )
 from torchpare.recipe.stages.prune import PLAN, make_pruner
 from torchpare.recipe.stages.quantize import words_of
-from torchpare.recipe.training import make_optimizer
 from torchpare.speedup import plan
 
 __all__ = ["budgets", "check"]

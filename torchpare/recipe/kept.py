@@ -13,7 +13,8 @@ from torchpare.errors import FileError
 from torchpare.files.atomic import atomic_write
 from torchpare.recipe.code import of_use
 from torchpare.recipe.named import found
-from torchpare.recipe.result import StageResult, read_stage
+from torchpare.recipe.reading import read_stage
+from torchpare.recipe.result import StageResult
 from torchpare.recipe.schema import Recipe
 from torchpare.search.journal import digest
 

@@ -17,7 +17,8 @@ from torchpare.recipe.batches import Loss, begin_epoch, default_loss, first_exam
 from torchpare.recipe.code import of_data, of_model_code, of_use
 from torchpare.recipe.job import Materials
 from torchpare.recipe.named import build_model, called, found, in_words, is_shape, read_inputs
-from torchpare.recipe.schema import Call, Recipe
+from torchpare.recipe.schema import Recipe
+from torchpare.recipe.settings import Call
 from torchpare.search.fingerprint import of_example, of_model
 from torchpare.search.trial import seeded
 

@@ -20,9 +20,10 @@ from torchpare.pruning.groups import is_incomplete, try_to_complete
 from torchpare.recipe.batches import Loss
 from torchpare.recipe.job import Job, Outcome
 from torchpare.recipe.named import class_of
+from torchpare.recipe.optimizers import make_optimizer
 from torchpare.recipe.replay import Replay
-from torchpare.recipe.schema import PruneStage
-from torchpare.recipe.training import Trainer, make_optimizer, nothing
+from torchpare.recipe.settings import PruneStage
+from torchpare.recipe.training import Trainer, nothing
 from torchpare.speedup import plan
 
 __all__ = ["PLAN", "make_pruner", "run"]

@@ -11,7 +11,7 @@ from torchpare.quantization import ObserverQuantizer
 from torchpare.recipe.artifact import Quantized
 from torchpare.recipe.batches import on
 from torchpare.recipe.job import Job, Outcome, put_on
-from torchpare.recipe.schema import QuantizeStage
+from torchpare.recipe.settings import QuantizeStage
 from torchpare.recipe.stages.finetune import taught, trained
 
 __all__ = ["run", "words_of"]
