@@ -1,14 +1,16 @@
-"""Pages to open in a browser: an ordinary model, hostile names, three hundred layers, and next to nothing."""
+"""Pages to open in a browser: a run, a benchmark, a model, hostile names, three hundred layers, next to nothing."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from tests.search.nets import Chain, example, likelihood, trained
 from tests.support.reports import example_report
+from tests.support.runs import a_run
 from torchpare.insight import (
     ActivationRange,
     Activations,
@@ -22,7 +24,10 @@ from torchpare.insight import (
     Sensitivity,
     study,
 )
+from torchpare.recipe.page import page_of
 from torchpare.report import CodeBlock, Measurement, Page, Section, TextBlock, Verdict, render_html, render_page
+from torchpare.runtimes.bench import Benchmark, Row, Slower
+from torchpare.runtimes.bench_page import page_of_benchmark
 
 __all__ = ["PAGES"]
 
@@ -92,4 +97,18 @@ def demo() -> str:
     return render_html(example_report())
 
 
-PAGES = {"ordinary": ordinary, "hostile": hostile, "deep": deep, "bare": bare, "demo": demo}
+def run() -> str:
+    """What came of a recipe."""
+    return render_page(page_of(a_run(Path("runs"))))
+
+
+def bench() -> str:
+    """Dense against compressed."""
+    taken = Measurement(2e-3, 1.9e-3, 2.2e-3, 30, 1, "ONNX Runtime", "a machine")
+    rows = tuple(Row("ONNX Runtime", batch, name, taken, 4000, factor, 40.0, 9000)
+                 for batch in (1, 8) for name, factor in (("dense", 1.0), ("small", 2.0), ("int8", 0.5)))  # fmt: skip
+    slower = tuple(Slower(row, ("conv1: 3 channels, no multiple of 8",)) for row in rows if row.speedup < 1)
+    return render_page(page_of_benchmark(Benchmark(rows, slower)))
+
+
+PAGES = {"run": run, "bench": bench, "ordinary": ordinary, "hostile": hostile, "deep": deep, "bare": bare, "demo": demo}

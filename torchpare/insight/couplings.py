@@ -75,8 +75,15 @@ class Coupling:
     def _summary(self) -> str:
         alone = len(self.sets) - len(self.shared)
         asked = sum(each > 1 for each in self.divisors.values())
-        together = f"{len(self.shared)} sets of layers lose their channels together, {alone} layers lose theirs alone"
+        together = (
+            f"{_number(len(self.shared), 'set')} of layers lose{'s its' if len(self.shared) == 1 else ' their'} "
+            f"channels together, {_number(alone, 'layer')} lose{'s its own' if alone == 1 else ' theirs'} alone"
+        )
         return f"{together}; groups ask that those of {asked} stay divisible" if asked else together
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def coupling(model: nn.Module, example_inputs: Any) -> Coupling:

@@ -87,9 +87,16 @@ class Verdict(BaseModel):
                     "plain number, or a multiple such as 0.99x")  # fmt: skip
         if math.isnan(self.limit):
             return f"{self.budget}: the dense model's {self.metric} is not known"
-        return f"{self.budget}: {'met' if self.holds else 'missed'}, {self.metric} is {self.value:.6g}" + (
-            "" if f"{self.limit:.6g}" in self.budget else f" and the limit {self.limit:.6g}"
-        )
+        plain = _PLAIN.match(self.budget)
+        said = f"{self.budget}: {'met' if self.holds else 'missed'}, {self.metric} is {self._say(self.value)}"
+        return said if plain and plain["unit"] != "x" else f"{said} and the limit {self._say(self.limit)}"
+
+    def _say(self, value: float) -> str:
+        """A number in the unit that the budget is said in."""
+        found = _PLAIN.match(self.budget) or _DENSE.match(self.budget)
+        unit = (found["unit"] or "") if found else ""
+        unit = unit if unit in _UNITS else ""
+        return f"{value / _UNITS[unit]:.6g}" + (f" {unit}" if unit else "")
 
 
 def read_budget(text: Any) -> Any:

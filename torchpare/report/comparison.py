@@ -67,6 +67,11 @@ class Row:
             return numbers.ratio(1.0), "as much"
         return (numbers.ratio(factor), self.gain) if factor >= 1 else (numbers.ratio(1 / factor), self.loss)
 
+    @property
+    def is_gain(self) -> bool:
+        """Whether the small model is as good or better: needs no more, or is right as often."""
+        return self.small.value >= self.dense.value if self.quantity == "share" else self.factor >= 1
+
     def say(self, amount: Amount) -> str:
         """One of the two amounts in words: a share as mean and deviation, all else as the value alone."""
         if self.quantity == "share" and amount.high is not None:

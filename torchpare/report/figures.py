@@ -22,7 +22,10 @@ def paired_bars(rows: Sequence[Row], label: str) -> str:
     """For each row the dense amount and the small one, on a scale of their own; whiskers show the interval."""
     shapes, y = [], 4.0
     for row in rows:
-        shapes += [svg.text(0, y + 11, row.name, "name"), svg.text(WIDTH, y + 11, " ".join(row.change), "gain", "end")]
+        change = " ".join(row.change)
+        name = svg.shortened(row.name, WIDTH - svg.width_of(change) - 16)
+        tone = "gain" if row.is_gain else "loss"
+        shapes += [svg.text(0, y + 11, name, "name"), svg.text(WIDTH, y + 11, change, tone, "end")]
         y += 19
         largest = max(row.dense.high or 0.0, row.dense.value, row.small.high or 0.0, row.small.value) or 1.0
         for css, amount in (("dense", row.dense), ("small", row.small)):

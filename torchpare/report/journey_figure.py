@@ -11,7 +11,9 @@ from torchpare.report import svg
 __all__ = ["Leg", "journey"]
 
 _WIDTH, _HEIGHT = 760.0, 240.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 14.0, 14.0, 46.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 14.0, 14.0, 46.0
+_LEAST = 78.0
+"""A stage is as wide as this, so that its name has room beside a training of a hundred epochs."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ def journey(legs: Sequence[Leg], label: str, say: Callable[[float], str]) -> str
     values = [value for leg in legs for value in leg.values]
     ticks = _ticks(min(values), max(values))
     low, high = ticks[0], ticks[-1]
-    steps = sum(len(leg.values) for leg in legs)
-    step = (_WIDTH - _LEFT - _RIGHT) / max(steps, 1)
+    widths = _widths([len(leg.values) for leg in legs], _WIDTH - _LEFT - _RIGHT)
+    crowded = min(widths) < _LEAST
 
     def y(value: float) -> float:
         return _TOP + (high - value) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
@@ -51,16 +53,27 @@ def journey(legs: Sequence[Leg], label: str, say: Callable[[float], str]) -> str
     for number, leg in enumerate(legs):
         if number:
             shapes.append(svg.line(x, _TOP, x, _HEIGHT - _BOTTOM, "grid"))
-        middle = x + step * len(leg.values) / 2
+        middle, step = x + widths[number] / 2, widths[number] / len(leg.values)
         for place, value in enumerate(leg.values):
             at = (x + step * (place + 0.5), y(value))
             points.append(at)
             dots.append(svg.circle(*at, 3.2 if place == len(leg.values) - 1 else 2.0, "small",
                                    f"{leg.name}: {say(value)}"))  # fmt: skip
-        x += step * len(leg.values)
-        lowered = 12.0 * (number % 2) if len(legs) > 6 else 0.0  # so that neighbours' names have room
-        shapes.append(svg.text(middle, _HEIGHT - _BOTTOM + 18 + lowered, leg.name, "tick", "middle"))
+        x += widths[number]
+        lowered = 13.0 * (number % 2) if crowded else 0.0  # so that neighbours' names have room
+        # Of two rows, a name has the room of both halves beside it too; at the ends, only up to the edge.
+        room = min(2 * widths[number] if crowded else widths[number], 2 * middle, 2 * (_WIDTH - middle)) - 6
+        shapes.append(svg.text(middle, _HEIGHT - _BOTTOM + 18 + lowered, svg.shortened(leg.name, room), "tick",
+                               "middle"))  # fmt: skip
     return svg.picture(_WIDTH, _HEIGHT, label, *shapes, svg.path(points, "small-line"), *dots)
+
+
+def _widths(values: Sequence[int], room: float) -> list[float]:
+    """The width of each leg: one that is enough for its name, and what is left in proportion to its epochs."""
+    least = min(_LEAST, room / len(values))
+    more = [number - 1 for number in values]
+    left = room - least * len(values)
+    return [least + left * (part / sum(more) if sum(more) else 1 / len(values)) for part in more]
 
 
 def _ticks(low: float, high: float) -> list[float]:

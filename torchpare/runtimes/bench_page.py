@@ -47,7 +47,8 @@ def page_of_benchmark(found: Benchmark) -> Page:
     if why:
         sections.append(Section("Not faster, and why", blocks=why))
     one = found.rows[0].taken
-    slower = f"{len(found.slower)} of {len(found.rows) - len(_dense(found))} measurements are not faster than dense."
+    are = "is" if len(found.slower) == 1 else "are"
+    slower = f"{len(found.slower)} of {len(found.rows) - len(_dense(found))} measurements {are} not faster than dense."
     verdict = Verdict("Everything is faster than the dense model.", "good") if found.ok else Verdict(slower, "bad")
     facts = {"Machine": one.environment, "Threads": str(one.threads), "Timed rounds": str(one.runs)}
     summary = f"{', '.join(names)} beside the dense model, taking turns in the same runtimes."
