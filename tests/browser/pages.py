@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
+from tests.recipe.test_page import BENCH, SHRINK, stage
 from tests.search.nets import Chain, example, likelihood, trained
 from tests.support.reports import example_report
 from torchpare.insight import (
@@ -22,7 +24,11 @@ from torchpare.insight import (
     Sensitivity,
     study,
 )
+from torchpare.recipe.page import page_of
+from torchpare.recipe.result import Result
 from torchpare.report import CodeBlock, Measurement, Page, Section, TextBlock, Verdict, render_html, render_page
+from torchpare.runtimes.bench import Benchmark, Row, Slower
+from torchpare.runtimes.bench_page import page_of_benchmark
 
 __all__ = ["PAGES"]
 
@@ -92,4 +98,36 @@ def demo() -> str:
     return render_html(example_report())
 
 
-PAGES = {"ordinary": ordinary, "hostile": hostile, "deep": deep, "bare": bare, "demo": demo}
+def run() -> str:
+    """A recipe whose training is long, whose model gets much better, and which is stopped by a budget."""
+    history = [{"loss": 1.0, "metrics": {"accuracy": 0.4 + 0.02 * epoch}} for epoch in range(25)]
+    stages = (
+        stage(0, "dense", "dense", {"accuracy": 0.051, "parameters": 1e6, "macs": 5e8, "size": 4e6}),
+        stage(1, "prune", "prune", {"accuracy": 0.4, "parameters": 5e5, "macs": 2e8}),
+        stage(2, "finetune", "finetune", {"accuracy": 0.88, "parameters": 5e5, "macs": 2e8}, {"history": history},
+              ["accuracy >= dense - 0.05"]),
+        stage(3, "shrink", "shrink", {"accuracy": 0.88, "parameters": 5e5, "macs": 2e8, "size": 2e6},
+              {"shrink": SHRINK, "says": ["1,000,000 -> 500,000 parameters"]}),
+        stage(4, "quantize with a long name of its own", "quantize", {"accuracy": 0.88}),
+        stage(5, "benchmark", "benchmark", {"accuracy": 0.88, "parameters": 5e5, "macs": 2e8, "size": 9e5,
+              "latency": 2e-2, "speedup": 0.5}, {"benchmark": BENCH}, ["latency <= 5 ms"],
+              "compressed is 0.50 times as fast as dense"),
+    )  # fmt: skip
+    return render_page(page_of(Result("digits", Path(), stages, 6, None, {"machine": "here"}, {"stages": []})))
+
+
+def bench() -> str:
+    """A benchmark of two runtimes, one model of which is slower at one batch."""
+    rows = []
+    for runtime in ("onnxruntime", "openvino"):
+        for name, times in (("dense", 1.0), ("pruned", 1.9), ("int8", 0.93 if runtime == "openvino" else 2.8)):
+            taken = Measurement(0.002 / times, 0.0018 / times, 0.0023 / times, 30, 4, "2.13.0", "a machine")
+            rows.append(
+                Row(runtime, 1, name, taken, 4_000_000, times, 38.2 if times != 1 else float("inf"), 250_000_000)
+            )
+    slower = Slower(rows[-1], ("conv1: 3 channels are no multiple of 8", "fc: 10 outputs"))
+    return render_page(page_of_benchmark(Benchmark(tuple(rows), (slower,))))
+
+
+PAGES = {"ordinary": ordinary, "hostile": hostile, "deep": deep, "bare": bare, "demo": demo, "run": run,
+         "bench": bench}  # fmt: skip
