@@ -46,8 +46,7 @@ def at_rest(model: nn.Module) -> Iterator[None]:
             module.training = mode
         with torch.no_grad():
             for module, name, buffer, before in buffers:
-                if module._buffers.get(name) is not buffer:  # noqa: SLF001 - the model put another one in its place
-                    setattr(module, name, buffer)
+                module._buffers[name] = buffer  # noqa: SLF001 - the model may have put another one in its place
                 if not torch.equal(buffer, before):
                     buffer.copy_(before)
 
