@@ -13,7 +13,17 @@ import torchpare
 
 ROOT = Path(__file__).parents[1]
 NAMES = {
-    "torchpare": ["ModelSpeedup", "Plan", "apply_compression_results", "load", "plan", "save", "save_pretrained"],
+    "torchpare": [
+        "ModelSpeedup",
+        "Plan",
+        "apply_compression_results",
+        "benchmark",
+        "compress",
+        "load",
+        "plan",
+        "save",
+        "save_pretrained",
+    ],
     "torchpare.pruning": [
         "ADMMPruner",
         "AGPPruner",
@@ -45,6 +55,22 @@ NAMES = {
         "TaylorFOWeightPruner",
         "TransformerHeadPruner",
     ],
+    "torchpare.distillation": [
+        "AttentionMaps",
+        "AttentionScores",
+        "Distiller",
+        "FeatureTerm",
+        "HiddenStates",
+        "KeptOutputs",
+        "Relations",
+        "SoftTargets",
+        "Teacher",
+        "Term",
+        "TokenRelations",
+        "dense_teacher",
+        "terms_from_config",
+    ],
+    "torchpare.recipe": ["Recipe", "Result", "compress", "read_recipe", "run_recipe", "schema"],
     "torchpare.integrations": ["Control", "compression"],
     "torchpare.search": ["Executor", "Objective", "Processes", "RayCluster", "SearchPruner", "Serial"],
     "torchpare.insight": [

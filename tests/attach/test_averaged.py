@@ -8,7 +8,13 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from torchpare.attach import FakeQuantize, attach_activation_quantizer, attach_mask, masks_of
+from torchpare.attach import (
+    FakeQuantize,
+    attach_activation_quantizer,
+    attach_mask,
+    attach_weight_quantizer,
+    masks_of,
+)
 from torchpare.attach.averaged import carry_over
 from torchpare.config import QuantSpec
 from torchpare.numerics.affine import Grid
@@ -64,3 +70,15 @@ def test_a_grid_that_waits_in_the_copy_is_awake_when_the_models_is():
     twin[1].load_state_dict(model[1].state_dict())
     x = torch.randn(2, 1, 8, 8)
     assert torch.equal(twin.eval()(x), model.eval()(x))
+
+
+def test_a_grid_that_was_fixed_is_fixed_in_the_copy():
+    model = net()
+    attach_weight_quantizer(
+        model[0], "weight", FakeQuantize(QuantSpec(Grid(8, signed=True, symmetric=True)), "0.weight", follows=True)
+    )
+    twin = copy.deepcopy(model)
+    model[0].weight_quantizer.fix(torch.tensor(0.01), torch.tensor(0, dtype=torch.int32))
+    carry_over(model, twin)
+    assert torch.equal(twin[0].weight, model[0].weight)
+    assert float(twin[0].weight.detach().abs().max()) > 0

@@ -1,4 +1,4 @@
-"""Pages to open in a browser: an ordinary model, hostile names, three hundred layers, and next to nothing."""
+"""Pages to open in a browser: a run, a benchmark, a model, hostile names, three hundred layers, next to nothing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from tests.recipe.test_page import BENCH, SHRINK, stage
 from tests.search.nets import Chain, example, likelihood, trained
 from tests.support.reports import example_report
+from tests.support.runs import BENCH, SHRINK, a_run, stage
 from torchpare.insight import (
     ActivationRange,
     Activations,
@@ -99,6 +99,11 @@ def demo() -> str:
 
 
 def run() -> str:
+    """What came of a recipe."""
+    return render_page(page_of(a_run(Path("runs"))))
+
+
+def stopped() -> str:
     """A recipe whose training is long, whose model gets much better, and which is stopped by a budget."""
     history = [{"loss": 1.0, "metrics": {"accuracy": 0.4 + 0.02 * epoch}} for epoch in range(25)]
     stages = (
@@ -117,17 +122,13 @@ def run() -> str:
 
 
 def bench() -> str:
-    """A benchmark of two runtimes, one model of which is slower at one batch."""
-    rows = []
-    for runtime in ("onnxruntime", "openvino"):
-        for name, times in (("dense", 1.0), ("pruned", 1.9), ("int8", 0.93 if runtime == "openvino" else 2.8)):
-            taken = Measurement(0.002 / times, 0.0018 / times, 0.0023 / times, 30, 4, "2.13.0", "a machine")
-            rows.append(
-                Row(runtime, 1, name, taken, 4_000_000, times, 38.2 if times != 1 else float("inf"), 250_000_000)
-            )
-    slower = Slower(rows[-1], ("conv1: 3 channels are no multiple of 8", "fc: 10 outputs"))
-    return render_page(page_of_benchmark(Benchmark(tuple(rows), (slower,))))
+    """Dense against compressed."""
+    taken = Measurement(2e-3, 1.9e-3, 2.2e-3, 30, 1, "ONNX Runtime", "a machine")
+    rows = tuple(Row("ONNX Runtime", batch, name, taken, 4000, factor, 40.0, 9000)
+                 for batch in (1, 8) for name, factor in (("dense", 1.0), ("small", 2.0), ("int8", 0.5)))  # fmt: skip
+    slower = tuple(Slower(row, ("conv1: 3 channels, no multiple of 8",)) for row in rows if row.speedup < 1)
+    return render_page(page_of_benchmark(Benchmark(rows, slower)))
 
 
-PAGES = {"ordinary": ordinary, "hostile": hostile, "deep": deep, "bare": bare, "demo": demo, "run": run,
-         "bench": bench}  # fmt: skip
+PAGES = {"run": run, "stopped": stopped, "bench": bench, "ordinary": ordinary, "hostile": hostile, "deep": deep,
+         "bare": bare, "demo": demo}  # fmt: skip

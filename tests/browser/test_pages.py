@@ -76,7 +76,7 @@ def test_every_chart_is_there_and_its_words_lie_within_it(opened, name, width):
         assert chart["outside"] == []
 
 
-@pytest.mark.parametrize("name", ["ordinary", "deep", "demo", "run", "bench"])
+@pytest.mark.parametrize("name", ["ordinary", "deep", "demo", "run", "stopped", "bench"])
 def test_words_in_charts_do_not_lie_on_each_other(opened, name):
     assert opened(name).evaluate(MEETING) == []
 
@@ -92,7 +92,7 @@ def test_a_telephone_does_not_scroll_sideways(opened, name):
     assert page.evaluate("window.scrollX") == 0
 
 
-@pytest.mark.parametrize("name", ["ordinary", "run", "bench"])
+@pytest.mark.parametrize("name", ["ordinary", "run", "stopped", "bench"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_words_in_charts_are_large_enough_to_read(opened, name, width):
     for chart in opened(name, width=width).evaluate(CHARTS):

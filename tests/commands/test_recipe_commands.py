@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,98 @@ def test_models_of_a_run_are_timed_and_verified(recipe, tmp_path):
     unknown = run("bench", "runs/small@nowhere", "runs/small", "--input", "1x1x8x8")
     assert unknown.exit_code == 2
     assert "has no stage 'nowhere'" in unknown.stderr.replace("\n", " ")
+
+
+# ------------------------------------------------------------------------------------------------- tired and hostile
+
+
+def test_what_user_code_prints_is_not_in_the_json(recipe, tmp_path):
+    module = recipe.parent / "here_of_a_test.py"
+    module.write_text(module.read_text() + "print('importing')\n_said = accuracy\ndef accuracy(model):\n"
+                      "    print('evaluating')\n    return _said(model)\n", encoding="utf-8")  # fmt: skip
+    sys.modules.pop("here_of_a_test", None)
+    assert json.loads(run("plan", recipe, "--json", "-").stdout)["stages"]
+    assert json.loads(run("run", recipe, "--json", "-").stdout)["ok"]
+    sys.modules.pop("here_of_a_test", None)
+
+
+def test_user_code_that_raises_is_exit_code_3_or_2_without_a_traceback(recipe):
+    recipe.write_text(RECIPE.replace("evaluate: here_of_a_test:accuracy", "evaluate: os:getenv"), encoding="utf-8")
+    failed = run("run", recipe)
+    assert failed.exit_code == 3
+    assert "stage 0 (dense) failed: TypeError" in failed.stderr
+    (recipe.parent / "raises_of_a_test.py").write_text("raise RuntimeError('no data here')", encoding="utf-8")
+    recipe.write_text(RECIPE.replace("train: here_of_a_test", "train: raises_of_a_test"), encoding="utf-8")
+    assert run("run", recipe).exit_code == 2
+
+
+def test_names_that_look_like_markup_or_commands_to_a_terminal_are_shown(tmp_path):
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "[bold]"
+    folder.mkdir()
+    odd = {"[/red]": torch.zeros(2), "[blue]x": torch.ones(2), "\x1b[2Jgone": torch.ones(1)}
+    save_file(odd, folder / "odd.safetensors")
+    looked = run("inspect", folder / "odd.safetensors")
+    assert looked.exit_code == 0, looked.output
+    assert all(word in looked.stdout for word in ("[bold]", "[/red]", "[blue]x", "\N{REPLACEMENT CHARACTER}[2Jgone"))
+    assert "\x1b" not in looked.stdout
+    nowhere = run("inspect", folder / "[/a].pth")
+    assert nowhere.exit_code == 2
+    assert "[/a].pth" in "".join(nowhere.stderr.split()).replace("│", "")
+
+
+def test_tensors_that_are_larger_than_their_file_cost_no_memory(tmp_path):
+    torch.save({"wide": torch.zeros(1).expand(2**20, 2**20)}, tmp_path / "wide.pth")
+    assert [row["zeros"] for row in facts(tmp_path / "wide.pth")["rows"]] == [""]
+
+
+def test_tensors_of_every_kind_are_told(tmp_path):
+    kinds = {"half": torch.tensor([0.0, 1.0]).half(), "eight": torch.tensor([0.0, 1.0]).to(torch.float8_e4m3fn),
+             "complex": torch.tensor([0j, 1j]), "bool": torch.tensor([False, True]), "none": torch.zeros(0),
+             "sparse": torch.eye(2).to_sparse()}  # fmt: skip
+    torch.save(kinds, tmp_path / "kinds.pth")
+    said = {row["name"]: row["zeros"] for row in facts(tmp_path / "kinds.pth")["rows"]}
+    assert said == {"half": "50.0%", "eight": "50.0%", "complex": "50.0%", "bool": "50.0%", "none": "", "sparse": ""}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"torchpare_search": 1}\n[1]\n3\n{"score": "x"}\n'),
+        ("a.json", "[" * 100_000),
+        ("a.json", '{"a": ' + "9" * 5000 + "}"),
+        ("a.json", '{"a": "' + "x" * 100_000 + '"}'),
+        ("a.yaml", "a: " * 3),
+        ("a.yaml", "a: &a [1]\nb: *a\nstages: !!python/object:os.system [x]\n"),
+        ("a.safetensors", "\xff" * 8),
+    ],
+)
+def test_hostile_files_are_told_in_a_few_words(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content.encode("latin-1"))
+    looked = run("inspect", tmp_path / name)
+    assert looked.exit_code in (0, 2), looked.exception
+    assert looked.exception is None or isinstance(looked.exception, SystemExit)
+    assert len(looked.output) < 5000
+
+
+def test_a_forged_result_is_refused_without_a_traceback(recipe):
+    run("run", recipe)
+    path = Path("runs/small/result.json")
+    said = json.loads(path.read_text())
+    for forged in ({"shrink": {}}, {"shrink": 3}, {"benchmark": {"rows": []}}, {"files": [{}]}, {"history": 1},
+                   {"sections": [{"title": "x", "text": "", "blocks": [{"kind": "?"}]}]}, {"says": 7}):  # fmt: skip
+        for key in ("metrics", "details"):
+            path.write_text(json.dumps({**said, "stages": [{**said["stages"][0], key: forged}]}), encoding="utf-8")
+            told = run("report", "runs/small")
+            assert told.exit_code in (0, 2), (forged, told.exception)
+
+
+def test_calibration_batches_are_also_found_in_the_working_directory(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    (tmp_path / "batches_of_a_test.py").write_text("from tests.recipe.parts import calibration\n", encoding="utf-8")
+    run("run", recipe)
+    proved = run("verify", "runs/small", "--input", "2x1x8x8", "--calibration", "batches_of_a_test:calibration")
+    assert proved.exit_code == 0, proved.output
+    wrong = run("verify", "runs/small", "--input", "2x1x8x8", "--calibration", "batches_of_a_test:nothing")
+    assert wrong.exit_code == 2

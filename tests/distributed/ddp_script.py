@@ -9,7 +9,9 @@ import warnings
 import torch
 import torch.distributed as dist
 
-from tests.distributed.cases import EVERYTHING, PRUNERS, QUANTIZERS, Share, grids, masks, net
+from tests.distributed.pruner_cases import PRUNERS
+from tests.distributed.quantizer_cases import QUANTIZERS
+from tests.distributed.share import EVERYTHING, Share, grids, masks, net
 from torchpare.attach.ranks import averages_over_ranks, fewest_over_ranks, terms_over_ranks
 from torchpare.quantization import LsqQuantizer, ObserverQuantizer
 

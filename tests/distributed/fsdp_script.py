@@ -9,8 +9,11 @@ import warnings
 import torch
 import torch.distributed as dist
 
-from tests.distributed.cases import PRUNERS, QUANTIZERS, Share, grids, masks, second_order
-from tests.distributed.fsdp_cases import BEFORE, gathered, refusals, told
+from tests.distributed.fsdp_cases import BEFORE, gathered
+from tests.distributed.fsdp_facts import refusals, told
+from tests.distributed.pruner_cases import PRUNERS, second_order
+from tests.distributed.quantizer_cases import QUANTIZERS
+from tests.distributed.share import Share, grids, masks
 from torchpare.errors import MaskError
 
 LAYERS = [name for name in (*PRUNERS, *QUANTIZERS) if name != "hessian"]  # by which no sharded model can be pruned

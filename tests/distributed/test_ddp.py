@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distributed.cases import PRUNERS, QUANTIZERS, Share, grids, masks
-from tests.distributed.launch import torchrun
+from tests.distributed.launch import once
+from tests.distributed.pruner_cases import PRUNERS
+from tests.distributed.quantizer_cases import QUANTIZERS
+from tests.distributed.share import Share, grids, masks
 
 pytestmark = pytest.mark.slow
 
@@ -20,8 +22,7 @@ LEARNT = ("lsq", "lsq+", "pact")
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes came to in every case: one launch for all."""
-    folder = tmp_path_factory.mktemp("ddp")
-    torchrun(Path(__file__).with_name("ddp_script.py"), folder)
+    folder = once(tmp_path_factory, "ddp", Path(__file__).with_name("ddp_script.py"))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -13,10 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from tests.distributed.cases import CONVOLUTIONS, EVERYTHING, PRUNERS, QUANTIZERS, Share, grids, masks, net
 from tests.distributed.fsdp_cases import BEFORE, EXAMPLE, masked_and_quantized
 from tests.distributed.fsdp_script import CASES
-from tests.distributed.launch import torchrun
+from tests.distributed.launch import once
+from tests.distributed.pruner_cases import PRUNERS
+from tests.distributed.quantizer_cases import QUANTIZERS
+from tests.distributed.share import CONVOLUTIONS, EVERYTHING, Share, grids, masks, net
 from torchpare import ModelSpeedup, load, save
 from torchpare.attach import plain_state_dict
 from torchpare.pruning import L1FilterPruner
@@ -30,8 +32,7 @@ LAYOUTS = tuple(CASES)
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes came to in every case: one launch for all."""
-    folder = tmp_path_factory.mktemp("fsdp2")
-    torchrun(Path(__file__).with_name("fsdp_script.py"), folder)
+    folder = once(tmp_path_factory, "fsdp2", Path(__file__).with_name("fsdp_script.py"))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -134,7 +135,7 @@ def test_between_passes_a_weight_is_its_pieces_and_baking_writes_zeros_into_them
 def test_where_a_model_has_to_be_whole_it_is_said_what_to_do(layout, found):
     for rank in found:
         said = rank[f"{layout} / refused"]
-        for what in ("export", "shrink", "write", "calibration", "rounding"):
+        for what in ("export", "shrink", "ahead", "equal", "write", "calibration", "rounding"):
             assert "Net is sharded" in said[what], what
             assert "before fully_shard" in said[what]
             assert "get_model_state_dict" in said[what]

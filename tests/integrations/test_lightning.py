@@ -14,7 +14,7 @@ from torch.nn import functional
 from tests.integrations.lightning_runs import module_of, trainer
 from tests.integrations.runs import ALL, CONVS, EPOCHS, LATE, by_hand, made, same, sgd
 from tests.pruning.training import Small, batches, train
-from torchpare.attach import masks_of
+from torchpare.attach import is_attached, masks_of
 from torchpare.errors import ConfigError
 from torchpare.integrations.lightning import CompressionCallback
 from torchpare.pruning import (
@@ -198,8 +198,10 @@ def test_a_test_loads_the_best_checkpoint_with_its_masks(tmp_path):
     kept = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, enable_version_counter=False)
     trainer(tmp_path, callback, kept).fit(module_of(lightning.pytorch, model))
     fresh, compressors = made("AGP of filters", seed=1)
-    module = module_of(lightning.pytorch, fresh)
-    trainer(tmp_path, CompressionCallback(*compressors)).validate(module, ckpt_path=tmp_path / "epoch=3.ckpt")
+    module, callback = module_of(lightning.pytorch, fresh), CompressionCallback(*compressors)
+    trainer(tmp_path, callback, max_epochs=1).fit(module)
+    assert not is_attached(fresh)
+    trainer(tmp_path, callback).validate(module, ckpt_path=tmp_path / "epoch=3.ckpt")
     assert same(fresh, model)
 
 

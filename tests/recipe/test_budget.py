@@ -91,3 +91,18 @@ def test_a_verdict_answers_in_the_unit_that_was_asked_in(text, said):
     metrics = {"latency": 0.02, "accuracy": 0.9, "size": 1.5e6, "parameters": 5.0}
     dense = {"latency": 0.01, "accuracy": 0.94, "parameters": 1.0}
     assert str(budget(text).judge(metrics, dense)) == said
+
+
+def test_percent_of_what_is_no_share_is_refused():
+    for text in ("accuracy >= 97 %", "accuracy >= dense - 1 %", "loss <= dense + 1%"):
+        verdict = budget(text).judge({"accuracy": 98.5, "loss": 2.0}, {"accuracy": 99.0, "loss": 2.0})
+        assert not verdict.holds
+        assert "no share of 1, so that % says nothing" in str(verdict)
+    assert budget("accuracy >= 97 %").judge({"accuracy": 0.98}, {}).holds
+
+
+def test_what_is_not_a_number_misses_every_budget():
+    for text in ("loss <= 3", "loss >= 3", "loss <= 2x", "loss >= dense"):
+        verdict = budget(text).judge({"loss": math.nan}, {"loss": 1.0})
+        assert not verdict.holds
+        assert str(verdict) == f"{text}: missed, loss is not a number"

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from torchpare.recipe.code import of_data, of_model_code, of_use
 
 SOURCE = """
 import functools
+from dataclasses import dataclass
 import torch
 from torch import nn
 
@@ -37,9 +38,9 @@ class Net(nn.Module):
     def forward(self, x):
         return x * self.scale
 
+@dataclass(frozen=True)
 class Limit:
-    def __init__(self, at):
-        self.at = at
+    at: float
 
     def __call__(self, model):
         return model > self.at
@@ -132,4 +133,15 @@ def test_data_is_known_by_its_values():
     assert first == again
     assert len(set(first)) == len(first)
     assert all(a != b for a, b in zip(first[:-1], changed[:-1], strict=True))
+
+    class Own(Dataset):
+        def __init__(self, values):
+            self.values, self.epoch = values, 0
+
+        def __len__(self):
+            return len(self.values)
+
+    told = Own(x)
+    told.epoch = 3  # as loaders are told of epochs
+    assert of_data(Own(x)) == of_data(told) != of_data(Own(other))
     assert of_data([np.array([{}], dtype=object)]) == of_data([np.array([{}], dtype=object)])

@@ -90,7 +90,7 @@ def test_a_loss_of_one_s_own_is_used(model):
         return nn.functional.cross_entropy(output, batch[1])
 
     torchpare.compress(model, STAGES[2:], train=parts.train(), evaluate=parts.accuracy, loss=loss)
-    assert asked == [2] * len(parts.train())
+    assert asked == [2] * (1 + len(parts.train()))  # one before any stage runs
 
 
 def test_calibration_batches_of_one_s_own_are_used(model):
@@ -125,3 +125,14 @@ def test_what_cannot_be_used_is_named(model, given, expected):
 def test_no_model_no_run():
     with pytest.raises(ConfigError, match=r"not a torch\.nn\.Module"):
         torchpare.compress("resnet18", STAGES)  # type: ignore[arg-type]
+
+
+def test_a_notebook_tells_why_a_run_stopped(tmp_path):
+    from torchpare.recipe import Result, StageResult
+
+    dense = StageResult(0, "dense", "dense", 1.0, {"top[1]": 0.5}, {}, {})
+    bench = StageResult(1, "benchmark", "benchmark", 1.0, {"top[1]": 0.5}, {}, {}, failure="it is <not> faster")
+    result = Result("r", tmp_path, (dense, bench), 1, None, {})
+    assert "it is &lt;not&gt; faster</td>" in result._repr_html_()
+    assert "it is <not> faster" in repr(result)
+    assert "top[1]" in repr(result)  # and is no markup

@@ -173,6 +173,22 @@ def test_what_calibrates_does_not_depend_on_what_was_drawn_before(tmp_path, kind
     assert of_model(rest.model) == of_model(whole.model)
 
 
+def test_a_stage_that_is_called_otherwise_does_not_run_again(tmp_path):
+    run_recipe(recipe(PRUNE, "shrink"), tmp_path / "r")
+    before = stamps(tmp_path / "r")
+    called = recipe({"prune": {"name": "half", "config_list": HALF}}, "shrink")
+    assert [stage.done for stage in preview(called, tmp_path / "r").stages] == [True, True]
+    result = run_recipe(called, tmp_path / "r")
+    assert [stage.name for stage in result.stages] == ["dense", "half", "shrink"]
+    assert stamps(tmp_path / "r")["02-shrink"] == before["02-shrink"]
+    assert sorted(path.name for path in (tmp_path / "r").glob("0*")) == ["00-dense", "01-half", "02-shrink"]
+    assert model_of_run(str(tmp_path / "r") + "@half").conv1.weight.shape == (8, 1, 3, 3)
+    assert run_recipe(called, tmp_path / "r").to_dict() == result.to_dict()
+    (tmp_path / "r" / "01-mine").mkdir()
+    with pytest.raises(FileError, match="01-mine is no stage of a run, and is in the way"):
+        run_recipe(recipe({"prune": {"name": "mine", "config_list": HALF}}, "shrink"), tmp_path / "r")
+
+
 def test_stages_have_names_of_their_own(tmp_path):
     said = recipe({"finetune": {"name": "shrink-2"}}, PRUNE, "shrink", PRUNE, "shrink")
     names = kept.stage_names(said)
@@ -199,9 +215,27 @@ def test_what_the_user_s_code_raises_is_told_with_its_line(tmp_path):
     def loss(output, batch):
         raise RuntimeError("shapes differ")
 
-    with pytest.raises(RecipeError, match=r"stage 1 \(finetune\) failed: RuntimeError: shapes differ"):
-        torchpare.compress(parts.net(4), ["finetune"], train=parts.train(64), loss=loss, folder=tmp_path / "s")
+    with pytest.raises(ConfigError, match=r"stages\[1\].finetune: the first training batch has no loss: RuntimeError"):
+        torchpare.compress(parts.net(4), [PRUNE, "finetune"], train=parts.train(64), loss=loss, folder=tmp_path / "s")
+    assert not (tmp_path / "s" / "01-prune").exists()
+
+    def later(output, batch):
+        if output.requires_grad:
+            raise RuntimeError("out of memory")
+        return output.sum()
+
+    with pytest.raises(RecipeError, match=r"stage 1 \(finetune\) failed: RuntimeError: out of memory"):
+        torchpare.compress(parts.net(4), ["finetune"], train=parts.train(64), loss=later, folder=tmp_path / "s")
     assert (tmp_path / "s" / "00-dense" / "stage.json").exists()
+
+
+def test_data_that_raises_is_told(tmp_path):
+    class Broken(list):
+        def __iter__(self):
+            raise OSError("the disk is gone")
+
+    with pytest.raises(ConfigError, match="the training data gives no batch: OSError: the disk is gone"):
+        torchpare.compress(parts.net(4), ["finetune"], train=Broken([1]), folder=tmp_path / "r")
 
 
 def test_a_module_that_does_not_import_is_told(tmp_path, fresh_imports):
@@ -290,3 +324,54 @@ def test_a_copied_run_goes_on_elsewhere(tmp_path):
     before = stamps(moved)
     assert run_recipe(recipe(PRUNE, "shrink"), moved).ok
     assert {name: stamps(moved)[name] for name in before} == before
+
+
+class Cut(BaseException):
+    """As Ctrl-C."""
+
+
+class MortalBatches:
+    """Batches that are cut off after so many."""
+
+    def __init__(self, lives):
+        self.loader, self.lives, self.read = parts.train(64), lives, 0
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        for batch in self.loader:
+            self.read += 1
+            if self.read == self.lives:
+                raise Cut
+            yield batch
+
+
+@pytest.mark.parametrize(
+    "pruner", [pytest.param("AutoCompressPruner", marks=pytest.mark.slow), "SlimPruner", "LinearPruner"]
+)
+def test_pruners_that_train_go_on_to_the_same_weights(tmp_path, pruner):
+    arguments = {
+        "AutoCompressPruner": {"num_iterations": 2, "start_temperature": 40, "cool_down_rate": 0.5,
+                               "admm_num_iterations": 1, "admm_epochs_per_iteration": 2},
+        "SlimPruner": {"sparsifying_training_epochs": 4, "scale": 0.01},
+        "LinearPruner": {"num_iterations": 4, "pruning_algorithm": "random"},
+    }[pruner]  # fmt: skip
+    kind = "BatchNorm2d" if pruner == "SlimPruner" else "Conv2d"
+    stage = {"prune": {"pruner": pruner, "config_list": [{"sparsity": 0.5, "op_types": [kind]}], "arguments": arguments,
+                       "optimizer": {"name": "SGD", "lr": 0.05, "momentum": 0.9}}}  # fmt: skip
+    torch.manual_seed(0)
+    model = nn.Sequential(parts.net(4), nn.Dropout(0.3))
+
+    def compressed(lives, folder):
+        batches = MortalBatches(lives)
+        given = {"train": batches, "evaluate": parts.accuracy, "example_inputs": parts.digits()[0][:2]}
+        return batches, torchpare.compress(model, [stage], folder=tmp_path / folder, **given)
+
+    batches, whole = compressed(-1, "whole")
+    for lives in (batches.read // 2 + 1, batches.read - 1):
+        with pytest.raises(Cut):
+            compressed(lives, f"cut {lives}")
+        again, rest = compressed(-1, f"cut {lives}")
+        assert again.read < batches.read
+        assert of_model(rest.model) == of_model(whole.model)

@@ -14,7 +14,7 @@ from tests.recipe import parts
 from torchpare.errors import ConfigError, FileError, RecipeError
 from torchpare.pruning import L1FilterPruner
 from torchpare.recipe import Given, recipe_of, run_recipe
-from torchpare.recipe.result import read_result
+from torchpare.recipe.reading import read_result
 from torchpare.search.fingerprint import of_model
 
 HALF = [{"sparsity": 0.5, "op_types": ["Conv2d"], "op_names": ["conv1"]}]

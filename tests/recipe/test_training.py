@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 from tests.recipe import parts
 from torchpare.errors import ConfigError, FileError, TorchpareError
 from torchpare.recipe.batches import arguments_of, default_loss, first_example, inputs_of
-from torchpare.recipe.schema import FinetuneStage
+from torchpare.recipe.settings import FinetuneStage
 from torchpare.recipe.training import Trainer
 from torchpare.search.fingerprint import of_model
 

@@ -145,6 +145,12 @@ def test_a_bar_behind_a_number_is_as_long_as_its_share():
     assert [td.get("style") for td in tree.iter("td")] == ["--share: 25.0%", "--share: 100.0%", "--share: 0.0%"]
 
 
+def test_long_names_may_go_on_in_the_next_line_and_numbers_may_not():
+    page = render_page(page_of(TableBlock(["name", "why"], [["model.layers.0.q_proj", "0.85 <= a/b"]])))
+    assert "model.<wbr/>layers.<wbr/>0.<wbr/>q_<wbr/>proj" in page
+    assert "0.85 &lt;= a/<wbr/>b" in page
+
+
 def test_sections_without_anything_in_them_are_left_out():
     tree = tree_of(Page("Bare", sections=(Section("Nothing"), Section("Something", "here"))))
     assert [e.text for e in tree.iter("h2")] == ["Something"]

@@ -12,7 +12,7 @@ from torchpare.commands.telling import tell
 from torchpare.errors import ConfigError
 from torchpare.recipe.named import build_model, called, in_words, read_inputs
 from torchpare.recipe.reopen import is_run, model_of_run
-from torchpare.recipe.schema import Call
+from torchpare.recipe.settings import Call
 from torchpare.runtimes import RUNTIMES, NumbersProof, verify
 from torchpare.runtimes.bench import Benchmark, benchmark
 from torchpare.runtimes.bench_page import write_benchmark

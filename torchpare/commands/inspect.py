@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console, ConsoleOptions, Group, RenderResult
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
+from torchpare.commands.inspected import Inspected
 from torchpare.commands.telling import tell
 from torchpare.errors import FileError, MissingExtraError, TorchpareError
 from torchpare.files.archive import read_archive
@@ -25,48 +23,12 @@ from torchpare.files.masks import load_masks
 from torchpare.files.structure import read_record
 from torchpare.recipe import read_recipe
 from torchpare.recipe.kept import stage_names
-from torchpare.recipe.result import read_result
+from torchpare.recipe.reading import read_result
 from torchpare.report import numbers
 
-__all__ = ["Inspected", "inspect"]
+__all__ = ["inspect"]
 
 _LONGEST = 200  # characters of a value that are shown
-
-
-@dataclass(frozen=True)
-class Inspected:
-    """What a file is, in a sentence, some facts and a table."""
-
-    path: str
-    what: str
-    facts: Mapping[str, str]
-    columns: tuple[str, ...] = ()
-    rows: tuple[tuple[str, ...], ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON knows it."""
-        rows = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
-        return {"path": self.path, "what": self.what, "facts": dict(self.facts), "rows": rows}
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The sentence, the facts, the table."""
-        words = (f"{self.path}: {self.what}", *(f"  {name}: {value}" for name, value in self.facts.items()))
-        parts: list[Any] = [_shown(each) for each in words]
-        if self.rows:
-            table = Table(header_style="bold")
-            for number, name in enumerate(self.columns):
-                table.add_column(
-                    _shown(name), justify="right" if number and self.rows[0][number][:1].isdigit() else "left"
-                )
-            for row in self.rows:
-                table.add_row(*map(_shown, row))
-            parts.append(table)
-        yield Group(*parts)
-
-
-def _shown(words: str) -> Text:
-    """Words of a file that nobody trusts: no markup, and nothing that a terminal obeys."""
-    return Text("".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in words))
 
 
 def inspect(path: Path, target: Path | None) -> Inspected:

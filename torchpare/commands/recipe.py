@@ -10,12 +10,12 @@ from pathlib import Path
 from rich.console import Console
 
 from torchpare.commands.telling import tell, tell_aside
-from torchpare.errors import MissingExtraError
+from torchpare.errors import FileError, MissingExtraError, TorchpareError
 from torchpare.files.atomic import atomic_write
 from torchpare.recipe import Given, Result, read_recipe, run_recipe, schema
 from torchpare.recipe.page import write_report
 from torchpare.recipe.preview import Preview, preview
-from torchpare.recipe.result import read_result
+from torchpare.recipe.reading import read_result
 
 __all__ = ["plan", "report", "run", "write_schema"]
 
@@ -53,13 +53,19 @@ def report(folder: Path, html: Path | None, target: Path | None) -> Result:
         target: where the JSON goes; None for nowhere.
 
     Raises:
-        FileError: there is no run in the folder.
+        FileError: there is no run in the folder, or a spoilt one.
         MissingExtraError: jinja2 is not installed.
     """
     result = read_result(folder)
     path = folder / "report.html" if html is None else html
-    write_report(result, path)
-    tell(result, target)
+    try:
+        write_report(result, path)
+        tell(result, target)
+    except TorchpareError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise FileError(f"{folder / 'result.json'}: is not what a run writes ({type(error).__name__}: {error}); run "
+                        "the recipe again, which takes what is done from its stages") from error  # fmt: skip
     tell_aside(f"The same, to look at: {path}")
     return result
 

@@ -128,7 +128,7 @@ class _View:
                                       + self._alone())  # fmt: skip
             elif kind not in self.types:
                 raise ConfigError(f"{where}['op_types'][{at}]: no layer of {type_name(self.root)} is of type {kind!r}"
-                                  + (_nearest(kind, self.types) or f"; its types are {', '.join(self.types)}")
+                                  + (_nearest(kind, self.types) or f"; its types are {', '.join(self.types) or 'none'}")
                                   + self._alone())  # fmt: skip
         return tuple(op_types)
 

@@ -29,6 +29,7 @@ from torchpare.files.config_search import find_configs
 from torchpare.files.dropped import STRUCTURE
 from torchpare.files.same_outputs import first_difference, outputs
 from torchpare.files.signature import Signature, signature
+from torchpare.numerics.shards import refuse_sharded
 
 __all__ = ["save_pretrained"]
 
@@ -58,6 +59,7 @@ def save_pretrained(model: nn.Module, directory: str | os.PathLike[str], example
         raise CheckpointError(
             f"{kind.__name__} is no transformers model, so there is no from_pretrained to load it: use torchpare.save"
         )
+    refuse_sharded(model, "cannot be saved", CheckpointError)
     attached: dict[str, Any] = {
         name: module for name, module in model.named_modules() if hasattr(type(module), "torchpare_masked")
     }

@@ -35,7 +35,7 @@ class ActivationRange:
     mean: float
     deviation: float
     low_percentile: float
-    """A thousandth of all values lies below; to 1/2048 of the whole range."""
+    """A thousandth of all values lies below; to about a thousandth of the whole range."""
     high_percentile: float
     """A thousandth of all values lies above."""
     zeros: float
@@ -145,8 +145,8 @@ class Activations:
               Cell(f"{each.outliers:.2f}", "bad" if each.not_finite else "",
                    note=f"{numbers.count(each.not_finite)} not finite" if each.not_finite else ""))
              for each in self.ranges],
-            note="Outliers: the largest magnitude over that of 99.9 % of all. Percentiles are exact to 1/2048 of "
-            f"the range. {self._seen().capitalize()}.",
+            note="Outliers: the largest magnitude over that of 99.9 % of all. Percentiles are told to about a "
+            f"thousandth of the range. {self._seen().capitalize()}.",
         )  # fmt: skip
         found = charts(
             rows, lambda part: spans(part, _said(part), key=("99.8 % of values", "all")), "Where values lie",

@@ -59,7 +59,11 @@ class Stream:
         return math.sqrt(max(0.0, self.squares / self.count - self.mean**2)) if self.count else 0.0
 
     def percentiles(self, percentile: float) -> tuple[float, float]:
-        """Where the outermost values at each end are left out; to the width of a bin, 1/2048 of the whole range."""
+        """Where the outermost values at each end are left out.
+
+        To the width of a bin or two, each 1/2048 of the whole range: a histogram that grows moves its counts to the
+        nearest of its new bins.
+        """
         low, high = percentile_range(self.histogram.centres, percentile, self.histogram.counts)
         return max(self.low, float(low)), min(self.high, float(high))
 

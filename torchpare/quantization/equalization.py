@@ -17,6 +17,7 @@ from torchpare.attach import quantizers_of
 from torchpare.errors import QuantizationError
 from torchpare.graph.capture import capture
 from torchpare.graph.chains import Chain, chains
+from torchpare.numerics.shards import refuse_sharded
 
 __all__ = ["Equalized", "equalize"]
 
@@ -64,6 +65,7 @@ def equalize(model: nn.Module, dummy_input: Any, *, sweeps: int = 40, tolerance:
     if (hung := next(quantizers_of(model), None)) is not None:
         raise QuantizationError(f"{hung[0]} is quantized already, on a grid that would no longer fit: equalize the "
                                 "model before a quantizer is made")  # fmt: skip
+    refuse_sharded(model, "cannot be equalized", QuantizationError)
     pairs = chains(capture(model, dummy_input))
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     names = {name for pair in pairs for name in (pair.first, pair.bias, pair.second, pair.norm, pair.norm_bias) if name}

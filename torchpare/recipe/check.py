@@ -10,23 +10,23 @@ from pathlib import Path
 
 from torchpare.distillation import Distiller, terms_from_config
 from torchpare.errors import ConfigError, MissingExtraError, TorchpareError
-from torchpare.recipe.artifact import Quantized
 from torchpare.recipe.job import Job, Materials, put_on
-from torchpare.recipe.named import build_model
+from torchpare.recipe.named import build_model, in_words
+from torchpare.recipe.optimizers import make_optimizer
 from torchpare.recipe.replay import Replay
-from torchpare.recipe.schema import (
+from torchpare.recipe.schema import Recipe
+from torchpare.recipe.settings import (
     BenchmarkStage,
     ExportStage,
     FinetuneStage,
     PruneStage,
     QuantizeStage,
-    Recipe,
     ShrinkStage,
     StudyStage,
     Training,
 )
 from torchpare.recipe.stages.prune import PLAN, make_pruner
-from torchpare.recipe.training import make_optimizer
+from torchpare.recipe.stages.quantize import words_of
 from torchpare.speedup import plan
 
 __all__ = ["budgets", "check"]
@@ -43,10 +43,14 @@ def check(recipe: Recipe, materials: Materials) -> None:
     Raises:
         ConfigError: a stage cannot; names it.
     """
+    tried = False
     for number, item in enumerate(recipe.stages):
         try:
             _order(recipe, number)
             _stage(item.stage, materials)
+            if not tried and isinstance(item.stage, FinetuneStage | QuantizeStage) and item.stage.epochs:
+                _try_out(item.stage, materials)
+                tried = True
         except TorchpareError as error:
             raise ConfigError(f"stages[{number}].{item.kind}: {error}") from error
 
@@ -101,8 +105,8 @@ def _stage(stage: object, materials: Materials) -> None:
             job = Job(materials, Path(folder), "check", materials.build())
             make_pruner(stage, job, Replay(job.folder))
     if isinstance(stage, QuantizeStage):
-        put_on(materials.build(), Quantized(stage.quantizer, tuple(stage.config_list), stage.arguments),
-               materials.example)  # fmt: skip
+        model = materials.build()
+        put_on(model, words_of(stage, model), materials.example)
 
 
 def _training(stage: FinetuneStage | QuantizeStage, materials: Materials) -> None:
@@ -117,6 +121,18 @@ def _training(stage: FinetuneStage | QuantizeStage, materials: Materials) -> Non
     terms, said = terms_from_config(stage.distil.terms), stage.distil.teacher
     teacher = materials.build() if said is None else build_model(said)
     Distiller(materials.build(), teacher, terms).close()
+
+
+def _try_out(stage: Training, materials: Materials) -> None:
+    """See that a batch can be learnt from: the user's own data, model and loss together."""
+    model = materials.build().to(materials.device)
+    trainer = Job(materials, Path(), "check", model).trainer(stage)
+    try:
+        trainer.try_out(model)
+    except TorchpareError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"the first training batch has no loss: {in_words(error)}") from error
 
 
 def _installed(names: Sequence[str]) -> None:

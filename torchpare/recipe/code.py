@@ -34,7 +34,8 @@ _OF_EVERY_CLASS = ("__dict__", "__doc__", "__firstlineno__", "__module__", "__st
 def of_use(thing: Any) -> str:
     """A name for what a function or a class does: equal until it, or something of the user's that it uses, changes.
 
-    Of globals that may change while a program runs, lists and dicts, only those count that are written in capitals.
+    What may change while a program runs does not count: attributes of objects that are not frozen, and lists and dicts
+    among globals that are not written in capitals.
     """
     walk = _Walk()
     walk.take(thing)
@@ -111,6 +112,9 @@ class _Walk:
             self.data(data.dataset)
         else:
             self.take(data)
+            for _, value in sorted(getattr(data, "__dict__", {}).items()):
+                if isinstance(value, Tensor | np.ndarray):
+                    self._values(value)
             if isinstance(data, Dataset | Iterable) and not isinstance(data, str | bytes | Tensor):
                 self.word(_length(data))
 
@@ -141,10 +145,8 @@ class _Walk:
         else:
             self.word(getattr(thing, "__qualname__", ""))
             self.take(type(thing))
-            if _is_own(type(thing).__module__) and not isinstance(thing, nn.Module):
-                for name, value in sorted(getattr(thing, "__dict__", {}).items()):
-                    if isinstance(value, _PLAIN):
-                        self.word(name, value)
+            if getattr(inspect.getattr_static(type(thing), "__dataclass_params__", None), "frozen", False):
+                self.take(tuple(sorted(vars(thing).items())), constant=True)
 
     def _class(self, cls: type) -> None:
         self.word(cls.__module__, cls.__qualname__)

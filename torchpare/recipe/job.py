@@ -16,7 +16,7 @@ from torchpare.quantization import Quantizer
 from torchpare.recipe.artifact import Quantized
 from torchpare.recipe.batches import Loss, begin_epoch, calibration_batches, on
 from torchpare.recipe.named import class_of
-from torchpare.recipe.schema import Training
+from torchpare.recipe.settings import Training
 from torchpare.recipe.training import Trainer
 from torchpare.search.journal import digest
 from torchpare.search.trial import seeded

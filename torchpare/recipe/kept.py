@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torchpare.errors import FileError
 from torchpare.files.atomic import atomic_write
 from torchpare.recipe.code import of_use
 from torchpare.recipe.named import found
-from torchpare.recipe.result import StageResult, read_stage
+from torchpare.recipe.reading import read_stage
+from torchpare.recipe.result import StageResult
 from torchpare.recipe.schema import Recipe
 from torchpare.search.journal import digest
 
-__all__ = ["STAGE", "fingerprints", "known_stage", "make_room", "stage_names"]
+__all__ = ["STAGE", "fingerprints", "known_stage", "make_room", "renamed", "stage_names"]
 
 STAGE, STARTED = "stage.json", "started.json"
 
@@ -52,16 +55,36 @@ def fingerprints(recipe: Recipe, beginning: str) -> list[str]:
 
 
 def known_stage(folder: Path, number: int, name: str, mark: str) -> StageResult | None:
-    """What a stage came to in an earlier run, if it is done and the same; without its verdicts.
+    """What a stage came to in an earlier run, perhaps under another name, if it is done and the same; no verdicts.
 
     Raises:
         FileError: what is there is spoilt.
     """
-    path = folder / f"{number:02}-{name}" / STAGE
-    if not path.exists():
-        return None
-    found = read_stage(path)
-    return found if found.fingerprint == mark else None
+    own = folder / f"{number:02}-{name}" / STAGE
+    others = (path for path in sorted(folder.glob(f"{number:02}-*/{STAGE}")) if path != own)
+    for path in (own, *others):
+        if path.exists() and (said := read_stage(path)).fingerprint == mark:
+            return replace(said, name=path.parent.name[3:])  # a kill may have come between a new name and its file
+    return None
+
+
+def renamed(folder: Path, known: StageResult, name: str) -> StageResult:
+    """A stage under the name that its recipe gives it by now, its folder too.
+
+    Raises:
+        FileError: something that is no stage of a run lies there.
+    """
+    if known.name == name:
+        return known
+    new = replace(known, name=name)
+    target = folder / new.folder
+    if (target / STARTED).exists():
+        _delete(target)  # of another run
+    if target.exists():
+        raise FileError(f"{target} is no stage of a run, and is in the way of stage {known.number} ({name}): move it")
+    (folder / known.folder).rename(target)
+    new.write(target / STAGE)
+    return new
 
 
 def make_room(folder: Path, number: int, name: str, mark: str, *, resume: bool) -> None:

@@ -16,8 +16,9 @@ from torchpare.recipe.artifact import load_weights
 from torchpare.recipe.batches import Loss, begin_epoch, default_loss, first_example, on, read_again
 from torchpare.recipe.code import of_data, of_model_code, of_use
 from torchpare.recipe.job import Materials
-from torchpare.recipe.named import build_model, called, found, is_shape, read_inputs
-from torchpare.recipe.schema import Call, Recipe
+from torchpare.recipe.named import build_model, called, found, in_words, is_shape, read_inputs
+from torchpare.recipe.schema import Recipe
+from torchpare.recipe.settings import Call
 from torchpare.search.fingerprint import of_example, of_model
 from torchpare.search.trial import seeded
 
@@ -112,8 +113,13 @@ def _example(recipe: Recipe, given: Given, train: Any) -> Any:
             raise ConfigError("there is neither 'example_inputs' nor training data to take them from: give a shape, "
                               "such as 1x3x224x224")  # fmt: skip
         begin_epoch(train, 0, recipe.seed)
-        with seeded(recipe.seed):
-            example = first_example(train)
+        try:
+            with seeded(recipe.seed):
+                example = first_example(train)
+        except ConfigError:
+            raise
+        except Exception as error:  # the data is the user's, and may raise anything
+            raise ConfigError(f"the training data gives no batch: {in_words(error)}") from error
     elif isinstance(said, str) and not is_shape(said):
         example = called(Call(callable=said), what="example inputs")
     else:

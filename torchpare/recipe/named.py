@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from torchpare.errors import ConfigError, TorchpareError
 from torchpare.recipe.code import is_own_file
-from torchpare.recipe.schema import Call
+from torchpare.recipe.settings import Call
 
 __all__ = ["build_model", "called", "class_of", "found", "importing_from", "in_words", "is_shape", "read_inputs"]
 

@@ -15,7 +15,8 @@ from torchpare.recipe.check import check
 from torchpare.recipe.kept import fingerprints, known_stage, stage_names
 from torchpare.recipe.materials import Given, gather
 from torchpare.recipe.named import importing_from
-from torchpare.recipe.schema import PruneStage, Recipe, Stage
+from torchpare.recipe.schema import Recipe
+from torchpare.recipe.settings import PruneStage, Stage
 from torchpare.speedup import Plan, plan
 
 __all__ = ["Planned", "Preview", "preview"]

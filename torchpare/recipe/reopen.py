@@ -12,7 +12,7 @@ from torchpare.recipe.file import recipe_of
 from torchpare.recipe.job import put_on
 from torchpare.recipe.materials import Given, gather
 from torchpare.recipe.named import importing_from
-from torchpare.recipe.result import read_result
+from torchpare.recipe.reading import read_result
 
 __all__ = ["is_run", "model_of_run"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from html import escape
 from io import StringIO
 from pathlib import Path
@@ -16,12 +16,11 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from torchpare.errors import FileError
 from torchpare.files.atomic import atomic_write
 from torchpare.recipe.budget import Verdict
 from torchpare.report import numbers
 
-__all__ = ["Result", "StageResult", "read_result", "read_stage", "say"]
+__all__ = ["Result", "StageResult", "say"]
 
 _SAY: dict[str, Callable[[float], str]] = {
     "accuracy": numbers.share, "parameters": numbers.count, "macs": numbers.count, "size": numbers.file_size,
@@ -73,57 +72,6 @@ class StageResult:
         """Write it; this file says that the stage is done, so it comes last."""
         with atomic_write(path) as lent:
             lent.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def read_stage(path: Path) -> StageResult:
-    """What :meth:`StageResult.write` wrote, without its verdicts: these are given anew.
-
-    Raises:
-        FileError: it is something else.
-    """
-    try:
-        return replace(_stage_of(json.loads(path.read_text(encoding="utf-8"))), verdicts=())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileError(f"{path}: is not what a stage writes ({type(error).__name__}: {error}); delete {path.parent} "
-                        "to run the stage anew") from error  # fmt: skip
-
-
-def read_result(folder: Path) -> Result:
-    """A run as it was left in its folder; its model is not loaded.
-
-    Raises:
-        FileError: there is none, or it is spoilt.
-    """
-    path = folder / "result.json"
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        stages = tuple(_stage_of(stage) for stage in said["stages"])
-        if not stages:
-            raise ValueError("it has no stages")  # noqa: TRY301 - told below with all else
-        return Result(str(said["name"]), folder, stages, int(said["planned"]), None, dict(said["environment"]),
-                      dict(said["recipe"]), Path(said["beside"]) if said.get("beside") else None)  # fmt: skip
-    except OSError as error:
-        raise FileError(
-            f"{folder}: there is no run here ({error.strerror}); give the folder of 'torchpare run'"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileError(
-            f"{path}: is not what a run writes ({type(error).__name__}: {error}); run the recipe again"
-        ) from error
-
-
-def _stage_of(said: Mapping[str, Any]) -> StageResult:
-    return StageResult(
-        number=int(said["number"]), name=str(said["name"]), kind=str(said["kind"]), seconds=float(said["seconds"]),
-        metrics=_numbers(said["metrics"]), dense=_numbers(said["dense"]), details=dict(said["details"]),
-        failure=str(said["failure"]), fingerprint=str(said["fingerprint"]),
-        verdicts=tuple(_verdict_of(verdict) for verdict in said.get("verdicts", ())),
-    )  # fmt: skip
-
-
-def _verdict_of(said: Mapping[str, Any]) -> Verdict:
-    known = {name: math.nan if said[name] is None else said[name] for name in ("value", "limit")}
-    return Verdict.model_validate({**said, **known})
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,7 +210,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return value
-
-
-def _numbers(said: Mapping[str, Any]) -> dict[str, float]:
-    return {str(name): math.nan if value is None else float(value) for name, value in said.items()}

@@ -26,7 +26,7 @@ from torchpare.errors import FileError, RecipeError, TorchpareError
 from torchpare.recipe.artifact import MODEL, Quantized, read_artifact, write_artifact
 from torchpare.recipe.check import budgets, check
 from torchpare.recipe.job import Job, Materials, Outcome, put_on
-from torchpare.recipe.kept import STAGE, fingerprints, known_stage, make_room, stage_names
+from torchpare.recipe.kept import STAGE, fingerprints, known_stage, make_room, renamed, stage_names
 from torchpare.recipe.materials import Given, gather
 from torchpare.recipe.named import importing_from, in_words
 from torchpare.recipe.result import Result, StageResult
@@ -111,7 +111,7 @@ class _Run:
     def _known(self, number: int, name: str, mark: str, item: StageItem | None) -> StageResult | None:
         """What a stage came to earlier, if it is done; its budgets are judged anew."""
         known = known_stage(self.folder, number, name, mark) if self.resume else None
-        return None if known is None else self._judged(known, item)
+        return None if known is None else self._judged(renamed(self.folder, known, name), item)
 
     def _stage(
         self, number: int, name: str, mark: str, item: StageItem | None, done: list[StageResult], progress: Any

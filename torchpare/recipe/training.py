@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from torchpare.errors import ConfigError, FileError, TorchpareError
-from torchpare.files.atomic import atomic_write
+from torchpare.errors import ConfigError, TorchpareError
 from torchpare.recipe.batches import Loss, arguments_of, begin_epoch, on, taken_by
-from torchpare.recipe.named import found
+from torchpare.recipe.optimizers import make_optimizer
 from torchpare.recipe.schedules import factor
-from torchpare.recipe.schema import FinetuneStage, Optimizer, QuantizeStage, Training
+from torchpare.recipe.settings import FinetuneStage, QuantizeStage, Training
+from torchpare.recipe.training_state import Epoch, TrainingState
 from torchpare.search.journal import digest
 from torchpare.search.trial import seeded
 
-__all__ = ["Epoch", "Listener", "Teaching", "Trainer", "make_optimizer", "nothing"]
+__all__ = ["Listener", "Teaching", "Trainer", "nothing"]
 
 log = logging.getLogger(__name__)
 
@@ -55,16 +55,6 @@ class Teaching(Protocol):
 def nothing(share: float) -> None:
     """Tell nobody. A function with a name, so that a trainer can go to other processes."""
     del share
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What an epoch of training came to."""
-
-    loss: float
-    """The mean over its minibatches."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Of the model behind it."""
 
 
 @dataclass(eq=False)
@@ -102,6 +92,7 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         number: int,
         *,
+        drawn: int | None = None,
         criterion: Loss | None = None,
         after_step: Callable[[], None] = lambda: None,
     ) -> float:
@@ -111,6 +102,7 @@ class Trainer:
             model: learns in place.
             optimizer: steps it.
             number: of the epoch: seeds what it draws.
+            drawn: seeds that in its place.
             criterion: in place of the trainer's loss.
             after_step: called behind each step of the optimizer.
 
@@ -118,8 +110,9 @@ class Trainer:
             TorchpareError: the loss is not finite, or there are no batches.
         """
         model.train()
-        seed = int(digest(self.key, number)[:8], 16)
-        begin_epoch(self.batches, number, seed)
+        own = number if drawn is None else drawn
+        seed = int(digest(self.key, own)[:8], 16)
+        begin_epoch(self.batches, own, seed)
         losses: list[Tensor] = []
         with seeded(seed):
             optimizer.zero_grad()
@@ -174,7 +167,7 @@ class Trainer:
         )
         decay = settings.ema if isinstance(settings, FinetuneStage) else None
         averaged = None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
-        state = _State(model, optimizer, schedule, averaged, folder, f"{self.key} {epochs}")
+        state = TrainingState(model, optimizer, schedule, averaged, folder, f"{self.key} {epochs}")
         history = state.read()
 
         def after_step() -> None:
@@ -204,6 +197,21 @@ class Trainer:
             _take_over(model, averaged.module)
         return history
 
+    def try_out(self, model: nn.Module) -> None:
+        """See that a batch has a loss, and that batches can be counted; the model may be left with other statistics.
+
+        Raises:
+            ConfigError: there is no batch, or batches cannot be counted.
+        """
+        seed = int(digest(self.key, "first")[:8], 16)
+        begin_epoch(self.batches, 0, seed)
+        model.train()
+        with seeded(seed), torch.no_grad():
+            for batch, _ in _with_share(self.batches):
+                self._loss(model, on(self.device, batch), self.loss)
+                return
+        raise ConfigError("the training data holds no batches")
+
     def _loss(self, model: nn.Module, batch: Any, criterion: Loss) -> Tensor:
         args, kwargs = arguments_of(batch, taken_by(model))
         device = torch.device(self.device).type
@@ -220,72 +228,6 @@ class Trainer:
         optimizer.step()
         optimizer.zero_grad()
         after()
-
-
-def make_optimizer(said: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
-    """An optimizer over a model's parameters.
-
-    Raises:
-        ConfigError: there is no such class, or it does not take these arguments.
-    """
-    cls = found(said.name) if ":" in said.name else getattr(torch.optim, said.name, None)
-    if not isinstance(cls, type) or not issubclass(cls, torch.optim.Optimizer):
-        known = [name for name in dir(torch.optim) if isinstance(getattr(torch.optim, name), type)]
-        raise ConfigError(f"there is no optimizer {said.name!r}; torch.optim has {', '.join(known)}, and one of your "
-                          "own is named as package.module:Class")  # fmt: skip
-    try:
-        return cls([parameter for parameter in model.parameters() if parameter.requires_grad], **said.arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"the optimizer {said.name} does not take {said.arguments}: {error}") from error
-
-
-@dataclass(frozen=True, eq=False)
-class _State:
-    """All that a training is, as one file that appears whole."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LambdaLR
-    averaged: AveragedModel | None
-    folder: Path | None
-    key: str
-
-    @property
-    def path(self) -> Path:
-        assert self.folder is not None
-        return self.folder / "training.pth"
-
-    def write(self, history: Sequence[Epoch]) -> None:
-        if self.folder is None:
-            return
-        state = {
-            "key": self.key,
-            "history": [{"loss": epoch.loss, "metrics": dict(epoch.metrics)} for epoch in history],
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": {key: value for key, value in self.schedule.state_dict().items() if key != "lr_lambdas"},
-            "averaged": None if self.averaged is None else self.averaged.state_dict(),
-        }
-        with atomic_write(self.path) as lent:
-            torch.save(state, lent)
-
-    def read(self) -> list[Epoch]:
-        """Take over what a checkpoint holds, if there is one of this training; returns the epochs it has behind it."""
-        if self.folder is None or not self.path.exists():
-            return []
-        try:
-            state = torch.load(self.path, weights_only=True)
-            if state["key"] != self.key:
-                return []  # of another training, that ended up in this folder: begin anew
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None]})
-            if self.averaged is not None:
-                self.averaged.load_state_dict(state["averaged"])
-            return [Epoch(epoch["loss"], epoch["metrics"]) for epoch in state["history"]]
-        except Exception as error:
-            raise FileError(f"{self.path}: the training cannot go on from it ({type(error).__name__}: {error}); delete "
-                            "it to train this stage from its beginning") from error  # fmt: skip
 
 
 def _with_share(batches: Iterable[Any]) -> Iterable[tuple[Any, float]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from torchpare.errors import ConfigError
+from torchpare.report.cells import Cell, Column, Tone, cell_of
 from torchpare.report.harmless import check_picture
 
 __all__ = [
@@ -23,50 +24,6 @@ __all__ = [
     "Tone",
     "block_of",
 ]
-
-Tone = Literal["", "good", "bad", "soft"]
-"""What a figure means to the reader: nothing in particular, good news, bad news, or an aside."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One place of a table.
-
-    Args:
-        text: what it says.
-        tone: how it is meant.
-        share: draws a bar behind the text, from 0 to 1 of the column's width; none where it is None.
-        note: a few words below it, in small type.
-    """
-
-    text: str
-    tone: Tone = ""
-    share: float | None = None
-    note: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON knows them."""
-        return {"text": self.text, "tone": self.tone, "share": self.share, "note": self.note}
-
-
-@dataclass(frozen=True)
-class Column:
-    """The head of a column.
-
-    Args:
-        name: what it says; may be empty.
-        numeric: that it holds numbers, which are set flush right. A column whose cells were all given as numbers is
-            numeric anyway.
-        note: what it means, below the name in small type.
-    """
-
-    name: str
-    numeric: bool = False
-    note: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON knows them."""
-        return {"name": self.name, "numeric": self.numeric, "note": self.note}
 
 
 @dataclass(frozen=True)
@@ -114,7 +71,7 @@ class TableBlock:
                     f"TableBlock {self.title!r}: row {number} has {len(row)} places and there are {len(self.columns)} "
                     "columns; give one for each, None where there is nothing to say"
                 )
-        cells = tuple(tuple(_cell(value) for value in row) for row in self.rows)
+        cells = tuple(tuple(cell_of(value) for value in row) for row in self.rows)
         heads = tuple(
             column if isinstance(column, Column) else Column(column, _all_numbers(at, self.rows))
             for at, column in enumerate(self.columns)
@@ -247,16 +204,6 @@ def block_of(said: Mapping[str, Any]) -> Block:
         return kinds[said["kind"]](**values)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"this is no block of a page: {type(error).__name__}: {error}") from error
-
-
-def _cell(value: str | float | Cell | None) -> Cell:
-    if isinstance(value, Cell):
-        return value
-    if value is None:
-        return Cell("\N{EN DASH}", "soft")
-    if isinstance(value, (bool, str)):
-        return Cell(str(value))
-    return Cell(f"{value:,}" if isinstance(value, int) else f"{value:.4g}")
 
 
 def _all_numbers(at: int, rows: Sequence[Sequence[Any]]) -> bool:

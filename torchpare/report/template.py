@@ -17,6 +17,9 @@ __all__ = ["printable", "render_template", "style_sheet"]
 # turns the direction of writing is left out too: it makes a name look like another one.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
 
+# Behind an underscore, a slash or a dot, unless the dot is that of a number.
+_BREAKS = re.compile(r"(?<=[_/])|(?<=\D\.)|(?<=\d\.)(?!\d)")
+
 
 def printable(words: str) -> str:
     """The same words, with a replacement character for each that no page may hold."""
@@ -37,8 +40,8 @@ def render_template(name: str, **values: Any) -> str:
     from markupsafe import Markup, escape
 
     def breakable(words: str) -> Markup:
-        """A name that may go on in the next line behind its dots and underscores; a number like 0.05 may not."""
-        parts = re.split(r"(?<=[._/])(?!(?<=\d\.)\d)", printable(words))
+        """A name that may go on in the next line behind its dots and underscores."""
+        parts = _BREAKS.split(printable(words))
         return Markup("<wbr/>").join(escape(part) for part in parts)
 
     environment.filters["breakable"] = breakable

@@ -25,6 +25,7 @@ from torchpare.graph.sizes import Attribute
 from torchpare.graph.structures import EXPERTS, LAYERS, groups_of
 from torchpare.layers.blocks import drop_blocks
 from torchpare.layers.experts import Dropping, drop_experts
+from torchpare.numerics.shards import refuse_sharded
 from torchpare.speedup.allocation import allocate, allocate_depth, allocate_experts
 from torchpare.speedup.depth import Stack, choose_blocks, find_stacks, told_of_blocks, without_blocks
 from torchpare.speedup.experts import Routed, can_run_without, choose_experts, find_routed, without_experts
@@ -299,6 +300,7 @@ def plan(
         raise ConfigError(
             f"{type(model).__name__} wraps the model for several devices: plan for what it wraps, model.module"
         )
+    refuse_sharded(model, "cannot be planned for", ConfigError)
     _check_scores({} if scores is None else scores, model)
     entries = read_entries(config_list)
     deep = any(LAYERS in (entry.structures or ()) for entry in entries)

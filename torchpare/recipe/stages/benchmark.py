@@ -12,7 +12,7 @@ from torchpare.attach import detach, is_attached, quantizers_of
 from torchpare.errors import TorchpareError
 from torchpare.recipe.batches import on
 from torchpare.recipe.job import Job, Outcome, on_cpu
-from torchpare.recipe.schema import BenchmarkStage
+from torchpare.recipe.settings import BenchmarkStage
 from torchpare.recipe.stages.export import runtime_of
 from torchpare.runtimes.bench import benchmark
 

@@ -15,7 +15,7 @@ from torchpare.files.atomic import atomic_write
 from torchpare.files.checkpoint import save
 from torchpare.files.onnx import check_onnx, export_onnx
 from torchpare.recipe.job import Job, Outcome, on_cpu
-from torchpare.recipe.schema import ExportStage
+from torchpare.recipe.settings import ExportStage
 
 __all__ = ["run", "runtime_of"]
 

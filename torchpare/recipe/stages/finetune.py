@@ -9,8 +9,9 @@ from torch import nn
 from torchpare.distillation import Distiller, terms_from_config
 from torchpare.recipe.job import Job, Outcome
 from torchpare.recipe.named import build_model
-from torchpare.recipe.schema import Distillation, FinetuneStage
-from torchpare.recipe.training import Epoch, Trainer
+from torchpare.recipe.settings import Distillation, FinetuneStage
+from torchpare.recipe.training import Trainer
+from torchpare.recipe.training_state import Epoch
 
 __all__ = ["run", "taught", "trained"]
 

@@ -20,9 +20,10 @@ from torchpare.pruning.groups import is_incomplete, try_to_complete
 from torchpare.recipe.batches import Loss
 from torchpare.recipe.job import Job, Outcome
 from torchpare.recipe.named import class_of
+from torchpare.recipe.optimizers import make_optimizer
 from torchpare.recipe.replay import Replay
-from torchpare.recipe.schema import PruneStage
-from torchpare.recipe.training import Trainer, make_optimizer, nothing
+from torchpare.recipe.settings import PruneStage
+from torchpare.recipe.training import Trainer, nothing
 from torchpare.speedup import plan
 
 __all__ = ["PLAN", "make_pruner", "run"]
@@ -162,13 +163,14 @@ class _OneEpoch:
         criterion: Loss | None = None,
         epoch: int | None = None,
     ) -> None:
-        del epoch  # pruners count in circles; what is drawn depends on how often they have called
+        del epoch  # pruners count in circles
         self.calls += 1
+        drawn = int(torch.randint(2**31, ()))  # not the calls: a search that goes on leaves out what its journal has
         if self.replay.done(self.calls, model, optimizer):
             return
         said = f"training, epoch {self.calls}"
         self.trainer.tick = lambda share: self.progress(said, share)
-        loss = self.trainer.epoch(model, optimizer, self.calls, criterion=criterion)
+        loss = self.trainer.epoch(model, optimizer, self.calls, drawn=drawn, criterion=criterion)
         self.progress(f"{said}: loss {loss:.4g}", 1.0)
         self.replay.keep(self.calls, model, optimizer)
 

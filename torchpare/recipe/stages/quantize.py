@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from torchpare.attach import quantizers_of
-from torchpare.errors import QuantizationError
+from torchpare.config.layers import FILTERED, plain_class
+from torchpare.errors import ConfigError, QuantizationError
 from torchpare.quantization import ObserverQuantizer
 from torchpare.recipe.artifact import Quantized
 from torchpare.recipe.batches import on
 from torchpare.recipe.job import Job, Outcome, put_on
-from torchpare.recipe.schema import QuantizeStage
+from torchpare.recipe.settings import QuantizeStage
 from torchpare.recipe.stages.finetune import taught, trained
 
-__all__ = ["run"]
+__all__ = ["run", "words_of"]
 
 
 def run(settings: QuantizeStage, job: Job) -> Outcome:
     """Put a quantizer on the model, and calibrate it or train with it.
 
     Raises:
-        ConfigError: the quantizer cannot be made of these words, or needs epochs and was given none.
-        QuantizationError: as the quantizer.
+        ConfigError: the quantizer cannot be made of these words.
+        QuantizationError: as the quantizer; or it learns in training, and was given no epochs.
     """
-    said = Quantized(settings.quantizer, tuple(settings.config_list), settings.arguments)
+    said = words_of(settings, job.model)
     quantizer = put_on(job.model, said, job.example)
     details: dict[str, object] = {"quantizer": settings.quantizer}
     if isinstance(quantizer, ObserverQuantizer):
@@ -39,3 +42,19 @@ def run(settings: QuantizeStage, job: Job) -> Outcome:
                                 "data: give the stage epochs, or take quantizer: ObserverQuantizer")  # fmt: skip
     details["places"] = [{"name": each.name, "bits": each.spec.grid.bits} for _, _, _, each in quantizers_of(job.model)]
     return Outcome(job.model, said, details)
+
+
+def words_of(settings: QuantizeStage, model: nn.Module) -> Quantized:
+    """How a stage says that a model is quantized.
+
+    Raises:
+        ConfigError: it does not say what, and the model has neither convolutions nor linear layers.
+    """
+    entries = settings.config_list
+    if entries is None:
+        types = sorted({kind.__name__ for kind in map(plain_class, model.modules()) if kind in FILTERED})
+        if not types:
+            raise ConfigError("the model has no convolutions and no linear layers: give a config_list that says what "
+                              "to quantize")  # fmt: skip
+        entries = [{"quant_types": ["weight", "input"], "quant_bits": 8, "op_types": types}]
+    return Quantized(settings.quantizer, tuple(entries), settings.arguments)

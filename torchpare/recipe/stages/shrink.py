@@ -5,7 +5,7 @@ from __future__ import annotations
 from torchpare.attach import is_attached, quantizers_of
 from torchpare.errors import ConfigError
 from torchpare.recipe.job import Job, Outcome
-from torchpare.recipe.schema import ShrinkStage
+from torchpare.recipe.settings import ShrinkStage
 from torchpare.speedup import ModelSpeedup
 
 __all__ = ["run"]

@@ -6,7 +6,7 @@ from torchpare.attach import is_attached, quantizers_of
 from torchpare.errors import ConfigError
 from torchpare.insight import study
 from torchpare.recipe.job import Job, Outcome, on_cpu
-from torchpare.recipe.schema import StudyStage
+from torchpare.recipe.settings import StudyStage
 
 __all__ = ["run"]
 
