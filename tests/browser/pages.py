@@ -10,7 +10,7 @@ import torch
 
 from tests.search.nets import Chain, example, likelihood, trained
 from tests.support.reports import example_report
-from tests.support.runs import a_run
+from tests.support.runs import BENCH, SHRINK, a_run, stage
 from torchpare.insight import (
     ActivationRange,
     Activations,
@@ -25,6 +25,7 @@ from torchpare.insight import (
     study,
 )
 from torchpare.recipe.page import page_of
+from torchpare.recipe.result import Result
 from torchpare.report import CodeBlock, Measurement, Page, Section, TextBlock, Verdict, render_html, render_page
 from torchpare.runtimes.bench import Benchmark, Row, Slower
 from torchpare.runtimes.bench_page import page_of_benchmark
@@ -102,6 +103,24 @@ def run() -> str:
     return render_page(page_of(a_run(Path("runs"))))
 
 
+def stopped() -> str:
+    """A recipe whose training is long, whose model gets much better, and which is stopped by a budget."""
+    history = [{"loss": 1.0, "metrics": {"accuracy": 0.4 + 0.02 * epoch}} for epoch in range(25)]
+    stages = (
+        stage(0, "dense", "dense", {"accuracy": 0.051, "parameters": 1e6, "macs": 5e8, "size": 4e6}),
+        stage(1, "prune", "prune", {"accuracy": 0.4, "parameters": 5e5, "macs": 2e8}),
+        stage(2, "finetune", "finetune", {"accuracy": 0.88, "parameters": 5e5, "macs": 2e8}, {"history": history},
+              ["accuracy >= dense - 0.05"]),
+        stage(3, "shrink", "shrink", {"accuracy": 0.88, "parameters": 5e5, "macs": 2e8, "size": 2e6},
+              {"shrink": SHRINK, "says": ["1,000,000 -> 500,000 parameters"]}),
+        stage(4, "quantize with a long name of its own", "quantize", {"accuracy": 0.88}),
+        stage(5, "benchmark", "benchmark", {"accuracy": 0.88, "parameters": 5e5, "macs": 2e8, "size": 9e5,
+              "latency": 2e-2, "speedup": 0.5}, {"benchmark": BENCH}, ["latency <= 5 ms"],
+              "compressed is 0.50 times as fast as dense"),
+    )  # fmt: skip
+    return render_page(page_of(Result("digits", Path(), stages, 6, None, {"machine": "here"}, {"stages": []})))
+
+
 def bench() -> str:
     """Dense against compressed."""
     taken = Measurement(2e-3, 1.9e-3, 2.2e-3, 30, 1, "ONNX Runtime", "a machine")
@@ -111,4 +130,5 @@ def bench() -> str:
     return render_page(page_of_benchmark(Benchmark(rows, slower)))
 
 
-PAGES = {"run": run, "bench": bench, "ordinary": ordinary, "hostile": hostile, "deep": deep, "bare": bare, "demo": demo}
+PAGES = {"run": run, "stopped": stopped, "bench": bench, "ordinary": ordinary, "hostile": hostile, "deep": deep,
+         "bare": bare, "demo": demo}  # fmt: skip

@@ -76,7 +76,7 @@ def test_every_chart_is_there_and_its_words_lie_within_it(opened, name, width):
         assert chart["outside"] == []
 
 
-@pytest.mark.parametrize("name", ["ordinary", "deep", "demo"])
+@pytest.mark.parametrize("name", ["ordinary", "deep", "demo", "run", "stopped", "bench"])
 def test_words_in_charts_do_not_lie_on_each_other(opened, name):
     assert opened(name).evaluate(MEETING) == []
 
@@ -92,10 +92,26 @@ def test_a_telephone_does_not_scroll_sideways(opened, name):
     assert page.evaluate("window.scrollX") == 0
 
 
+@pytest.mark.parametrize("name", ["ordinary", "run", "stopped", "bench"])
 @pytest.mark.parametrize("width", [360, 1280])
-def test_words_in_charts_are_large_enough_to_read(opened, width):
-    for chart in opened("ordinary", width=width).evaluate(CHARTS):
+def test_words_in_charts_are_large_enough_to_read(opened, name, width):
+    for chart in opened(name, width=width).evaluate(CHARTS):
         assert 12 * chart["scale"] >= 9.5
+
+
+@every_page
+@pytest.mark.parametrize("width", [360, 800, 1100, 1280])
+def test_large_figures_stay_in_their_column(opened, name, width):
+    within = """() => [...document.querySelectorAll('.headlines > div')].map(column => {
+      const words = document.createRange(); words.selectNodeContents(column);
+      return words.getBoundingClientRect().right - column.getBoundingClientRect().right;
+    })"""
+    assert all(beyond <= 0.5 for beyond in opened(name, width=width).evaluate(within))
+
+
+@pytest.mark.parametrize("name", ["run", "bench"])
+def test_a_wide_screen_shows_whole_tables(opened, name):
+    assert opened(name).evaluate("[...document.querySelectorAll('.scroll')].every(b => b.scrollWidth <= b.clientWidth)")
 
 
 @every_page

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Counting", "Idle", "Sleeper", "Slow", "state_of"]
+__all__ = ["Counting", "Idle", "Replacing", "Sleeper", "Slow", "state_of"]
 
 
 class Idle(nn.Module):
@@ -63,6 +63,19 @@ class Counting(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         return functional.dropout(self.linear(x), training=self.training) + 0 * torch.rand(1)
+
+
+class Replacing(nn.Module):
+    """Puts another tensor in the place of its buffer whenever it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        return self.linear(x)
 
 
 def state_of(model: nn.Module) -> tuple[dict[str, Tensor], list[bool], Tensor, int]:

@@ -34,9 +34,16 @@ def test_it_is_told_on_the_page_and_as_json():
     found = coupling(model, torch.ones(1, 3, 4, 4))
     page = render_page(Page("x", sections=(Section("y", blocks=found.blocks()),)))
     assert "groups ask that those of 2 stay divisible" in page
+    assert "2 layers lose their channels alone" in page
     assert json.loads(json.dumps(found.to_dict()))["divisors"] == {"0": 4, "1": 4, "2": 1}
 
 
 def test_a_model_that_does_not_run_is_an_error():
     with pytest.raises(CaptureError):
         coupling(nn.Linear(3, 2), torch.ones(1, 4))
+
+
+def test_one_of_a_kind_is_told_in_the_singular():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1))
+    (told, *_) = coupling(model, torch.ones(1, 3, 4, 4)).blocks()
+    assert told.text.startswith("0 sets of layers lose their channels together, 1 layer loses its channels alone")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from torchpare.errors import ConfigError
 from torchpare.insight import rounding
@@ -46,6 +47,16 @@ def test_weights_are_rounded_as_the_formula_says(bits):
         by_row = np.stack([symmetric(row, bits) for row in weight])
         assert found[name].weight_tensor[bits] == pytest.approx(ratio(weight, symmetric(weight, bits)), abs=1e-3)
         assert found[name].weight_channel[bits] == pytest.approx(ratio(weight, by_row), abs=1e-3)
+
+
+def test_a_loader_that_shuffles_shows_the_same_batches_for_ranges_and_for_errors():
+    rows = torch.randn(64, 3, generator=torch.Generator().manual_seed(0)) * 10 ** torch.linspace(-3, 3, 64)[:, None]
+    model, loader = nn.Linear(3, 2), DataLoader(TensorDataset(rows), batch_size=1, shuffle=True)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        found = rounding(model, rows[:1], loader, bits=(8,), max_batches=1).layers[0].input_tensor[8]
+        one = [of(model, rows[:1], [row[None]], (8,))["(Linear)"].input_tensor[8] for row in rows]
+        assert found in one
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
-from tests.insight.nets import Counting, Idle, state_of
+from tests.insight.nets import Counting, Idle, Replacing, state_of
 from tests.search.nets import Chain, example, likelihood, trained
 from tests.support.vision import torchvision_models
 from torchpare.errors import CaptureError, ConfigError
@@ -45,9 +45,10 @@ PICTURES = torch.rand(2, 3, 48, 48)
     [(lambda: torchvision_models().resnet18(weights=None), PICTURES, [(PICTURES, torch.zeros(2))] * 2),
      (bert, TOKENS, [{**TOKENS, "labels": torch.zeros(2)}]),
      (Counting, torch.rand(2, 3), None),
+     (Replacing, torch.rand(2, 3), None),
      (lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.rand(2, 4, 8), None),
      (lambda: nn.LSTM(3, 4), torch.rand(5, 2, 3), None)],
-    ids=["resnet", "bert", "writes into buffers", "attention", "lstm"],
+    ids=["resnet", "bert", "writes into buffers", "replaces buffers", "attention", "lstm"],
 )  # fmt: skip
 @pytest.mark.parametrize("training", [True, False])
 def test_any_model_that_runs_is_studied_and_left_as_it_was(make, example_inputs, data, training):

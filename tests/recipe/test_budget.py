@@ -76,6 +76,23 @@ def test_what_is_not_known_is_not_met(bound):
     assert "there is no accuracy here; known are loss" in str(budget("accuracy >= 1").judge({"loss": 1.0}, {}))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("latency <= 5 ms", "latency <= 5 ms: missed, latency is 20 ms"),
+        ("accuracy >= 97 %", "accuracy >= 97 %: missed, accuracy is 90 %"),
+        ("accuracy >= dense - 1 %", "accuracy >= dense - 1 %: missed, accuracy is 90 % and the limit 93 %"),
+        ("latency <= 0.5x", "latency <= 0.5x: missed, latency is 0.02 and the limit 0.005"),
+        ("size <= 2 MB", "size <= 2 MB: met, size is 1.5 MB"),
+        ("parameters <= 5x", "parameters <= 5x: met, parameters is 5 and the limit 5"),
+    ],
+)
+def test_a_verdict_answers_in_the_unit_that_was_asked_in(text, said):
+    metrics = {"latency": 0.02, "accuracy": 0.9, "size": 1.5e6, "parameters": 5.0}
+    dense = {"latency": 0.01, "accuracy": 0.94, "parameters": 1.0}
+    assert str(budget(text).judge(metrics, dense)) == said
+
+
 def test_percent_of_what_is_no_share_is_refused():
     for text in ("accuracy >= 97 %", "accuracy >= dense - 1 %", "loss <= dense + 1%"):
         verdict = budget(text).judge({"accuracy": 98.5, "loss": 2.0}, {"accuracy": 99.0, "loss": 2.0})

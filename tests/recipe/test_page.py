@@ -43,6 +43,20 @@ def test_a_run_that_has_only_begun_has_a_page(result):
     assert "0 of 6 stages are done" in render_page(page_of(begun)).replace("\n", " ")
 
 
+def test_what_grew_is_not_called_smaller(result):
+    """And points are points, however many."""
+    dense = stage(0, "dense", "dense", {"accuracy": 0.1, "parameters": 500.0, "size": 900.0})
+    last = stage(1, "finetune", "finetune", {"accuracy": 0.929, "parameters": 1000.0, "size": 4000.0})
+    told = {each.what: each for each in page_of(dataclasses.replace(result, stages=(dense, last))).headlines}
+    assert (told["Parameters"].figure, told["Parameters"].unit, told["Parameters"].tone) == (
+        "2.0\N{MULTIPLICATION SIGN}",
+        "more",
+        "bad",
+    )
+    assert (told["File"].figure, told["File"].unit) == ("4.4\N{MULTIPLICATION SIGN}", "larger")
+    assert (told["Accuracy"].figure, told["Accuracy"].unit) == ("+82.90", "points")
+
+
 def test_figures_that_are_not_finite_are_told(result):
     broken = stage(1, "prune", "prune", {"accuracy": math.nan, "parameters": 0.0}, budgets=["accuracy >= 0.5"])
     page = render_page(page_of(dataclasses.replace(result, stages=(result.stages[0], broken))))

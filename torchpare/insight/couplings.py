@@ -75,10 +75,9 @@ class Coupling:
     def _summary(self) -> str:
         alone = len(self.sets) - len(self.shared)
         asked = sum(each > 1 for each in self.divisors.values())
-        together = (
-            f"{_number(len(self.shared), 'set')} of layers lose{'s its' if len(self.shared) == 1 else ' their'} "
-            f"channels together, {_number(alone, 'layer')} lose{'s its own' if alone == 1 else ' theirs'} alone"
-        )
+        lose, alone_lose = ("loses its" if n == 1 else "lose their" for n in (len(self.shared), alone))
+        sets, layers = _number(len(self.shared), "set"), _number(alone, "layer")
+        together = f"{sets} of layers {lose} channels together, {layers} {alone_lose} channels alone"
         return f"{together}; groups ask that those of {asked} stay divisible" if asked else together
 
 

@@ -35,7 +35,8 @@ def at_rest(model: nn.Module) -> Iterator[None]:
     some models write into their buffers also as they evaluate.
     """
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    buffers = [(module, name, buffer, buffer.detach().clone())
+               for module in model.modules() for name, buffer in module.named_buffers(recurse=False)]  # fmt: skip
     try:
         with torch.random.fork_rng(range(torch.cuda.device_count())), torch.no_grad():
             model.eval()
@@ -44,7 +45,8 @@ def at_rest(model: nn.Module) -> Iterator[None]:
         for module, mode in modes:
             module.training = mode
         with torch.no_grad():
-            for buffer, before in buffers:
+            for module, name, buffer, before in buffers:
+                module._buffers[name] = buffer  # noqa: SLF001 - the model may have put another one in its place
                 if not torch.equal(buffer, before):
                     buffer.copy_(before)
 

@@ -143,6 +143,7 @@ def rounding(
     noise = {name: Noise(wanted) for name in layers}
     with at_rest(model):
         number = show_inputs(model, layers, batches, lambda name, x, axis: ranges[name].see(x, axis))
+    with at_rest(model):  # anew, with the same random numbers: a loader that shuffles gives the same batches again
         show_inputs(model, layers, batches, lambda name, x, axis: noise[name].see(x, axis, ranges[name]))
         rows = tuple(
             LayerRounding(

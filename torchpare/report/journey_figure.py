@@ -11,7 +11,7 @@ from torchpare.report import svg
 __all__ = ["Leg", "journey"]
 
 _WIDTH, _HEIGHT = 760.0, 240.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 14.0, 14.0, 46.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 14.0, 14.0, 46.0
 _LEAST = 78.0
 """A stage is as wide as this, so that its name has room beside a training of a hundred epochs."""
 

@@ -43,7 +43,7 @@ def page_of_benchmark(found: Benchmark) -> Page:
         Section("Time", "Medians with their quartiles, dense in grey.", [RowBlock([_bars(found, n) for n in names])]),
         Section("In figures", blocks=[_table(found)]),
     ]
-    why: list[Block] = [TextBlock(str(each), "bad") for each in found.slower]
+    why: list[Block] = [TextBlock(str(each).replace("\n", "\n\n"), "bad") for each in found.slower]
     if why:
         sections.append(Section("Not faster, and why", blocks=why))
     one = found.rows[0].taken
