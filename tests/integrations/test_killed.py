@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 
 def run(folder, *last):
     command = [sys.executable, "-m", "tests.integrations.killed", str(folder), *map(str, last)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    threads = {name: str(torch.get_num_threads()) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}  # as here
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **threads})
     return done.returncode, [int(line) for line in done.stdout.split()], done.stderr
 
 

@@ -178,8 +178,8 @@ class _Differs:
     ("words", "told"),
     [
         (["--runtime", "abacus"], "--runtime is 'abacus'"),
-        (["--calibration", "deployed_models:wrong"], "gives no batches: RuntimeError: no batches today"),
-        (["--calibration", "nothing"], "gives no batches"),
+        (["--calibration", "deployed_models:wrong"], "deployed_models:wrong() failed: RuntimeError: no batches today"),
+        (["--calibration", "nothing"], "package.module:callable"),
     ],
 )
 def test_words_that_make_no_sense_are_told(models, words, told):
