@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 
 from tests.browser.pages import PAGES
-
-CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+from tests.support.browser import playwright_and_chromium
 
 
 @pytest.fixture(scope="session")
 def browser():
-    """Where there is none, tests are skipped; in CI that is a failure, so that they are not skipped for ever."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        _missing("playwright is not installed: pip install playwright")
-    if not CHROMIUM.exists():
-        _missing(f"there is no Chromium at {CHROMIUM}: install it, or say where it is in CHROMIUM")
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+    driver_of, path = playwright_and_chromium()
+    with driver_of() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
 
@@ -59,9 +49,3 @@ def opened(browser, files):
     yield open_page
     for context in contexts:
         context.close()
-
-
-def _missing(why):
-    if os.environ.get("CI") == "true":
-        pytest.fail(why)
-    pytest.skip(why)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.browser import playwright_and_chromium
 from tests.support.pages import ROOT
 
 pytestmark = pytest.mark.slow
@@ -148,13 +148,9 @@ def address(site) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser():
-    path = shutil.which("chromium")
-    if path is None:
-        assert "CI" not in os.environ, "there is no Chromium, and under CI there must be one"
-        pytest.skip("there is no Chromium")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    driver_of, path = playwright_and_chromium()
+    with driver_of() as driver:
+        started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield started
         started.close()
 
