@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -154,3 +155,12 @@ def test_the_schema_and_the_reader_admit_the_same(good):
 
 def test_the_schema_that_editors_are_given_is_up_to_date():
     assert json.loads((ROOT / "docs" / "recipe.schema.json").read_text(encoding="utf-8")) == schema()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/recipe.md"])
+def test_recipes_on_pages_are_recipes(tmp_path, page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        read_recipe(written(tmp_path, block))
