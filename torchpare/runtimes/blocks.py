@@ -35,7 +35,7 @@ def write_blocks(model: Any, weights: Mapping[str, Grouped]) -> None:
     """
     graph, missing = model.graph, set(weights)
     for node in list(graph.all_nodes()):
-        name = node.inputs[0].name if node.op_type == "DequantizeLinear" else None
+        name = str(node.inputs[0].name) if node.op_type == "DequantizeLinear" else ""
         if name in weights:
             missing.discard(name)
             _write(graph, node, name, weights[name])
@@ -84,13 +84,13 @@ def _turn_readers(graph: Any, old: Any, value: Any) -> None:
         if reader.op_type == "Transpose":
             reader.outputs[0].replace_all_uses_with(value)
             graph.remove(reader, safe=True)
-        elif _is_product(
-            reader, at
-        ):  # as MatMul, for a Gemm may be fused with what follows it before its kernel is chosen
-            reader.op_type = "MatMul"
+        elif _is_product(reader, at):
             reader.attributes.clear()
-            reader.resize_inputs(2)
             reader.replace_input_with(at, value)
+            # Before it chooses kernels, ONNX Runtime makes one of Gemm and an activation, and one of MatMul and Add.
+            if {use.node.op_type for use in reader.outputs[0].uses()} != {"Add"}:
+                reader.op_type = "MatMul"
+                reader.resize_inputs(2)
         else:
             raise ExportError(f"the exporter's graph reads {old.name!r} in {reader.op_type}, and a linear layer has "
                               "Gemm or MatMul there")  # fmt: skip
@@ -100,7 +100,6 @@ def _is_product(node: Any, at: int) -> bool:
     """Whether a node multiplies rows by a weight with its outputs first, and does no more."""
     if node.op_type != "Gemm" or at != 1 or any(given is not None for given in node.inputs[2:]):
         return False
-    numbers = {
-        name: float(node.attributes[name].value) for name in ("alpha", "transA", "transB") if name in node.attributes
-    }
-    return {"alpha": 1.0, "transA": 0.0, "transB": 0.0, **numbers} == {"alpha": 1.0, "transA": 0.0, "transB": 1.0}
+    usual: dict[str, float] = {"alpha": 1, "transA": 0, "transB": 0}
+    given = {name: node.attributes[name].value for name in usual if name in node.attributes}
+    return {**usual, **given} == {**usual, "transB": 1}

@@ -38,7 +38,7 @@ def write_qdq(
     Args:
         program: what to write.
         path: the file.
-        opset_version: the ONNX operator set, 13 or more; if None the exporter's own choice, or 21 where weights need it.
+        opset_version: the ONNX operator set, 13 or more; if None the exporter's own choice, or 21 if weights need it.
         blocks: hold the weights of linear layers whose inputs are floats in few bits, in groups or by row, which takes
             opset 21. Without, and in older operator sets, those in groups are floats and others int8.
 
