@@ -54,7 +54,11 @@ def dtypes(path):
 @settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_levels_in_groups_are_held_exactly_in_as_few_bits_as_hold_them(data):
-    rows, groups, size = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 4)), data.draw(st.sampled_from([16, 32]))
+    rows, groups, size = (
+        data.draw(st.integers(1, 5)),
+        data.draw(st.integers(1, 4)),
+        data.draw(st.sampled_from([16, 32])),
+    )
     bits, symmetric = data.draw(st.integers(2, 8)), data.draw(st.booleans())
     made = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
     low = torch.full((rows, groups, 1), -(2 ** (bits - 1)))
@@ -106,9 +110,9 @@ def test_four_bits_by_group_are_the_numbers_of_pytorch_in_the_four_bit_kernel(tm
     want = run(model, x)
     torch.testing.assert_close(program(x), want)
     found = kernels(tmp_path / "model.onnx")
-    assert [bits for name, bits in found if name == "MatMulNBits"] == [4, 4]
+    assert [bits for name, bits in found if name == "MatMulNBits"] == [4, 4], found
     assert {name for name, _ in found} <= {"MatMulNBits", "Relu", "Add"}
-    assert dtypes(tmp_path / "model.onnx") == ({"INT4"} if scheme == "symmetric" else {"UINT4"})
+    assert dtypes(tmp_path / "model.onnx") == {"UINT4" if scheme == "affine" and bits == 4 else "INT4"}
     for made in (session_runner(onnx_session(tmp_path / "model.onnx")), openvino_runner(tmp_path / "model.onnx")):
         for batch in (x, torch.cat([x, x + 1])):
             torch.testing.assert_close(made([batch])[0], run(model, batch), rtol=1e-4, atol=1e-5)
@@ -159,7 +163,8 @@ def test_a_weight_that_several_layers_share_is_in_the_file_once(tmp_path):
     write_qdq(build_program(model, x), tmp_path / "model.onnx")
     held = [one for one in onnx.load(tmp_path / "model.onnx").graph.initializer if list(one.dims) == [32, 32]]
     assert [one.data_type for one in held] == [onnx.TensorProto.INT4]
-    assert [name for name, _ in kernels(tmp_path / "model.onnx")].count("MatMulNBits") == 3
+    # Three layers read it, and for that ONNX Runtime has no four-bit kernel.
+    assert "MatMulNBits" not in {name for name, _ in kernels(tmp_path / "model.onnx")}
     made = session_runner(onnx_session(tmp_path / "model.onnx"))([x])[0]
     torch.testing.assert_close(made, run(model, x), rtol=1e-4, atol=1e-5)
 

@@ -63,37 +63,61 @@ def _write(graph: Any, node: Any, name: str, held: Grouped) -> None:
         graph.register_initializer(ir.Value(name=value, const_value=tensor, shape=tensor.shape,
                                             type=ir.TensorType(tensor.dtype)))  # fmt: skip
     read = [graph.initializers[f"{name}_{part}"] for part in (f"int{held.bits}", "scales", "zero_points")]
-    new = ir.node("DequantizeLinear", read, attributes)
-    shape = codes.shape
-    new.outputs[0].name, new.outputs[0].shape = f"{name}_values", ir.Shape(shape)
-    new.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-    graph.insert_before(node, new)
-    old, value = node.outputs[0], new.outputs[0]
-    if inputs_first:
-        _turn_readers(graph, old, value)
-    else:
-        old.replace_all_uses_with(value)
+    for at, (reader, index) in enumerate(list(node.outputs[0].uses())):
+        # Each reader gives the weight its values anew: kernels take in what they alone read.
+        new = ir.node("DequantizeLinear", read, attributes)
+        value = new.outputs[0]
+        value.name, value.shape = f"{name}_values{f'_{at + 1}' if at else ''}", ir.Shape(codes.shape)
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+        graph.insert_before(node, new)
+        if inputs_first:
+            _turn(graph, reader, index, value)
+        else:
+            reader.replace_input_with(index, value)
     graph.remove(node, safe=True)
     if not graph.initializers[name].uses():
         del graph.initializers[name]
 
 
-def _turn_readers(graph: Any, old: Any, value: Any) -> None:
-    """Read the weight with its inputs first where it was read with its outputs first."""
-    for reader, at in list(old.uses()):
-        if reader.op_type == "Transpose":
-            reader.outputs[0].replace_all_uses_with(value)
-            graph.remove(reader, safe=True)
-        elif _is_product(reader, at):
-            reader.attributes.clear()
-            reader.replace_input_with(at, value)
-            # Before it chooses kernels, ONNX Runtime makes one of Gemm and an activation, and one of MatMul and Add.
-            if {use.node.op_type for use in reader.outputs[0].uses()} != {"Add"}:
-                reader.op_type = "MatMul"
-                reader.resize_inputs(2)
-        else:
-            raise ExportError(f"the exporter's graph reads {old.name!r} in {reader.op_type}, and a linear layer has "
-                              "Gemm or MatMul there")  # fmt: skip
+def _turn(graph: Any, reader: Any, at: int, value: Any) -> None:
+    """Read a weight with its inputs first where it was read with its outputs first."""
+    if reader.op_type == "Transpose":
+        products = [use.node for use in reader.outputs[0].uses()]
+        reader.outputs[0].replace_all_uses_with(value)
+        graph.remove(reader, safe=True)
+    elif _is_product(reader, at):
+        products = [reader]
+        reader.attributes.clear()
+        reader.replace_input_with(at, value)
+        # Before it chooses kernels, ONNX Runtime makes one of Gemm and an activation, and one of MatMul and Add.
+        if _readers(reader) not in ({"Add"}, {"Relu"}, {"Clip"}):
+            reader.op_type = "MatMul"
+            reader.resize_inputs(2)
+    else:
+        raise ExportError(f"the exporter's graph reads a linear layer's weight in {reader.op_type}: {reader.name!r}")
+    for product in products:
+        if _readers(product) & {"Relu", "Clip"}:
+            _add_zeros(graph, product, int(value.shape[1]))
+
+
+def _readers(node: Any) -> set[str]:
+    """The operators that read what a node makes."""
+    return {use.node.op_type for use in node.outputs[0].uses()}
+
+
+def _add_zeros(graph: Any, product: Any, outputs: int) -> None:
+    """A bias of zeros: right before these two activations ONNX Runtime finds no four-bit kernel for a product."""
+    ir = import_module("onnx_ir")
+    old = product.outputs[0]
+    tensor = ir.Tensor(np.zeros(outputs, dtype=np.float32))
+    zeros = ir.Value(name=f"{old.name}_zeros", const_value=tensor, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
+    graph.register_initializer(zeros)
+    added = ir.node("Add", [old, zeros])
+    added.outputs[0].name = f"{old.name}_with_zeros"
+    added.outputs[0].shape, added.outputs[0].type = old.shape, old.type
+    old.replace_all_uses_with(added.outputs[0])
+    added.replace_input_with(0, old)
+    graph.insert_after(product, added)
 
 
 def _is_product(node: Any, at: int) -> bool:
