@@ -38,7 +38,7 @@ def run(model, x):
 
 
 def kernels(path):
-    """What ONNX Runtime makes of a file: its nodes, with how many bits each four-bit kernel has."""
+    """What ONNX Runtime makes of a file: its nodes, and the bits of those that have a number of them."""
     optimized = path.with_name("optimized.onnx")
     onnx_session(path, optimized=optimized)
     return [(node.op_type, {one.name: one.i for one in node.attribute}.get("bits"))
@@ -190,8 +190,8 @@ def test_a_plain_model_and_a_calibration_make_the_same_file(tmp_path):
 def test_without_blocks_and_in_older_operator_sets_groups_are_floats(tmp_path):
     model, x = quantized(mlp()), torch.randn(3, 64)
     program = build_program(model, x)
-    for more in ({"blocks": False}, {"opset_version": 20}):
-        write_qdq(program, tmp_path / "model.onnx", **more)
+    for blocks, opset in ((False, None), (True, 20)):
+        write_qdq(program, tmp_path / "model.onnx", blocks=blocks, opset_version=opset)
         assert dtypes(tmp_path / "model.onnx") == {"FLOAT"}
         made = session_runner(onnx_session(tmp_path / "model.onnx"))([x])[0]
         torch.testing.assert_close(made, run(model, x), rtol=1e-4, atol=1e-5)
