@@ -32,7 +32,7 @@ from torchpare.runtimes.openvino import openvino_runner
 from torchpare.runtimes.verify import snr
 
 WIDTH: Final = 2048
-HIDDEN: Final = 5632
+HIDDEN: Final = 2048
 BATCHES: Final = (1, 32)
 PAGE: Final = Path(__file__).parents[1] / "docs" / "speed.md"
 START: Final = "<!-- weight-only: printed by benchmarks/weight_only.py -->"

@@ -74,9 +74,11 @@ def _write(graph: Any, node: Any, name: str, held: Grouped) -> None:
             _turn(graph, reader, index, value)
         else:
             reader.replace_input_with(index, value)
+    read_before = [given.name for given in node.inputs if given is not None]
     graph.remove(node, safe=True)
-    if not graph.initializers[name].uses():
-        del graph.initializers[name]
+    for old in read_before:
+        if old in graph.initializers and not graph.initializers[old].uses():
+            del graph.initializers[old]
 
 
 def _turn(graph: Any, reader: Any, at: int, value: Any) -> None:
