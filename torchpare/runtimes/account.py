@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import fx
 
 from torchpare.runtimes.explicit import FloatPlace
 from torchpare.runtimes.folding import WEIGHTED, weight_axis
+from torchpare.runtimes.grouped import Grouped
 from torchpare.runtimes.operators import is_dequantize, is_quantize, owner
 from torchpare.runtimes.placing import chain_end
 
 __all__ = ["account"]
 
 
-def account(module: fx.GraphModule, kernels: Collection[fx.Node]) -> tuple[list[str], list[FloatPlace]]:
+def account(
+    module: fx.GraphModule, kernels: Collection[fx.Node], grouped: Mapping[str, Grouped]
+) -> tuple[list[str], list[FloatPlace]]:
     """The layers that can run in eight bits, and the others with what they lack.
 
     Args:
         module: only read; its weights are not written as integers yet.
         kernels: the nodes of layers whose weights are in eight bits.
+        grouped: the weights in groups, by the names under which the graph reads them.
     """
     integers: list[str] = []
     floats: list[FloatPlace] = []
@@ -28,7 +32,10 @@ def account(module: fx.GraphModule, kernels: Collection[fx.Node]) -> tuple[list[
         if node.target not in WEIGHTED:
             continue
         name = owner(node) or node.name
-        if node not in kernels:
+        held = grouped.get(str(node.args[1].target))
+        if held is not None:
+            floats.append(FloatPlace(name, f"int{held.bits} weights, float arithmetic"))
+        elif node not in kernels:
             floats.append(FloatPlace(name, "its weight is not in eight bits"))
         elif not is_dequantize(node.args[0]):
             floats.append(FloatPlace(name, "its input lies on no grid: quantize it, or give calibration batches"))

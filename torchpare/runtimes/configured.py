@@ -22,7 +22,8 @@ from torchpare.errors import QuantizationError
 from torchpare.files.calibration import Calibration, check_calibration, load_calibration
 from torchpare.numerics.affine import Grid, fake_quantize, scale_and_zero_point
 from torchpare.quantization.places import folds_of
-from torchpare.runtimes.explicit import Explicit, FloatPlace, hang, site_for
+from torchpare.runtimes.explicit import Explicit, FloatPlace, by_group, hang, in_few_bits, site_for
+from torchpare.runtimes.grouped import Grouped
 from torchpare.runtimes.integers import Stored, step_of, store
 
 __all__ = ["configured"]
@@ -51,7 +52,7 @@ def configured(model: nn.Module, config: Calibration | str | os.PathLike[str], d
     made = Explicit(twin)
     targets: Any = {path: SimpleNamespace(module=layers[path]) for path in given}
     folds = folds_of(twin, targets, dummy_input)
-    by_identity: dict[int, Stored] = {}
+    by_identity: dict[int, Stored | Grouped] = {}
     for path, own in given.items():
         for name in quantizable(layers[path]):
             _take_weight(made, by_identity, path, name, own, folds.get(path))
@@ -61,14 +62,14 @@ def configured(model: nn.Module, config: Calibration | str | os.PathLike[str], d
                 made.floats.append(FloatPlace(f"{path}.{kind}", found))
             elif found is not None:
                 hang(layers[path], kind, site_for(found))
-    names = twin.named_parameters(remove_duplicate=False)
-    made.stored = {name: by_identity[id(value)] for name, value in names if id(value) in by_identity}
+    made.take(by_identity)
     return made
 
 
 def _take_weight(
-    made: Explicit, by_identity: dict[int, Stored], path: str, name: str, own: dict[str, Any], norm: nn.Module | None
-) -> None:
+    made: Explicit, by_identity: dict[int, Stored | Grouped], path: str, name: str, own: dict[str, Any],
+    norm: nn.Module | None,
+) -> None:  # fmt: skip
     """Read one weight out in eight bits, or say why not; one that is on no grid yet is rounded first."""
     layer = made.module.get_submodule(path)
     bits, scale = own.get(f"{name}_bits", own.get(f"{name}_bit")), own.get(f"{name}_scale")
@@ -79,14 +80,16 @@ def _take_weight(
     if not isinstance(scale, Tensor):
         made.floats.append(FloatPlace(f"{path}.{name}", "the calibration has no scale for it"))
         return
-    found = store(parameter, scale, axis)
+    found = in_few_bits(layer, parameter, scale, axis)
     if isinstance(found, str) and norm is not None:
         folded = store(parameter, (scale / fold_factor(layer, norm)).abs(), axis)
         found = folded if isinstance(folded, Stored) else found
-    if isinstance(found, str) and scale.dim() in (0, parameter.dim()):
+    grouped = by_group(layer, scale)
+    if isinstance(found, str) and (grouped or scale.dim() in (0, parameter.dim())):
         grid, zero_point = _grid(own, name, int(bits)), own.get(f"{name}_zero_point", torch.zeros(()))
-        parameter.copy_(fake_quantize(parameter, scale, zero_point, grid))
-        found = store(parameter, scale, axis)
+        granules = parameter.unflatten(1, (scale.shape[1], -1)) if grouped else parameter
+        parameter.copy_(fake_quantize(granules, scale, zero_point, grid).reshape(parameter.shape))
+        found = in_few_bits(layer, parameter, scale, axis)
     if isinstance(found, str):
         made.floats.append(FloatPlace(f"{path}.{name}", found))
     else:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torchpare.attach import CompressedLayer, FakeQuantize, detach, detach_quantizers, quantizers_of
 from torchpare.attach.reading import before_quantizer, fold_factor
 from torchpare.config import output_layout
+from torchpare.runtimes.grouped import Grouped, group
 from torchpare.runtimes.integers import Step, Stored, step_of, store
 from torchpare.runtimes.operators import rounded
 
-__all__ = ["SITE", "Explicit", "FloatPlace", "explicit", "hang", "site_for"]
+__all__ = ["SITE", "Explicit", "FloatPlace", "by_group", "explicit", "hang", "in_few_bits", "site_for"]
 
 SITE = "torchpare_site"
 """The name of the modules that round, by which the recorded program knows them again."""
@@ -44,7 +45,19 @@ class Explicit:
     stored: dict[str, Stored] = field(default_factory=dict)
     """The weights in eight bits, by every name that they have."""
 
+    grouped: dict[str, Grouped] = field(default_factory=dict)
+    """The weights of linear layers with a scale for each group, by every name that they have."""
+
     floats: list[FloatPlace] = field(default_factory=list)
+
+    def take(self, weights: dict[int, Stored | Grouped]) -> None:
+        """Enter weights, known by the identity of their parameters, under their names."""
+        for name, value in self.module.named_parameters(remove_duplicate=False):
+            held = weights.get(id(value))
+            if isinstance(held, Grouped):
+                self.grouped[name] = held
+            elif held is not None:
+                self.stored[name] = held
 
 
 class _Site(nn.Module):
@@ -69,7 +82,7 @@ def explicit(model: nn.Module) -> Explicit:
     """
     twin = copy.deepcopy(model).float().eval().requires_grad_(False)
     made = Explicit(twin)
-    by_identity: dict[int, Stored] = {}
+    by_identity: dict[int, Stored | Grouped] = {}
     activations: list[tuple[CompressedLayer, str, nn.Module]] = []
     for path, layer, kind, quantizer in list(quantizers_of(twin)):
         if not quantizer.active:
@@ -87,8 +100,7 @@ def explicit(model: nn.Module) -> Explicit:
     detach(twin, bake=True)
     for layer, kind, rounding in activations:
         hang(layer, kind, rounding)
-    names = twin.named_parameters(remove_duplicate=False)
-    made.stored = {name: by_identity[id(value)] for name, value in names if id(value) in by_identity}
+    made.take(by_identity)
     return made
 
 
@@ -97,7 +109,7 @@ def site_for(step: Step) -> nn.Module:
     return _Site(step)
 
 
-def _stored_weight(layer: CompressedLayer, name: str, quantizer: FakeQuantize) -> Stored | str:
+def _stored_weight(layer: CompressedLayer, name: str, quantizer: FakeQuantize) -> Stored | Grouped | str:
     """A weight as the layer uses it, in eight bits. One quantized as a folded norm scales it has its scale too."""
     axis, _ = output_layout(layer)
     with torch.no_grad():
@@ -107,7 +119,28 @@ def _stored_weight(layer: CompressedLayer, name: str, quantizer: FakeQuantize) -
             if scale.dim() > value.dim():
                 return store(value, scale, axis)
             scale = (scale / fold_factor(layer, layer.torchpare_fold[0])).abs()
+    return in_few_bits(layer, value, scale, axis)
+
+
+def in_few_bits(layer: nn.Module, value: Tensor, scale: Tensor, axis: int) -> Stored | Grouped | str:
+    """A weight as integers, with a scale for each channel or, of linear layers, for each group; or why that cannot be.
+
+    Args:
+        layer: whose weight it is.
+        value: as the layer uses it.
+        scale: as a quantizer has it: of the weight's rank, or, of groups, ``(O, groups, 1)``.
+        axis: where the output channels lie.
+    """
+    if by_group(layer, scale):
+        return group(value, scale.squeeze(2))
     return store(value, scale, axis)
+
+
+def by_group(layer: nn.Module, scale: Tensor) -> bool:
+    """Whether a scale is that of groups of a linear layer's weights, ``(O, groups, 1)``."""
+    if not isinstance(layer, nn.Linear) or scale.dim() != 3 or not scale.numel():
+        return False
+    return scale.shape[0] == layer.out_features and scale.shape[2] == 1 and layer.in_features % scale.shape[1] == 0
 
 
 def _rounding(path: str, kind: str, quantizer: FakeQuantize, floats: list[FloatPlace]) -> nn.Module:

@@ -15,9 +15,9 @@ from torch import Tensor
 from torchpare.errors import QuantizationError
 from torchpare.numerics.affine import Grid
 
-__all__ = ["Step", "Stored", "step_of", "store", "stored_levels"]
+__all__ = ["ROUNDING", "Step", "Stored", "step_of", "store", "stored_levels"]
 
-_ONE = 1e-3
+ROUNDING = 1e-3
 """How far, in steps, a weight may lie from its level: float32 rounding of value, scale and the factor of a norm."""
 
 
@@ -84,7 +84,7 @@ def store(value: Tensor, scale: Tensor, axis: int) -> Stored | str:
         return "a scale for each group of weights: eight-bit kernels take one for each output channel"
     exact = value.double() / scale.double()
     levels = exact.round()
-    if not bool(((exact - levels).abs() <= _ONE * levels.abs().clamp(min=1)).all()):
+    if not bool(((exact - levels).abs() <= ROUNDING * levels.abs().clamp(min=1)).all()):
         return "its values are no whole multiples of a scale"
     return stored_levels(levels.long(), scale.reshape(() if shared else (-1,)), axis)
 

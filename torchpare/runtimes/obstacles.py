@@ -32,7 +32,7 @@ def obstacles(made: ModelSpeedupRuntime) -> list[str]:
         made: a runtime whose ``compress()`` was called.
     """
     program = made.made()
-    quantized = any(tensor.dtype == torch.int8 for tensor in program.module.buffers())
+    quantized = bool(program.grouped) or any(tensor.dtype == torch.int8 for tensor in program.module.buffers())
     found = [str(place) for place in program.floats] if quantized else []
     if type(made) is ModelSpeedupONNXRuntime and program.sites:
         known = {place.name for place in program.floats}

@@ -32,13 +32,16 @@ class ModelSpeedupONNXRuntime(ModelSpeedupRuntime):
 
     runtime: ClassVar[str] = "ONNX Runtime"
 
+    blocks: ClassVar[bool] = True
+    """Whether it reads weights of linear layers in four bits, and in groups."""
+
     file: Path
     """The QDQ file that is being executed."""
 
     def take(self, program: QuantizedProgram) -> Callable[[list[Tensor]], list[Tensor]]:
         """Write the file, and load it."""
         path = self.folder() / "model.onnx"
-        write_qdq(program, path)
+        write_qdq(program, path, blocks=self.blocks)
         return self.read(path)
 
     def read(self, path: Path) -> Callable[[list[Tensor]], list[Tensor]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torchpare.runtimes.calibrate import calibrated_steps, weight_in_eight_bits
 from torchpare.runtimes.configured import configured
 from torchpare.runtimes.explicit import SITE, FloatPlace, explicit
 from torchpare.runtimes.folding import WEIGHTED, fold_norms
+from torchpare.runtimes.grouped import Grouped
 from torchpare.runtimes.integers import Step, Stored
 from torchpare.runtimes.operators import (
     constant,
@@ -32,6 +33,7 @@ from torchpare.runtimes.operators import (
 )
 from torchpare.runtimes.placing import echoes, wishes
 from torchpare.runtimes.record import record
+from torchpare.runtimes.weight_only import grouped_weights
 from torchpare.runtimes.weights import split_biases, write_weights
 
 __all__ = ["FloatPlace", "QuantizedProgram", "Site", "build_program"]
@@ -71,6 +73,10 @@ class QuantizedProgram:
 
     floats: tuple[FloatPlace, ...]
     """The layers and tensors that stay float, or are stored so, and why."""
+
+    grouped: dict[str, Grouped] = field(default_factory=dict)
+    """The weights with a scale for each group of inputs, by the names under which ``module`` reads them: it has their
+    values as floats, an ONNX file their integers."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the program computes, in PyTorch."""
@@ -147,6 +153,8 @@ def build_program(
     module, stored, floats = record(made.module, dummy_input), dict(made.stored), list(made.floats)
     names = _name_sites(module)
     floats += fold_norms(module, stored)
+    grouped, told = grouped_weights(module, made.grouped)
+    floats += told
     _merge_equal(module)
     if not quantized and config is None and calibration is not None:
         floats += weight_in_eight_bits(module, stored, exclude)
@@ -161,7 +169,7 @@ def build_program(
     for value, origin in echoes(module, kernels):
         name = f"{names[origin.args[0].name][0]} handed on by {value.name}"  # type: ignore[union-attr]
         names[_insert(module, value, step_behind(origin), list(value.users), value.name).name] = name, True
-    integers, kept = account(module, kernels)
+    integers, kept = account(module, kernels, grouped)
     _make_room(module, stored, kernels)
     split_biases(module, kernels)
     write_weights(module, stored)
@@ -172,7 +180,7 @@ def build_program(
         for node in finished.graph.nodes
         if is_quantize(node)
     )
-    return QuantizedProgram(finished.eval(), dummy_input, sites, tuple(integers), (*floats, *kept))
+    return QuantizedProgram(finished.eval(), dummy_input, sites, tuple(integers), (*floats, *kept), grouped)
 
 
 def _name_sites(module: fx.GraphModule) -> dict[str, tuple[str, bool]]:

@@ -1,6 +1,7 @@
 """The program as an ONNX file with QuantizeLinear and DequantizeLinear, which every runtime reads.
 
-Weights lie in it as int8 with a scale for each channel, so that it is about a quarter of the float file's size; biases
+Weights lie in it as int8 with a scale for each channel, so that it is about a quarter of the float file's size, or, of
+linear layers whose inputs are floats, as int4 where that holds them (see `torchpare.runtimes.blocks`); biases
 stay float, since ONNX Runtime makes int32 of them itself and TensorRT refuses them as integers. What a site rounds to
 is a value under the site's own name, by which `verify` finds it.
 """
@@ -15,7 +16,9 @@ import numpy as np
 
 from torchpare.errors import ExportError
 from torchpare.files.onnx import OnnxExport, export_onnx
+from torchpare.runtimes.blocks import BLOCK_OPSET, write_blocks
 from torchpare.runtimes.program import QuantizedProgram, Site
+from torchpare.runtimes.weight_only import with_codes
 
 __all__ = ["check_qdq", "site_value", "write_qdq"]
 
@@ -24,14 +27,20 @@ MIN_OPSET = 13
 
 
 def write_qdq(
-    program: QuantizedProgram, path: str | os.PathLike[str], *, opset_version: int | None = None
+    program: QuantizedProgram,
+    path: str | os.PathLike[str],
+    *,
+    opset_version: int | None = None,
+    blocks: bool = True,
 ) -> OnnxExport:
     """Write a program to an ONNX file that appears whole or not at all, and check that it is valid.
 
     Args:
         program: what to write.
         path: the file.
-        opset_version: the ONNX operator set, 13 or more; the exporter's own choice if None.
+        opset_version: the ONNX operator set, 13 or more; if None the exporter's own choice, or 21 if weights need it.
+        blocks: hold the weights of linear layers whose inputs are floats in few bits, in groups or by row, which takes
+            opset 21. Without, and in older operator sets, those in groups are floats and others int8.
 
     Raises:
         MissingExtraError: onnx or onnxscript is not installed.
@@ -41,12 +50,19 @@ def write_qdq(
     if opset_version is not None and opset_version < MIN_OPSET:
         raise ExportError(f"opset_version is {opset_version}; quantization by channel needs {MIN_OPSET} or more")
 
+    module, codes = program.module, {}
+    if blocks and (opset_version is None or opset_version >= BLOCK_OPSET):
+        module, codes = with_codes(program.module, program.grouped)
+    if codes and opset_version is None:
+        opset_version = BLOCK_OPSET
+
     def edit(model: Any) -> None:
+        write_blocks(model, codes)
         _name_sites(model, program.sites)
         for node in list(model.graph.all_nodes()):
             _pool_globally(node)
 
-    made = export_onnx(program.module, path, program.example, opset_version=opset_version, edit=edit)
+    made = export_onnx(module, path, program.example, opset_version=opset_version, edit=edit)
     check_qdq(path)
     return made
 

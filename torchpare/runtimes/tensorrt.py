@@ -31,6 +31,7 @@ class ModelSpeedupTensorRT(ModelSpeedupONNXRuntime):
     """
 
     runtime: ClassVar[str] = "TensorRT"
+    blocks: ClassVar[bool] = False
 
     _engine: bytes | None = None
 
