@@ -96,7 +96,9 @@ class Verdict(BaseModel):
         found = _PLAIN.match(self.budget) or _DENSE.match(self.budget)
         unit = (found["unit"] or "") if found else ""
         unit = unit if unit in _UNITS else ""
-        return f"{value / _UNITS[unit]:.6g}" + (f" {unit}" if unit else "")
+        scaled = value / _UNITS[unit]
+        large = 1e5 <= abs(scaled) < 1e15
+        return (f"{scaled:,.0f}" if large else f"{scaled:.6g}") + (f" {unit}" if unit else "")
 
 
 def read_budget(text: Any) -> Any:
