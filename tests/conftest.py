@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.support.browser import browser  # noqa: F401 - a fixture for whoever looks at pages
+
 # A shared machine is slow by fits and starts: no deadline. In CI the examples are the same in every run.
 settings.register_profile("dev", deadline=None, max_examples=50)
 settings.register_profile(

@@ -1,20 +1,10 @@
-"""A real browser, headless: the system's own Chromium."""
+"""Pages as files, and what opens them in a real browser."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.browser.pages import PAGES
-from tests.support.browser import playwright_and_chromium
-
-
-@pytest.fixture(scope="session")
-def browser():
-    driver_of, path = playwright_and_chromium()
-    with driver_of() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.browser import playwright_and_chromium
 from tests.support.pages import ROOT
 
 pytestmark = pytest.mark.slow
@@ -144,15 +143,6 @@ def address(site) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_address[1]}/"
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    driver_of, path = playwright_and_chromium()
-    with driver_of() as driver:
-        started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 def opened(browser, address: str, page: str, scheme: str, size: dict[str, int]):

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-__all__ = ["playwright_and_chromium"]
+__all__ = ["browser"]
 
 
-def playwright_and_chromium() -> tuple[Any, str]:
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium, one for all tests of a process: a second one cannot be driven beside it."""
+    driver_of, path = _playwright_and_chromium()
+    with driver_of() as driver:
+        started = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+def _playwright_and_chromium() -> tuple[Any, str]:
     """What drives a browser, and the browser's path: ``CHROMIUM``, or the one on the path.
 
     Where there is none, tests are skipped. In CI that is a failure, so that they are not skipped for ever, unless
