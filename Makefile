@@ -53,6 +53,7 @@ distillation: $(VENV)/.bench ## what a teacher adds to fine-tuning; writes docs/
 
 speed: $(VENV)/.zoo ## dense, pruned, int8 and both in runtimes; writes docs/speed.md (about half an hour)
 	$(BIN)/python -m benchmarks.deploy --page
+	$(BIN)/python -m benchmarks.weight_only --page
 	$(BIN)/python -m benchmarks.mixed_precision
 
 zoo: $(VENV)/.zoo ## every model family: pruned, shrunk, compared, used; writes docs/zoo.md and docs/zoo/ (hours)
