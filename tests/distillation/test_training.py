@@ -133,7 +133,7 @@ def test_copies_and_pickles_of_a_student_have_no_part_in_it():
     file = io.BytesIO()
     torch.save(student, file)
     file.seek(0)
-    loaded = torch.load(file, weights_only=False)
+    loaded = torch.load(file, weights_only=False)  # a whole model, which these lines have just written
     for other in (average, copy.deepcopy(student), loaded):
         other(torch.zeros_like(x))
     assert distiller(output, x) == expected

@@ -63,6 +63,15 @@ def test_every_stage_leaves_what_it_should(ran):
     assert parts.accuracy(small.eval()) == shrink["accuracy"]
 
 
+def test_masked_weights_are_counted_one_by_one(ran):
+    _, result = ran
+    dense = sum(parameter.numel() for parameter in parts.net().parameters())
+    # Of four of the eight filters: 9 weights and a bias, the norm's scale and shift, and what conv2 reads of them.
+    assert result.stages[0].metrics["parameters"] == dense
+    own = 4 * (9 + 1) + 4 * 2
+    assert dense - own - 4 * 8 * 9 <= result.stages[1].metrics["parameters"] <= dense - own
+
+
 def test_the_stages_are_what_the_library_does_by_hand(ran):
     _, result = ran
     torch.manual_seed(0)
@@ -309,3 +318,21 @@ def test_a_model_that_is_not_faster_stops_the_run_with_the_reason(tmp_path):
         assert "times as fast as dense in ONNX Runtime" in result.verdict
     else:
         assert result.ok
+
+
+@pytest.mark.slow
+def test_memory_has_budgets_where_it_is_measured(tmp_path):
+    stage = {"benchmark": {"runs": 2, "must_be_faster": False, "budget": ["memory <= 1 GB", "memory <= 2x"]}}
+    result = run_recipe(recipe(stage), tmp_path / "r")
+    assert [verdict.holds for verdict in result.stages[1].verdicts] == [True, True]
+    assert result.stages[1].metrics["memory"] > 0
+
+
+def test_an_answer_that_a_runtime_could_not_give_meets_no_budget():
+    from torchpare.recipe.budget import Budget, read_budget
+    from torchpare.recipe.stages.benchmark import _worst
+
+    assert _worst([0.9, 0.7, 0.95], 0.9) == 0.7
+    unknown = _worst([0.9, float("nan")], 0.9)
+    for text in ("accuracy >= 0.5", "accuracy <= 0.5"):
+        assert not Budget.model_validate(read_budget(text)).judge({"accuracy": unknown}, {}).holds

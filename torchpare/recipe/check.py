@@ -34,7 +34,8 @@ __all__ = ["budgets", "check"]
 _LIBRARIES = {"onnx": ("onnx", "onnx"), "onnxruntime": ("onnxruntime", "onnx"), "openvino": ("openvino", "openvino"),
               "executorch": ("executorch", "executorch"), "tensorrt": ("tensorrt", "tensorrt")}  # fmt: skip
 """What formats and runtimes are made by, and the extras that bring it."""
-_MEASURED = {"latency": (BenchmarkStage,), "speedup": (BenchmarkStage,), "memory": (BenchmarkStage,)}
+_BENCHMARKED = ("latency", "memory", "speedup")
+"""Metrics that a stage ``benchmark`` alone measures."""
 
 
 def check(recipe: Recipe, materials: Materials) -> None:
@@ -74,8 +75,7 @@ def _order(recipe: Recipe, number: int) -> None:
     if isinstance(stage, StudyStage) and (quantized or masked):
         raise ConfigError("what is looked at is a plain model: put it before 'prune', or behind 'shrink'")
     for budget in stage.budget:
-        where = _MEASURED.get(budget.metric)
-        if where is not None and not isinstance(stage, where):
+        if budget.metric in _BENCHMARKED and not isinstance(stage, BenchmarkStage):
             raise ConfigError(
                 f"the budget {budget.text!r} asks for what only a stage 'benchmark' measures: put it there"
             )
@@ -155,7 +155,7 @@ def budgets(recipe: Recipe, dense: Mapping[str, float]) -> None:
         ConfigError: a budget could never be met; names its stage.
     """
     for number, item in enumerate(recipe.stages):
-        known = sorted({*dense, "size", *(("latency", "speedup") if item.kind == "benchmark" else ())})
+        known = sorted({*dense, "size", *(_BENCHMARKED if item.kind == "benchmark" else ())})
         for budget in item.stage.budget:
             if budget.metric not in known:
                 near = get_close_matches(budget.metric, known, n=1)

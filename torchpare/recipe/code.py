@@ -212,5 +212,5 @@ def _is_own(module: str) -> bool:
 def _length(data: Any) -> int | None:
     try:
         return len(data)
-    except (TypeError, NotImplementedError):
+    except (TypeError, NotImplementedError):  # streams have no length, and some samplers say so by the second
         return None

@@ -189,9 +189,13 @@ class _Run:
 def _weights(model: nn.Module) -> int:
     """Parameters that are left: all of the model's, without those that are masked and those that quantizers learn."""
     grids = {id(parameter) for _, _, _, quantizer in quantizers_of(model) for parameter in quantizer.parameters()}
-    total = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in grids)
-    gone = sum(int((~mask).sum()) for own in masks_of(model).values() for mask in own.values())
-    return total - gone
+    left = {id(parameter): parameter.numel() for parameter in model.parameters() if id(parameter) not in grids}
+    for layer, own in masks_of(model).items():
+        for name, mask in own.items():  # of size 1 along each axis on which it does not vary
+            parameter = model.get_submodule(layer)._parameters[name]  # noqa: SLF001 - reading the attribute multiplies
+            assert parameter is not None
+            left[id(parameter)] = int(mask.expand(parameter.shape).sum())
+    return sum(left.values())
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -56,14 +58,20 @@ def run(settings: BenchmarkStage, job: Job) -> Outcome:
         job.progress("evaluating what the runtimes compute", 0.7)
         said = {name: _metrics_in(name, model, job) for name in settings.runtimes}
         details["metrics"] = said
-        heard = [each for each in said.values() if "error" not in each]
-        for key in heard[0] if heard and len(heard) == len(said) else ():
-            before = job.metrics.get(
-                key, 0.0
-            )  # of runtimes that disagree, the one that is farthest from PyTorch counts
-            metrics[key] = max((float(each[key]) for each in heard), key=lambda value: abs(value - before))
+        for key in job.metrics.keys() - {"parameters", "macs", "size"}:
+            metrics[key] = _worst([each.get(key, math.nan) for each in said.values()], job.metrics[key])
     slower = [str(each) for each in found.slower] if settings.must_be_faster else []
     return Outcome(job.model, job.quantized, details, metrics, of_dense, "\n".join(slower))
+
+
+def _worst(said: Sequence[float], before: float) -> float:
+    """Of what runtimes say of one metric, what is farthest from PyTorch; NaN where one of them could not be asked.
+
+    So no budget is met by an answer that was not given.
+    """
+    if any(math.isnan(value) for value in said):
+        return math.nan
+    return max(said, key=lambda value: abs(value - before))
 
 
 def _metrics_in(name: str, model: nn.Module, job: Job) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from torchpare.recipe.optimizers import make_optimizer
 from torchpare.recipe.replay import Replay
 from torchpare.recipe.settings import PruneStage
 from torchpare.recipe.training import Trainer, nothing
+from torchpare.search import SearchPruner
 from torchpare.speedup import plan
 
 __all__ = ["PLAN", "make_pruner", "run"]
@@ -55,9 +56,8 @@ def run(settings: PruneStage, job: Job) -> Outcome:
     job.model.zero_grad(set_to_none=True)
     layers = [{"name": name, "left": left, "of": of} for name, (left, of) in pruner.get_pruned_weights().items()]
     details: dict[str, Any] = {"pruner": settings.pruner, "layers": layers}
-    get = getattr(pruner, "get_config_list", None)
-    if callable(get):
-        details["config_list"] = get()
+    if isinstance(pruner, SearchPruner):
+        details["config_list"] = pruner.get_config_list()
     return Outcome(job.model, job.quantized, details)
 
 
