@@ -110,7 +110,7 @@ class Result:
         if not last.ok:
             missed = [str(verdict) for verdict in last.verdicts if not verdict.holds]
             why = "; ".join(filter(None, [*missed, last.failure]))
-            return f"stopped behind stage {last.number} ({last.name}): {why}"
+            return f"stopped after stage {last.number} ({last.name}): {why}"
         if len(self.stages) < self.planned + 1:
             return f"{len(self.stages) - 1} of {self.planned} stages are done"
         budgets = sum(len(stage.verdicts) for stage in self.stages)
