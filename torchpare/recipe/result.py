@@ -39,7 +39,7 @@ class StageResult:
     kind: str
     seconds: float
     metrics: Mapping[str, float]
-    """Of the model behind it: what ``evaluate`` says, parameters, macs, and what the stage measured."""
+    """Of the model after it: what ``evaluate`` says, parameters, macs, and what the stage measured."""
     dense: Mapping[str, float]
     """Of the dense model, as far as budgets may ask for it."""
     details: Mapping[str, Any]
