@@ -7,11 +7,13 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tests.search import strategies
 from tests.search.nets import CONVOLUTIONS, Chain, example, likelihood, trained
 from tests.search.strategies import STRATEGIES
 from torchpare import ModelSpeedup
@@ -276,6 +278,26 @@ def test_the_first_sparsity_of_the_config_list_is_the_overall_one(tmp_path: Path
     assert STRATEGIES["annealing"](trained(Chain), likelihood, tmp_path).sparsity == 0.5
     pruner = SimulatedAnnealingPruner(trained(Chain), entries, likelihood, experiment_data_dir=tmp_path)
     assert pruner.sparsity == 0.3
+
+
+ANYWHERE = [{"op_types": ["Conv2d"]}]
+
+
+@pytest.mark.parametrize("name", ["net_adapt", "annealing", "sensitivity", "auto_compress", "amc", "budget"])
+def test_with_a_limit_the_entries_only_say_where(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategies, "CONVOLUTIONS", ANYWHERE)
+    model = trained(Chain)
+    limit = 0.6 * sum(p.numel() for p in model.parameters())
+    STRATEGIES[name](model, likelihood, tmp_path, objective=Objective("params", limit=limit)).compress()
+    if name != "auto_compress":  # which shrinks the model itself
+        ModelSpeedup(model, example()).speedup_model()
+    assert 0.3 * limit < sum(p.numel() for p in model.parameters()) <= limit
+
+
+@pytest.mark.parametrize("objective", [None, "params", Objective("latency")])
+def test_without_a_limit_and_without_a_sparsity_nothing_says_how_much(objective: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing says how much.*'sparsity': 0.5.*limit="):
+        NetAdaptPruner(trained(Chain), ANYWHERE, None, likelihood, objective=objective, experiment_data_dir=tmp_path)
 
 
 def test_level_is_what_it_was(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pydantic import field_validator, model_validator
 
 from torchpare.config.selectors import Selector, problem, read_selectors
 
-__all__ = ["Entry", "read_entries"]
+__all__ = ["Entry", "SearchEntry", "read_entries"]
 
 _PATTERN = re.compile(r"(\d+):(\d+)")
 
@@ -92,6 +92,16 @@ class Entry(Selector):
                 "has neither 'sparsity' nor 'exclude': True, so it says nothing about the layers it reaches; add "
                 "'sparsity': 0.5 to prune half"
             )
+        return self
+
+
+class SearchEntry(Entry):
+    """An entry of a search, which may leave it to the search's objective how much goes."""
+
+    example = "{'op_types': ['default']}"
+
+    @model_validator(mode="after")
+    def _says_what(self) -> SearchEntry:
         return self
 
 
