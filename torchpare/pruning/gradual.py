@@ -37,7 +37,9 @@ class GradualPruner(RankedPruner):
         epochs_per_iteration: epochs from one mask to the next.
         pruning_algorithm: what goes: ``"level"``, ``"l1"``, ``"l2"``, ``"fpgm"``, ``"slim"``, ``"taylorfo"``,
             ``"taylorfo_activation"``, ``"hessian"``, ``"apoz"``, ``"mean_activation"``, ``"random"``, or a pruner class
-            of your own. Those that look at data see it anew for each mask.
+            of your own. Those that look at data see it anew for each mask. ``"slim"`` ranks the scales as your training
+            leaves them, as the older toolkit does in iterations: to train them sparse as :class:`SlimPruner` does, say
+            ``pruner.ranking.sparsify()`` between ``backward()`` and ``optimizer.step()``.
         dependency_aware: choose channels together where layers can only lose them together.
         dummy_input: an example input, for whole groups from the first mask on.
         schedule: ``"cubic"``, ``"linear"``, ``"compound"``, ``"one_shot"``, or a function of your own: ``(initial

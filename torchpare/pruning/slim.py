@@ -90,6 +90,11 @@ class SlimPruner(Pruner):
 
     def begin(self) -> None:
         """Train for sparse scales where there is a trainer; then mask."""
+        self.train_scales()
+        self.mask()
+
+    def train_scales(self) -> None:
+        """Let the trainer, if there is one, train for as many epochs as were asked for, with the penalty."""
         if self.training is not None:
             steps = Steps(self.training.optimizer, before=self.sparsify)
             try:
@@ -97,7 +102,6 @@ class SlimPruner(Pruner):
                     self.training.run(self.bound_model, epoch)
             finally:
                 steps.remove()
-        self.mask()
 
     @torch.no_grad()
     def sparsify(self) -> None:

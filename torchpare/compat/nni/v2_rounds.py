@@ -15,12 +15,13 @@ from torchpare.compat.nni.forms import called_with, evaluator_form, without_epoc
 from torchpare.compat.nni.v2_pruning import V2Pruner
 from torchpare.compat.nni.views import entry_of, full_masks
 from torchpare.errors import CompatError, ConfigError
+from torchpare.pruning.training import training_of
 from torchpare.speedup import ModelSpeedup
 
 __all__ = ["AGPPruner", "LinearPruner", "LotteryTicketPruner", "RoundsPruner", "score_of"]
 
 _STATISTICS = ("trainer", "traced_optimizer", "optimizer", "criterion", "training_batches", "training_steps",
-               "training_epochs", "evaluator")  # fmt: skip
+               "training_epochs", "evaluator", "scale")  # fmt: skip
 _SHARED = ("mode", "dummy_input")
 
 
@@ -106,8 +107,11 @@ class _Gradual(RoundsPruner, pruning.GradualPruner):
         self.shrink()
 
     def _show_data(self) -> None:
-        """Let criteria that look at data see some."""
+        """Let criteria that look at data see some, and scales become sparse."""
         inner, trainer = self.parameters.get("evaluator"), self.parameters.get("trainer")
+        if isinstance(self.ranking, pruning.SlimPruner):
+            self._train_scales(self.ranking, inner, trainer)
+            return
         steps = self.parameters.get("training_steps", self.parameters.get("training_batches"))
         if isinstance(inner, Evaluator):
             inner.run(self.bound_model, before=None if inner.optimizer else self.step, max_steps=steps)
@@ -115,6 +119,16 @@ class _Gradual(RoundsPruner, pruning.GradualPruner):
             without_epoch(trainer)(
                 self.bound_model, optimizer=self.optimizer, criterion=self.parameters.get("criterion"), epoch=0
             )
+
+    def _train_scales(self, slim: pruning.SlimPruner, inner: Any, trainer: Any) -> None:
+        slim.scale = self.parameters.get("scale", slim.scale)
+        slim.epochs = self.parameters.get("training_epochs", 1)
+        if isinstance(inner, Evaluator):
+            inner.run(self.bound_model, before=slim.sparsify, max_epochs=slim.epochs)
+            return
+        criterion = self.parameters.get("criterion")
+        slim.training = training_of(type(self).__name__, without_epoch(trainer), self.optimizer, criterion)
+        slim.train_scales()
 
 
 class LinearPruner(_Gradual, pruning.LinearPruner):
