@@ -14,7 +14,7 @@ from torchpare.attach import masks_of
 from torchpare.errors import ConfigError
 from torchpare.numerics import Block, drop_count
 from torchpare.numerics.selection import keep_of_blocks, keep_of_runs, select_common
-from torchpare.pruning import AGPPruner, L1FilterPruner, LevelPruner
+from torchpare.pruning import AGPPruner, L1FilterPruner, LevelPruner, SlimPruner
 
 
 def layers():
@@ -113,6 +113,37 @@ def test_all_layers_share_what_goes(kind):
     gone = {name: int((~own).sum()) for name, own in units.items()}
     assert sum(gone.values()) == drop_count(total, 0.25)
     assert gone["up"] == min(units["up"].numel() - 1, sum(gone.values()))
+
+
+@pytest.mark.parametrize("kind", [L1FilterPruner, LevelPruner, SlimPruner])
+def test_no_layer_loses_more_than_its_entry_allows(kind):
+    model = nn.Sequential(nn.Conv2d(3, 10, 1), nn.BatchNorm2d(10), nn.Conv2d(10, 10, 1), nn.BatchNorm2d(10))
+    with torch.no_grad():
+        for layer in model[:2]:
+            layer.weight.mul_(1e-3)  # all that goes would be the first layers'
+    first, last = ("1", "3") if kind is SlimPruner else ("0", "2")
+    capped = [
+        {"sparsity": 0.4, "op_names": [first], "max_sparsity_per_layer": 0.2},
+        {"sparsity": 0.4, "op_names": [last]},
+    ]
+    pruner = kind(model, capped, **({} if kind is SlimPruner else {"mode": "global"}))
+    pruner.compress()
+    gone = [int((~mask(model, name)).sum()) for name in (first, last)]
+    total = sum(mask(model, name).numel() for name in (first, last))
+    assert gone[0] == drop_count(mask(model, first).numel(), 0.2)
+    assert sum(gone) == drop_count(total, 0.4)
+
+
+def test_what_caps_leave_too_little_of_is_said(caplog):
+    low = {"sparsity": 0.6, "op_types": ["Conv2d"], "max_sparsity_per_layer": 0.5}
+    for options in ({"mode": "global"}, {}):
+        with pytest.raises(ConfigError, match=r"asks for a sparsity of 0.6, and max_sparsity_per_layer allows 0.5"):
+            L1FilterPruner(layers(), [low], **options)
+    model = nn.Sequential(nn.Conv2d(1, 30, 1), nn.Conv2d(30, 4, 1))
+    capped = [{**low, "op_names": ["0"]}, {"sparsity": 0.6, "op_names": ["1"]}]
+    L1FilterPruner(model, capped, mode="global").compress()
+    assert [int((~mask(model, name)).sum()) for name in "01"] == [15, 3]
+    assert "20 of 34 are asked to go, and 18 do" in caplog.text
 
 
 @pytest.mark.parametrize(("how", "expected"), [("sum", 1), ("mean", 0), ("max", 2)])

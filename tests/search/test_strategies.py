@@ -300,6 +300,19 @@ def test_without_a_limit_and_without_a_sparsity_nothing_says_how_much(objective:
         NetAdaptPruner(trained(Chain), ANYWHERE, None, likelihood, objective=objective, experiment_data_dir=tmp_path)
 
 
+def test_no_layer_loses_more_than_its_entry_allows(tmp_path: Path) -> None:
+    def found(entries: Any) -> dict[str, float]:
+        pruner = NetAdaptPruner(trained(Chain), entries, None, likelihood, sparsity_per_iteration=0.2, objective="macs",
+                                experiment_data_dir=tmp_path, dummy_input=example())  # fmt: skip
+        pruner.compress()
+        return pruner.sparsities()
+
+    freely = found(CONVOLUTIONS)
+    most = max(freely, key=lambda name: freely[name])
+    cap = 0.6 * freely[most]
+    assert found([*CONVOLUTIONS, {**CONVOLUTIONS[0], "op_names": [most], "max_sparsity_per_layer": cap}])[most] <= cap
+
+
 def test_level_is_what_it_was(tmp_path: Path) -> None:
     one, two = trained(Chain), trained(Chain)
     SimulatedAnnealingPruner(one, [{"sparsity": 0.5, "op_names": ["wide"]}], likelihood, base_algo="level",

@@ -41,6 +41,17 @@ class Entry(Selector):
     """Keep multiples of this number (8, 16, 32, 64) of filters, or, for :func:`torchpare.plan`, of what its structures
     count, where a layer or group is that large: kernels are made for such widths. Not with ``mode="global"``."""
 
+    max_sparsity_per_layer: float | None = None
+    """What no layer that the entry reaches loses more than, in [0, 1], where ``sparsity`` is one share of all layers
+    together: with ``mode="global"``, in ``SlimPruner`` and in searches."""
+
+    @field_validator("max_sparsity_per_layer", mode="before")
+    @classmethod
+    def _cap_is_a_share(cls, value: Any) -> float:
+        if isinstance(value, bool | np.bool_) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+            raise problem(f"is {value!r}; it is the largest share that a layer may lose, in [0, 1], such as 0.9")
+        return float(value)
+
     @field_validator("sparsity", mode="before")
     @classmethod
     def _sparsity_is_a_share(cls, value: Any) -> float:

@@ -66,8 +66,9 @@ class RankedPruner(Pruner):
         kind = _criterion_class(type(self).__name__, criterion)
         # What it can handle is what its criterion can.
         self.supported, self.default, self.structured = kind.supported, kind.default, kind.structured  # type: ignore[misc]
+        self.shared = type(self).shared or kind.shared  # type: ignore[misc] - as above
         super().__init__(model, config_list, optimizer, dependency_aware, dummy_input)
-        entries = [_entry_of(target) for target in self.targets.values()]
+        entries = [_entry_of(target, kind) for target in self.targets.values()]
         self.ranking = kind(model, entries, optimizer)
         """The pruner whose scores decide; it masks nothing itself."""
 
@@ -123,9 +124,10 @@ class RankedPruner(Pruner):
             self.ranking.stop_watching()
 
 
-def _entry_of(target: Target) -> dict[str, Any]:
-    entry = {"op_names": [target.name], "sparsity": target.sparsity}
-    return entry if target.entry.granularity is None else {**entry, "granularity": target.entry.granularity}
+def _entry_of(target: Target, kind: type[Pruner]) -> dict[str, Any]:
+    known = ("granularity", "max_sparsity_per_layer") if kind.shared else ("granularity",)
+    said = {key: value for key in known if (value := getattr(target.entry, key)) is not None}
+    return {"op_names": [target.name], "sparsity": target.sparsity, **said}
 
 
 def _criterion_class(name: str, given: Any) -> type[Pruner]:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from torchpare.attach.steps import Steps
 from torchpare.errors import ConfigError
-from torchpare.numerics import magnitude, select_global
+from torchpare.numerics import magnitude
 from torchpare.pruning.base import Pruner
 from torchpare.pruning.training import checked_batches, in_order, training_of
 
@@ -47,6 +47,7 @@ class SlimPruner(Pruner):
 
     supported = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     structured = True
+    shared = True
 
     def __init__(  # noqa: PLR0913 - the arguments of the older toolkit
         self,
@@ -83,10 +84,6 @@ class SlimPruner(Pruner):
     def score(self, weight: Tensor) -> Tensor:
         """The size of each scale."""
         return magnitude(weight)
-
-    def select(self, scores: Mapping[str, Tensor], sparsities: Mapping[str, float]) -> dict[str, Tensor]:
-        """The largest scales of all norms together."""
-        return select_global(scores, next(iter(sparsities.values()), 0.0))
 
     def begin(self) -> None:
         """Train for sparse scales where there is a trainer; then mask."""

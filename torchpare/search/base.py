@@ -26,6 +26,7 @@ from torchpare.errors import ConfigError
 from torchpare.files.atomic import atomic_write
 from torchpare.graph import analyse
 from torchpare.pruning.data_driven import DataDrivenPruner
+from torchpare.pruning.granularity import most_of
 from torchpare.pruning.ranked import Criterion, RankedPruner
 from torchpare.pruning.training import checked_batches
 from torchpare.search.arguments import check_arguments, number
@@ -274,7 +275,7 @@ class SearchPruner(RankedPruner):
         weight = target.module._parameters["weight"]  # noqa: SLF001 - its shape
         assert weight is not None
         units = len(self._unit(target).fold(weight)) if self.structured else weight.numel()
-        return Layer(units, weight.numel())
+        return Layer(units, weight.numel(), most_of(target))
 
     def _masks_for(self, sparsities: Mapping[str, float]) -> Masks:
         found, self._found = self._found, dict(sparsities)
