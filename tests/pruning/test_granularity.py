@@ -14,7 +14,7 @@ from torchpare.attach import masks_of
 from torchpare.errors import ConfigError
 from torchpare.numerics import Block, drop_count
 from torchpare.numerics.selection import keep_of_blocks, keep_of_runs, select_common
-from torchpare.pruning import AGPPruner, L1FilterPruner, LevelPruner, SlimPruner
+from torchpare.pruning import ADMMPruner, AGPPruner, L1FilterPruner, LevelPruner, LotteryTicketPruner, SlimPruner
 
 
 def layers():
@@ -158,6 +158,67 @@ def test_a_shared_channel_is_worth_the_sum_the_mean_or_the_largest_of_its_scores
     cells = {name: np.full(len(ids), 7) for name, ids in classes.items()}
     keep = select_common(scores, {"a": 0.34, "b": 0.34, "c": 0.34}, arrays, cells, how)
     assert (~keep["a"]).nonzero().flatten().tolist() == [expected]
+
+
+def small_last():
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Conv2d(8, 8, 1) for _ in range(3)))
+    with torch.no_grad():
+        model[2].weight.mul_(1e-3)
+    return model
+
+
+def last_and_all(model):
+    gone = [int((~mask(model, name)).flatten(1).all(dim=1).sum()) for name in "012" if name in masks_of(model)]
+    return gone[-1:], sum(gone)
+
+
+@pytest.mark.parametrize("how", ["agp", "lottery", "admm"])
+def test_what_is_pruned_in_turns_is_shared_too(how):
+    model, asked = small_last(), [{"sparsity": 0.25, "op_types": ["Conv2d"], "max_sparsity_per_layer": 0.5}]
+    if how == "agp":
+        pruner = AGPPruner(model, asked, num_iterations=7, pruning_algorithm="l1", mode="global")
+        pruner.compress()
+        counts = []
+        for epoch in range(7):
+            pruner.update_epoch(epoch)
+            counts.append(last_and_all(model)[1])
+        # of 24 filters, also where the eight of one layer alone would lose none
+        assert counts == [drop_count(24, 0.25 * (1 - (1 - epoch / 6) ** 3)) for epoch in range(7)]
+    elif how == "lottery":
+        pruner = LotteryTicketPruner(
+            model, [{**asked[0], "prune_iterations": 2}], pruning_algorithm="l1", mode="global"
+        )
+        pruner.compress()
+        for _ in pruner.get_prune_iterations():
+            pruner.prune_iteration_start()
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        ADMMPruner(model, asked, lambda *_, **__: None, None, 1, 1, optimizer=optimizer, mode="global").compress()
+    assert last_and_all(model) == ([4], 6)
+
+
+def test_layers_that_share_what_goes_have_one_schedule():
+    entries = [{"sparsity": 0.5, "op_names": ["0"]}, {"sparsity": 0.5, "op_names": ["1"], "start_epoch": 2}]
+    with pytest.raises(ConfigError, match="they have one schedule"):
+        AGPPruner(small_last(), entries, mode="global")
+    AGPPruner(small_last(), entries)
+    norms = [{"sparsity": 0.5, "op_types": ["BatchNorm2d"]}]
+    with pytest.raises(ConfigError, match="ranks all layers together: leave mode='balanced' out"):
+        AGPPruner(nn.Sequential(nn.BatchNorm2d(4)), norms, pruning_algorithm="slim", mode="balanced")
+
+
+def test_gradual_pruning_is_balanced():
+    model = nn.Sequential(nn.Linear(8, 4))
+    with torch.no_grad():
+        model[0].weight[:, :4] *= 0.01  # or all that goes would lie in the first half
+    pruner = AGPPruner(
+        model, [{"sparsity": 0.5, "op_names": ["0"]}], num_iterations=2, mode="balanced", balance_gran=[1, 4]
+    )
+    pruner.compress()
+    for epoch in range(2):
+        pruner.update_epoch(epoch)
+    assert (mask(model, "0").reshape(-1, 4).sum(1) == 2).all()
 
 
 def test_patterns_are_reached_gradually():

@@ -18,7 +18,7 @@ from nni.compression.pytorch.pruning import (
 from nni.compression.pytorch.pruning.tools import LinearTaskGenerator
 
 from tests.support.rounds import ASKED, X, net, pruned, rounds, sgd, train
-from torchpare.errors import CompatError, ConfigError
+from torchpare.errors import ConfigError
 
 
 def test_linear_rounds_prune_as_much_each():
@@ -129,7 +129,7 @@ def test_an_evaluator_fine_tunes_and_judges_rounds():
 @pytest.mark.parametrize(
     ("named", "error", "message"),
     [
-        ({"pruning_params": {"mode": "global"}}, CompatError, r"\['mode'\] is 'global'; in rounds it is 'normal'"),
+        ({"pruning_params": {"mode": "globl"}}, ConfigError, "mode is 'globl'; it is one of 'normal'"),
         ({"pruning_params": {"iterations": 3}}, ConfigError, "there is no such thing"),
         ({"speedup": True}, ConfigError, "speedup=True makes the model small, which needs dummy_input"),
         ({"depth": 3}, ConfigError, r"unexpected keyword argument 'depth'; .* it takes \(pruning_algorithm"),
@@ -138,6 +138,16 @@ def test_an_evaluator_fine_tunes_and_judges_rounds():
 def test_what_rounds_cannot_do_is_refused(named, error, message):
     with pytest.raises(error, match=message):
         AGPPruner(net(), ASKED, "l1", 2, **named)
+
+
+def test_rounds_of_layers_that_share_what_goes():
+    model = net()
+    with torch.no_grad():
+        model[3].weight.mul_(1e-3)
+    everywhere = [{"op_types": ["Conv2d"], "total_sparsity": 0.5, "max_sparsity_per_layer": 0.75}]
+    AGPPruner(model, everywhere, "l1", 3, pruning_params={"mode": "global"}).compress()
+    assert int((model[3].weight.flatten(1) == 0).all(dim=1).sum()) == 6
+    assert pruned(model) == 6
 
 
 @pytest.mark.parametrize("by", ["trainer", "evaluator", "scheduler"])
