@@ -81,7 +81,8 @@ class AMCPruner(SearchPruner):
         init_delta: the standard deviation of the noise that it explores with.
         delta_decay: by what that is multiplied behind each episode.
         train_episode: how many episodes.
-        output_dir: where the journal and ``search_result.json`` are written; made if it is missing.
+        output_dir: where the journal, ``search_result.json``, ``best_model.pth`` and ``best_mask.pth`` are written;
+            made if it is missing.
         seed: of every random number.
         base_algo: what goes within a layer; ``pruning_algorithm`` is the same.
         objective: ``"macs"`` if not given.
@@ -182,6 +183,11 @@ class AMCPruner(SearchPruner):
             "hidden": (hidden1, hidden2), "learning_rate": lr_c, "warmup": warmup, "discount": discount,
             "batch_size": bsize, "memory": rmsize, "tau": tau, "noise": init_delta, "noise_decay": delta_decay, **given,
         }  # fmt: skip
+
+    def finish(self, run: SearchRun, best: Trial) -> None:
+        """Write down what was found, and the masked model and its masks."""
+        super().finish(run, best)
+        super().export_model(self.folder / "best_model.pth", self.folder / "best_mask.pth")
 
     def _share_to_go(self, asked: float | None) -> float:
         """What ``flops_ratio`` leaves, or what the entries say, or half."""
