@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from torchpare.config.layers import output_layout, type_name
 from torchpare.errors import MaskError
+from torchpare.numerics.masking import masked
 from torchpare.numerics.shards import in_pieces, is_whole_in_passes, whole
 
 __all__ = [
@@ -47,8 +48,7 @@ def before_quantizer(layer: nn.Module, name: str) -> Tensor:
     """What a parameter's quantizer is called with: the parameter under its mask, scaled as the folded one will be."""
     parameter = whole(_parameter(layer, name))
     mask = layer._buffers.get(name + MASK)
-    # In the parameter's own type: a product of two types costs torch several times as much, both ways.
-    value = parameter if mask is None else parameter * mask.to(parameter.dtype)
+    value = parameter if mask is None else masked(parameter, mask)
     fold = _fold(layer, name)
     return value * fold_factor(layer, fold) if fold is not None else value
 
@@ -74,7 +74,7 @@ def in_use(layer: nn.Module, name: str) -> Tensor:
         fold = _fold(layer, name)
         value = value if fold is None else value / fold_factor(layer, fold)
         mask = None if quantizer.keeps_zero else layer._buffers.get(name + MASK)  # type: ignore[union-attr]
-        value = value if mask is None else value * mask.to(value.dtype)
+        value = value if mask is None else masked(value, mask)
     return value
 
 
