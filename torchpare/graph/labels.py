@@ -155,6 +155,8 @@ class LabelStore:
 
     def freeze(self, labels: LabelArray, why: str) -> None:
         """Forbid the removal of every label; the first reason given is the one that is kept."""
+        if not labels.any():
+            return
         found = np.unique(self.find(labels))
         found = found[found != 0]
         if not found.size:

@@ -278,6 +278,8 @@ def analyse(
 
 def _rows_of(labels: LabelArray, axis: int, size: int) -> LabelArray:
     """The label array of one axis as rows along it."""
+    if labels.size == labels.shape[axis]:
+        return np.broadcast_to(labels.reshape(1, -1), (1, size))
     rows = np.moveaxis(labels, axis, -1)
     count = int(np.prod(rows.shape[:-1]))
     return np.broadcast_to(rows.reshape(count, rows.shape[-1]), (count, size))
