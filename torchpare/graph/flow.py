@@ -88,6 +88,8 @@ class Flow:
     notes: list[Note] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
     """Operators without a rule, with the first place where each was met."""
+    free_axes: dict[int, frozenset[int]] = field(default_factory=dict)
+    """By uid, along which axes something may go: asked when all is labelled (see `torchpare.graph.zeros`)."""
     origin: dict[int, tuple[int, tuple[int | None, ...]]] = field(default_factory=dict)
     """Values that are a parameter seen otherwise: uid -> (parameter uid, its axis for each of ours or None)."""
 
