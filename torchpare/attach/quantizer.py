@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from torchpare.attach.grid_state import GridState
 from torchpare.attach.ranks import many_ranks, range_over_ranks, sum_over_ranks
 from torchpare.config.quantization import QuantSpec
-from torchpare.numerics.affine import check_finite, fake_quantize, scale_and_zero_point
+from torchpare.numerics.affine import check_finite, fake_quantize, is_even, scale_and_zero_point
 from torchpare.numerics.histograms import BINS, Histogram, recommended_range
 from torchpare.numerics.ranges import Range, min_max, moving_average
 
@@ -93,6 +94,12 @@ class FakeQuantize(GridState):
             scale, zero_point = self._parameters_for(self.granules(x) if self.follows else x)
             return scale.detach(), zero_point.detach()
 
+    @property
+    def scales_along(self) -> bool:
+        """Whether a factor for each output channel is one for its scale and nothing else: the integers stay."""
+        grid = self.spec.grid
+        return self.follows and self.spec.granularity != "tensor" and is_even(grid)
+
     def granules(self, x: Tensor) -> Tensor:
         """The tensor, seen so that a scale for each granule broadcasts to it: ``(O, groups, size)`` for groups."""
         return x.flatten(1).unflatten(1, (-1, self.spec.group_size)) if self.spec.granularity == "group" else x
@@ -124,8 +131,9 @@ class FakeQuantize(GridState):
             return
         self._note(*ends, tensors)
         self.seen += 1
-        self.active = self.active or self.spec.start_step == 0
-        if not self.active:
+        if not self.spec.start_step:
+            self.active = True
+        elif not self.active:
             self.see_whether_active()
 
     def _range_of(self, granules: Sequence[Tensor]) -> Range | None:
@@ -134,12 +142,13 @@ class FakeQuantize(GridState):
         Raises:
             QuantizationError: somewhere it is not finite; in all processes, or the others would wait for this one.
         """
-        if not granules and not (self.of_data and many_ranks()):
-            return None
-        low, high = torch.tensor([math.inf, -math.inf], device=self.low.device)
-        for at, x in enumerate(granules):
-            lower, higher = (end.to(self.low.dtype) for end in min_max(x, self.dims(x)))
-            low, high = (torch.minimum(low, lower), torch.maximum(high, higher)) if at else (lower, higher)
+        if not granules:
+            if not (self.of_data and many_ranks()):
+                return None
+            low, high = torch.tensor([math.inf, -math.inf], device=self.low.device)
+        else:
+            lows, highs = zip(*(min_max(x, self.dims(x)) for x in granules), strict=True)
+            low, high = (end.to(self.low.dtype) for end in (reduce(torch.minimum, lows), reduce(torch.maximum, highs)))
         if self.of_data:
             low, high = range_over_ranks(low, high)
         if not granules and bool(low > high):
