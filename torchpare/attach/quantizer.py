@@ -51,6 +51,12 @@ class FakeQuantize(GridState):
     joined: tuple[FakeQuantize, ...] = ()
     """The others with which it has one grid. In a tuple, where ``nn.Module`` does not take them for children."""
 
+    observes_on = True
+    """Whether it observes all of training, not until a buffer says that it has seen enough."""
+
+    kind = "observed"
+    """Which of the quantizers it is, in files."""
+
     of_data = True
     """Whether each process that trains has values of its own, as of activations, so that ranges are exchanged. What is
     the same everywhere, a weight, is not: then one process alone may observe it."""
@@ -66,7 +72,7 @@ class FakeQuantize(GridState):
     ) -> None:
         super().__init__()
         self.spec, self.name, self.axis, self.follows, self.counts_passes = spec, name, axis, follows, counts_passes
-        self._may_follow, self.observing, self.calibrating = follows, not follows, False
+        self.may_follow, self.observing, self.calibrating = follows, not follows, False
         self.register_buffer("scale", torch.ones(()))
         zero = spec.grid.middle if spec.grid.symmetric else spec.grid.qmin
         self.register_buffer("zero_point", torch.tensor(zero, dtype=torch.int32))
@@ -257,7 +263,7 @@ class FakeQuantize(GridState):
 
     def loaded(self) -> None:
         """What was fixed has seen its tensor, which what follows never does."""
-        self.follows = self._may_follow and not bool(self.seen)
+        self.follows = self.may_follow and not bool(self.seen)
         self.see_whether_active()
 
     def extra_repr(self) -> str:
