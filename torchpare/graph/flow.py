@@ -115,8 +115,8 @@ class Flow:
 
     def vector(self, ref: Ref | int, axis: int, why: str) -> LabelArray:
         """The labels of one axis as a plain vector; where they depend on other axes, they are tied over those."""
-        array = self.tied(ref, axis, why)
-        return np.broadcast_to(array.reshape(-1), (self.shape(ref)[axis],))
+        row, size = self.tied(ref, axis, why).reshape(-1), self.shape(ref)[axis]
+        return row if len(row) == size else np.broadcast_to(row, (size,))
 
     def tied(self, ref: Ref | int, axis: int, why: str, *, depends: Sequence[int] = ()) -> LabelArray:
         """The label array of one axis, tied over every other axis that is not in ``depends``."""
