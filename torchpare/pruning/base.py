@@ -89,6 +89,8 @@ class Pruner(Compressor):
         group_score: Reduction = "sum",
     ) -> None:
         name = type(self).__name__
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"{name}: model is a {type(model).__name__}, not a torch.nn.Module")
         if isinstance(optimizer, str) and optimizer in MODES:  # (model, config_list, mode, dummy_input)
             mode, optimizer = optimizer, None
             if not isinstance(dependency_aware, bool):
