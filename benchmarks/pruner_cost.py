@@ -167,8 +167,9 @@ def render(known: dict[str, Any], *, page: bool) -> Table:
         lines.append("| " + " | ".join(words) + " |")
     whole = sizes["all weights of the convolutions"] / 2**10
     about = (
-        f"Medians of {steps[BATCHES[0]]['dense']['runs']} turns, CPU time of one thread, {known['machine']}. The weights of the "
-        f"resnet50's convolutions themselves take {whole:,.0f} KiB. The step is of a resnet18, pictures of 64 x 64."
+        f"Medians of {steps[BATCHES[0]]['dense']['runs']} turns, CPU time of one thread, {known['machine']}. "
+        f"The weights of the resnet50's convolutions themselves take {whole:,.0f} KiB. The step is of a "
+        "resnet18, pictures of 64 x 64."
     )
     if page:
         write_between("cost", "\n".join([*lines, "", about]), "benchmarks/pruner_cost.py")
