@@ -43,7 +43,7 @@ class RoundsPruner(V2Pruner):
             tell("rounds_speedup")
 
     def finish_round(self, at: int) -> None:
-        """Fine-tune and evaluate behind the mask of a round, and remember the best."""
+        """Fine-tune and evaluate after the mask of a round, and remember the best."""
         if isinstance(self.evaluator, Evaluator):
             self.evaluator.run(self.bound_model)
         elif self.finetuner is not None:

@@ -83,8 +83,8 @@ class PruningScheduler:
     Args:
         pruner: what goes: a pruner that has not pruned yet.
         task_generator: how much goes in each round.
-        finetuner: ``finetuner(model)`` trains behind each mask.
-        speedup: make the model small behind the last round; ``speed_up`` is the same.
+        finetuner: ``finetuner(model)`` trains after each mask.
+        speedup: make the model small after the last round; ``speed_up`` is the same.
         dummy_input: an example input, for ``speedup``.
         evaluator: ``evaluator(model) -> float``, or an evaluator of 2.9.
         reset_weight: rounds begin with the weights of the first one; with a `LotteryTicketTaskGenerator` alone.
