@@ -123,6 +123,12 @@ def test_slim_in_iterations_ranks_scales_as_training_leaves_them():
     torch.testing.assert_close(*first, rtol=0.1, atol=0)
 
 
+def test_a_pruner_in_place_of_the_model_is_told_first():
+    inner = L1FilterPruner(Small(), [{"sparsity": 0.5, "op_types": ["Conv2d"]}])
+    with pytest.raises(ConfigError, match=r"AGPPruner: model is a L1FilterPruner, not a torch\.nn\.Module"):
+        AGPPruner(inner, 100, 10)  # type: ignore[arg-type] - as scripts of another version call theirs
+
+
 def test_a_criterion_of_your_own_and_a_schedule_of_your_own():
     class Backwards(L1FilterPruner):
         def score(self, weight):

@@ -242,6 +242,12 @@ def test_patterns_are_reached_gradually():
         (L1FilterPruner, {"sparsity": 0.5, "granularity": [2]}, {}, "use LevelPruner"),
         (L1FilterPruner, {"sparsity": 0.5}, {"balance_gran": [2]}, "nothing else does"),
         (L1FilterPruner, {"sparsity": 0.5}, {"group_score": "median"}, "'sum', 'mean' or 'max'"),
+        (
+            L1FilterPruner,
+            {"sparsity": 0.5},
+            {"mode": "global", "dependency_aware": True, "dummy_input": torch.ones(1)},
+            "leave one out",
+        ),
     ],
 )
 def test_options_that_contradict_each_other_say_so(kind, entry, options, message):

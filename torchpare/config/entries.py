@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import field_validator, model_validator
@@ -22,6 +23,11 @@ class Entry(Selector):
 
     example = "{'sparsity': 0.5, 'op_types': ['default']}"
     verb = "pruned"
+
+    foreign: ClassVar[Mapping[str, str]] = {
+        **Selector.foreign, "sparsity_per_layer": "sparsity", "total_sparsity": "sparsity", "sparse_ratio": "sparsity",
+        "max_sparse_ratio": "max_sparsity_per_layer",
+    }  # fmt: skip
 
     sparsity: float | None = None
     """The share to prune, in [0, 1): of a layer's filters for filter pruners, of its weights for ``LevelPruner``."""
