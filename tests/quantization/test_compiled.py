@@ -37,7 +37,8 @@ def test_one_graph_serves_the_first_pass_and_all_others():
 
 
 @pytest.mark.slow
-def test_what_is_one_number_is_not_worked_out_for_each_element():
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_what_is_one_number_is_not_worked_out_for_each_element(order):
     torch._dynamo.reset()
     quantizer = FakeQuantize(QuantSpec(Grid(8), observer="moving_average"), "x").train()
 
@@ -45,7 +46,7 @@ def test_what_is_one_number_is_not_worked_out_for_each_element():
         quantizer.observe(x)
         return quantizer(x)
 
-    x = torch.randn(64, 100)
+    x = torch.randn(4, 16, 10, 10).to(memory_format=order)
     _, (code,) = run_and_get_code(torch.compile(observed), x)
     loops = [loop.split("    }\n    {\n")[0] for loop in code.split("for(int64_t")[1:]]
     assert len(loops) == 2  # one looks for the ends, one rounds
