@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch._inductor.utils import run_and_get_code
 
 from torchpare.attach import FakeQuantize
 from torchpare.config import QuantSpec
+from torchpare.errors import QuantizationError
 from torchpare.numerics.affine import Grid
 from torchpare.quantization import QAT_Quantizer
 
@@ -19,7 +21,7 @@ EVERYTHING = [{"quant_types": ["weight", "input", "output"], "quant_bits": 8, "o
 IMAGES = torch.randn(4, 3, 6, 6)
 
 
-def net():
+def net() -> Any:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5))
 
 
@@ -53,6 +55,21 @@ def test_what_is_one_number_is_not_worked_out_for_each_element(order):
     assert all("loadu" in loop for loop in loops)
     assert "std::pow" in code
     assert not any(re.search(r"std::(pow|nearbyint)", loop) for loop in loops)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", ["the mode changes", "step"])
+def test_nan_met_by_compiled_code_is_named_where_it_is_asked_next(asked):
+    torch._dynamo.reset()
+    model = net()
+    quantizer = QAT_Quantizer(model, EVERYTHING)
+    quantizer.compress()
+    compiled = torch.compile(model.train(), backend="aot_eager", fullgraph=True)
+    compiled(IMAGES)
+    quantizer.step()
+    compiled(torch.full_like(IMAGES, torch.inf))
+    with pytest.raises(QuantizationError, match=r"0\.(input|output) holds NaN or infinite values"):
+        quantizer.step() if asked == "step" else model.eval()
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
