@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchpare.config.layers import output_layout, type_name
 from torchpare.errors import MaskError
 from torchpare.numerics.affine import settled
+from torchpare.numerics.masking import masked
 from torchpare.numerics.shards import in_pieces, is_whole_in_passes, whole
 
 __all__ = [
@@ -53,8 +54,7 @@ def before_quantizer(layer: nn.Module, name: str) -> Tensor:
 def _masked(layer: nn.Module, name: str) -> Tensor:
     parameter = whole(_parameter(layer, name))
     mask = layer._buffers.get(name + MASK)
-    # In the parameter's own type: a product of two types costs torch several times as much, both ways.
-    return parameter if mask is None else parameter * mask.to(parameter.dtype)
+    return parameter if mask is None else masked(parameter, mask)
 
 
 def _parameter(layer: nn.Module, name: str) -> Tensor:
@@ -82,7 +82,7 @@ def in_use(layer: nn.Module, name: str) -> Tensor:
         factor = fold_factor(layer, fold)
         value = quantizer(value * factor) / factor
     mask = None if quantizer.keeps_zero else layer._buffers.get(name + MASK)
-    return value if mask is None else value * mask.to(value.dtype)
+    return value if mask is None else masked(value, mask)
 
 
 def _fold(layer: nn.Module, name: str) -> nn.Module | None:
