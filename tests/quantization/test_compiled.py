@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch._inductor.utils import run_and_get_code
 
 from torchpare.attach import FakeQuantize
 from torchpare.config import QuantSpec
+from torchpare.errors import QuantizationError
 from torchpare.numerics.affine import Grid
 from torchpare.quantization import QAT_Quantizer
 
@@ -19,7 +21,7 @@ EVERYTHING = [{"quant_types": ["weight", "input", "output"], "quant_bits": 8, "o
 IMAGES = torch.randn(4, 3, 6, 6)
 
 
-def net():
+def net() -> Any:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5))
 
 
@@ -37,7 +39,8 @@ def test_one_graph_serves_the_first_pass_and_all_others():
 
 
 @pytest.mark.slow
-def test_what_is_one_number_is_not_worked_out_for_each_element():
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_what_is_one_number_is_not_worked_out_for_each_element(order):
     torch._dynamo.reset()
     quantizer = FakeQuantize(QuantSpec(Grid(8), observer="moving_average"), "x").train()
 
@@ -45,13 +48,28 @@ def test_what_is_one_number_is_not_worked_out_for_each_element():
         quantizer.observe(x)
         return quantizer(x)
 
-    x = torch.randn(64, 100)
+    x = torch.randn(4, 16, 10, 10).to(memory_format=order)
     _, (code,) = run_and_get_code(torch.compile(observed), x)
     loops = [loop.split("    }\n    {\n")[0] for loop in code.split("for(int64_t")[1:]]
     assert len(loops) == 2  # one looks for the ends, one rounds
     assert all("loadu" in loop for loop in loops)
     assert "std::pow" in code
     assert not any(re.search(r"std::(pow|nearbyint)", loop) for loop in loops)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", ["the mode changes", "step"])
+def test_nan_met_by_compiled_code_is_named_where_it_is_asked_next(asked):
+    torch._dynamo.reset()
+    model = net()
+    quantizer = QAT_Quantizer(model, EVERYTHING)
+    quantizer.compress()
+    compiled = torch.compile(model.train(), backend="aot_eager", fullgraph=True)
+    compiled(IMAGES)
+    quantizer.step()
+    compiled(torch.full_like(IMAGES, torch.inf))
+    with pytest.raises(QuantizationError, match=r"0\.(input|output) holds NaN or infinite values"):
+        quantizer.step() if asked == "step" else model.eval()
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])

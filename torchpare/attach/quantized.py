@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from torchpare.attach.layer import CompressedLayer, shadow, unshadow
 from torchpare.attach.quantizer import FakeQuantize
+from torchpare.attach.ranks import many_ranks
 from torchpare.attach.reading import ACTIVATIONS, QUANTIZER, in_use
 from torchpare.config.layers import type_name
 from torchpare.errors import QuantizationError
@@ -175,7 +176,7 @@ def _through(quantizer: FakeQuantize, values: tuple[Any, ...], learning: bool) -
         _begin_pass(quantizer, learning)
     if looks and quantizer.observing:
         quantizer.observe(*floating)
-    if not begins and not quantizer.active:
+    if not begins and not quantizer.active and not many_ranks():  # where what it learns has to be heard of
         return values
     # One tensor given twice stays one: attention asks whether its query is its key.
     made: dict[int, Tensor] = {}

@@ -142,6 +142,21 @@ class FakeQuantize(GridState):
         elif not self.active:
             self.see_whether_active()
 
+    def check_range(self) -> None:
+        """See that the range so far is one. Compiled code, which cannot stop for that, is asked behind it.
+
+        Raises:
+            QuantizationError: values were not finite.
+        """
+        if not torch.compiler.is_compiling() and not self.low.is_meta:
+            check_finite(self.low, self.high, self.name)
+
+    def train(self, mode: bool = True) -> FakeQuantize:
+        """Set the mode. Where that changes, the range is checked."""
+        if mode != self.training:
+            self.check_range()
+        return super().train(mode)
+
     def _range_of(self, granules: Sequence[Tensor]) -> Range | None:
         """The range of tensors, in all processes that train together; None where none of them has a value.
 

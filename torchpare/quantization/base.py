@@ -170,7 +170,11 @@ class Quantizer(Compressor):
         """What follows when all quantizers hang."""
 
     def update_epoch(self, epoch: int) -> None:
-        """Tell the quantizer that an epoch begins; harmless."""
+        """Tell the quantizer that an epoch begins; harmless.
+
+        Raises:
+            QuantizationError: as `step`.
+        """
         del epoch
         self.step()
 
@@ -196,8 +200,12 @@ class Quantizer(Compressor):
         """Tell the quantizer that a minibatch has been learnt; harmless: the optimizer or the model counts steps.
 
         Only quantizers that wait for a step inside of compiled code see here that it has come.
+
+        Raises:
+            QuantizationError: compiled code has met NaN or infinities, which eager code refuses as it meets them.
         """
         for _, _, _, quantizer in quantizers_of(self.bound_model):
+            quantizer.check_range()
             if not quantizer.active:
                 quantizer.see_whether_active()
 
