@@ -278,7 +278,9 @@ def test_a_tampered_weight_is_found_and_its_layer_named_first(case, tmp_path, pa
 
     runtime = case.on(plain(), calib_data_loader=BATCHES)
     model = onnx.load(runtime.file)
-    tensor = next(each for each in model.graph.initializer if "conv2.weight" in each.name and part in each.name)
+    read = next(node.input for node in model.graph.node if "conv2.weight" in "".join(node.input[:1]))
+    name = read[0] if part == "codes" else read[1]
+    tensor = next(each for each in model.graph.initializer if each.name == name)
     values = onnx.numpy_helper.to_array(tensor).copy()
     values[0] = -values[0] if part == "codes" else 2 * values[0]
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
