@@ -96,6 +96,8 @@ def compiled():
 def test_its_numbers_are_those_of_fake_quantization(case, compiled):
     proof = verify(compiled(case), X)
     assert proof.ok, proof.to_dict()
+    assert [layer.name for layer in proof.layers] == [*(site.name for site in compiled(case).program.sites), "output 0"]
+    assert all(layer.within == 1 for layer in proof.layers[:-1])
     assert proof.layers[-1].snr > 60
     assert 30 < proof.model_snr < 80
 
@@ -270,27 +272,59 @@ def case_on_file(path):
 
 
 @file_runtimes
-def test_a_tampered_weight_is_found_and_its_layer_named_first(case, tmp_path):
+@pytest.mark.parametrize("part", ["codes", "scale"])
+def test_a_tampered_weight_is_found_and_its_layer_named_first(case, tmp_path, part):
     import onnx
 
     runtime = case.on(plain(), calib_data_loader=BATCHES)
     model = onnx.load(runtime.file)
-    codes = next(
-        tensor for tensor in model.graph.initializer if "conv2.weight" in tensor.name and "codes" in tensor.name
-    )
-    values = onnx.numpy_helper.to_array(codes).copy()
-    values[0] = -values[0]
-    codes.CopyFrom(onnx.numpy_helper.from_array(values, codes.name))
+    read = next(node.input for node in model.graph.node if "conv2.weight" in "".join(node.input[:1]))
+    name = read[0] if part == "codes" else read[1]
+    tensor = next(each for each in model.graph.initializer if each.name == name)
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[0] = -values[0] if part == "codes" else 2 * values[0]
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     onnx.save(model, tmp_path / "tampered.onnx")
     runtime.load_quantized_model(tmp_path / "tampered.onnx")
     proof = verify(runtime, X)
+    assert_conv2_is_named(proof)
+    told = proof.to_dict()
+    assert told["first_offending"] == "conv2.output"
+    assert all(value is None or math.isfinite(value) for row in told["layers"] for value in (row["snr"],))
+
+
+@each(INDUCTOR, EXECUTORCH)
+def test_a_scale_that_goes_wrong_where_the_runtime_takes_the_program_is_found_and_its_layer_named(case, monkeypatch):
+    module = sys.modules[case.kind.__module__]
+    name = {INDUCTOR: "with_float_weights", EXECUTORCH: "for_xnnpack"}[case]
+    real = getattr(module, name)
+
+    def wrong(*given):
+        made = real(*given)
+        made.get_buffer("conv2.weight_scale")[0] *= 2
+        return made
+
+    monkeypatch.setattr(module, name, wrong)
+    assert_conv2_is_named(verify(case.on(plain(), calib_data_loader=BATCHES), X))
+
+
+def assert_conv2_is_named(proof):
+    """That and no other layer: what comes after it was run on the right numbers."""
     assert not proof.ok
     assert proof.first_offending.name == "conv2.output"
     assert [layer.name for layer in proof.layers if not layer.ok] == ["conv2.output"]
     assert proof.layers[-1].snr_in_whole < proof.layers[-1].snr
-    told = proof.to_dict()
-    assert told["first_offending"] == "conv2.output"
-    assert all(value is None or math.isfinite(value) for row in told["layers"] for value in (row["snr"],))
+
+
+@each(EXECUTORCH)
+def test_a_file_that_is_not_of_the_program_is_found_by_its_output(case, tmp_path):
+    runtime = case.on(plain(), calib_data_loader=BATCHES)
+    other = plain()
+    other.fc.weight.data *= -1
+    case.on(other, calib_data_loader=BATCHES).export_quantized_model(tmp_path / "other.pte")
+    runtime.load_quantized_model(tmp_path / "other.pte")
+    proof = verify(runtime, X)
+    assert [layer.name for layer in proof.layers if not layer.ok] == ["output 0"]
 
 
 @file_runtimes

@@ -11,14 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from torchpare.errors import ExportError
 from torchpare.files.onnx import export_onnx
 from torchpare.quantization import QAT_Quantizer
-from torchpare.runtimes import ModelSpeedupONNXRuntime, build_program, verify, write_qdq
+from torchpare.runtimes import (
+    ModelSpeedupExecuTorch,
+    ModelSpeedupONNXRuntime,
+    ModelSpeedupOpenVINO,
+    build_program,
+    verify,
+    write_qdq,
+)
 from torchpare.runtimes.grouped import Grouped, group, grouped_from
 from torchpare.runtimes.integers import Stored, store
 from torchpare.runtimes.obstacles import obstacles
 from torchpare.runtimes.onnxruntime import onnx_session, session_runner
 from torchpare.runtimes.openvino import openvino_runner
+from torchpare.runtimes.unpacking import unpacked
+from torchpare.runtimes.verify import snr
 
 
 def quantized(model, bits=4, granularity="group", group_size=16, **more):
@@ -128,6 +138,63 @@ def test_rows_of_any_width_are_in_four_bits_too(tmp_path, granularity, shape):
         torch.testing.assert_close(made([x])[0], run(model, x), rtol=1e-4, atol=1e-5)
 
 
+def test_inputs_are_rounded_where_that_is_asked_for_and_nowhere_else():
+    torch.manual_seed(1)
+    model, x = quantized(nn.Sequential(nn.Linear(256, 64)), group_size=32), torch.randn(4, 256)
+    exact, rounded = (ModelSpeedupONNXRuntime(model, dummy_input=x, round_inputs=rounds) for rounds in (False, True))
+    for engine in (exact, rounded):
+        engine.compress()
+    want = run(model, x)
+    assert snr(want, exact.inference(x)[0]) > 100
+    assert 20 < snr(want, rounded.inference(x)[0]) < 60
+    for kind in (ModelSpeedupOpenVINO, ModelSpeedupExecuTorch):
+        with pytest.raises(ExportError, match=f"{kind.runtime} rounds no inputs"):
+            kind(model, dummy_input=x, round_inputs=True)
+
+
+def loaded_as(path):
+    """The kinds of number of all weights once they are in ONNX Runtime's memory."""
+    made = unpacked(path)
+    if made is not None:
+        path = path.with_name("unpacked.onnx")
+        path.write_bytes(made)
+    return dtypes(path)
+
+
+class Several(nn.Module):
+    """Layers that no kernel computes from integers beside one that has such a kernel."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.up, self.head = nn.Conv2d(3, 64, 5), nn.ConvTranspose2d(64, 8, 4), nn.Linear(8 * 11 * 11, 4)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.up(torch.relu(self.conv(x)))).flatten(1))
+
+
+def test_weights_that_no_kernel_takes_as_integers_are_given_their_values_once(tmp_path):
+    path = tmp_path / "model.onnx"
+    for granularity in ("channel", "group"):
+        model, x = quantized(mlp(), 8, granularity, quant_scheme="affine"), torch.randn(3, 64)
+        write_qdq(build_program(model, x), path)
+        assert dtypes(path) == {"INT8"}
+        assert loaded_as(path) == {"FLOAT"}
+    write_qdq(build_program(quantized(mlp()), x), path)
+    assert loaded_as(path) == {"INT4"}
+    x = torch.randn(2, 3, 12, 12)
+    program = build_program(Several().eval(), x, calibration=[x])
+    write_qdq(program, path)
+    assert unpacked(path) is not None
+    left = {one.name: one.data_type for one in onnx.load_from_string(unpacked(path)).graph.initializer
+            if math.prod(one.dims) > 1000}  # fmt: skip
+    kinds = {name.partition(".")[0]: kind for name, kind in left.items()}
+    assert set(kinds.values()) == {onnx.TensorProto.INT8, onnx.TensorProto.FLOAT}
+    assert (kinds["conv"], kinds["head"]) == (onnx.TensorProto.INT8, onnx.TensorProto.INT8)
+    assert not any(name.startswith("up") and kind == onnx.TensorProto.INT8 for name, kind in left.items())
+    made = session_runner(onnx_session(path))([x])[0]
+    assert snr(program(x), made) > 40
+
+
 @pytest.mark.parametrize("granularity", ["group", "channel"])
 @pytest.mark.parametrize("shape", [(3, 64), (2, 5, 64)])
 def test_eight_bits_are_given_their_values_and_computed_in_float(tmp_path, granularity, shape):
@@ -163,10 +230,13 @@ def test_a_weight_that_several_layers_share_is_in_the_file_once(tmp_path):
     write_qdq(build_program(model, x), tmp_path / "model.onnx")
     held = [one for one in onnx.load(tmp_path / "model.onnx").graph.initializer if list(one.dims) == [32, 32]]
     assert [one.data_type for one in held] == [onnx.TensorProto.INT4]
-    # Three layers read it, and for that ONNX Runtime has no four-bit kernel.
-    assert "MatMulNBits" not in {name for name, _ in kernels(tmp_path / "model.onnx")}
     made = session_runner(onnx_session(tmp_path / "model.onnx"))([x])[0]
     torch.testing.assert_close(made, run(model, x), rtol=1e-4, atol=1e-5)
+    # Three layers read it, and for that ONNX Runtime has no four-bit kernel.
+    assert "MatMulNBits" not in {name for name, _ in kernels(tmp_path / "model.onnx")}
+    engine = ModelSpeedupONNXRuntime(model, dummy_input=x)
+    engine.compress()
+    assert any("two: several layers share its four-bit weight" in reason for reason in obstacles(engine))
 
 
 def test_a_plain_model_and_a_calibration_make_the_same_file(tmp_path):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,13 +14,14 @@ from torch import Tensor, fx
 
 from torchpare.errors import ExportError, MissingExtraError
 from torchpare.files.atomic import atomic_write
+from torchpare.runtimes.cuts import run_cut
 from torchpare.runtimes.folding import WEIGHTED
 from torchpare.runtimes.operators import constant, is_dequantize, is_quantize, library, put, step_behind
 from torchpare.runtimes.placing import chain_end
 from torchpare.runtimes.program import QuantizedProgram
-from torchpare.runtimes.protocol import ModelSpeedupRuntime
+from torchpare.runtimes.protocol import ModelSpeedupRuntime, Runner
 from torchpare.runtimes.record import export
-from torchpare.runtimes.weights import float_weights, weight_nodes
+from torchpare.runtimes.weights import weight_nodes, with_float_weights
 
 __all__ = ["ModelSpeedupExecuTorch"]
 
@@ -36,25 +36,24 @@ class ModelSpeedupExecuTorch(ModelSpeedupRuntime):
 
     runtime: ClassVar[str] = "ExecuTorch"
 
-    def take(self, program: QuantizedProgram) -> Callable[[list[Tensor]], list[Tensor]]:
+    def take(self, program: QuantizedProgram) -> Runner:
         """Lower the program to XNNPACK, and load it."""
-        exir, xnnpack = _library("exir"), _library("backends.xnnpack.partition.xnnpack_partitioner")
-        _library("kernels.quantized")  # registers what rounds outside of XNNPACK
-        try:
-            with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")
-                exported = export(for_xnnpack(program.module), program.example, free_batch=False)
-                edge = exir.to_edge_transform_and_lower(exported, partitioner=[xnnpack.XnnpackPartitioner()])
-                self._bytes = bytes(edge.to_executorch().buffer)
-        except Exception as error:
-            first = str(error).strip().partition("\n")[0][:300]
-            raise ExportError(f"ExecuTorch cannot lower the program: {type(error).__name__}: {first}") from error
-        return self._loaded(self._bytes)
+        self._bytes = _lowered(for_xnnpack(program.module), program.example)
+        return _loaded(self._bytes)
 
-    def read(self, path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
+    def run_parts(self, data: Any, seen: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """What the kernels make at each site and of each output; two programs are lowered for it."""
+        program = self.made()
+
+        def lowered(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Runner:
+            return _loaded(_lowered(module, inputs))
+
+        return run_cut(for_xnnpack(program.module), program.sites, self.tensors(data), seen, lowered)
+
+    def read(self, path: Path) -> Runner:
         """Load a ``.pte`` file."""
         self._bytes = path.read_bytes()
-        return self._loaded(self._bytes)
+        return _loaded(self._bytes)
 
     def export_quantized_model(self, path: str | os.PathLike[str]) -> None:
         """Write the ``.pte`` file.
@@ -67,20 +66,38 @@ class ModelSpeedupExecuTorch(ModelSpeedupRuntime):
         with atomic_write(path) as lent:
             lent.write_bytes(self._bytes)
 
-    def _loaded(self, content: bytes) -> Callable[[list[Tensor]], list[Tensor]]:
-        runtime = _library("runtime")
-        _library("kernels.quantized")
-        try:
-            self._program: Any = runtime.Runtime.get().load_program(content)
-            method = self._program.load_method("forward")
-        except Exception as error:
-            raise ExportError(f"ExecuTorch cannot load the program: {error}") from error
 
-        def run(tensors: list[Tensor]) -> list[Tensor]:
-            # Copied: the next run writes into the same memory.
-            return [made.clone() for made in method.execute(tensors) if isinstance(made, Tensor)]
+def _lowered(module: fx.GraphModule, example: Any) -> bytes:
+    """A module in XNNPACK's form as a ``.pte`` file."""
+    exir, xnnpack = _library("exir"), _library("backends.xnnpack.partition.xnnpack_partitioner")
+    _library("kernels.quantized")  # registers what rounds outside of XNNPACK
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            exported = export(module, example, free_batch=False)
+            edge = exir.to_edge_transform_and_lower(exported, partitioner=[xnnpack.XnnpackPartitioner()])
+            return bytes(edge.to_executorch().buffer)
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0][:300]
+        raise ExportError(f"ExecuTorch cannot lower the program: {type(error).__name__}: {first}") from error
 
-        return run
+
+def _loaded(content: bytes) -> Runner:
+    """What runs a ``.pte`` file."""
+    runtime = _library("runtime")
+    _library("kernels.quantized")
+    try:
+        program = runtime.Runtime.get().load_program(content)
+        method = program.load_method("forward")
+    except Exception as error:
+        raise ExportError(f"ExecuTorch cannot load the program: {error}") from error
+
+    def run(tensors: list[Tensor], alive: object = (content, program)) -> list[Tensor]:
+        del alive  # as long as there is this function
+        # Copied: the next run writes into the same memory.
+        return [made.clone() for made in method.execute(tensors) if isinstance(made, Tensor)]
+
+    return run
 
 
 def for_xnnpack(module: fx.GraphModule) -> fx.GraphModule:
@@ -89,8 +106,7 @@ def for_xnnpack(module: fx.GraphModule) -> fx.GraphModule:
     These are signed: activations are int8 where they were uint8, 128 lower. Their weights have a scale for each channel
     along the first axis, and their results are rounded; the weights of other layers are written in as floats.
     """
-    made = copy.deepcopy(module)
-    float_weights(made, _has_kernel)
+    made = with_float_weights(module, _has_kernel)
     for node in weight_nodes(made):
         if is_dequantize(node):
             _scale_by_channel(made, node)

@@ -34,10 +34,12 @@ def obstacles(made: ModelSpeedupRuntime) -> list[str]:
     program = made.made()
     quantized = bool(program.grouped) or any(tensor.dtype == torch.int8 for tensor in program.module.buffers())
     found = [str(place) for place in program.floats] if quantized else []
-    if type(made) is ModelSpeedupONNXRuntime and program.sites:
+    if type(made) is ModelSpeedupONNXRuntime and quantized:
         known = {place.name for place in program.floats}
         found += [f"{layer}: not fused: ONNX Runtime gives its integers their values and computes in float"
                   for layer in not_fused(made.file, made.folder()) if layer not in known]  # fmt: skip
+        found += [f"{layer}: several layers share its four-bit weight, for which ONNX Runtime has no kernel: floats in "
+                  "memory" for layer in shared_in_four_bits(made.file)]  # fmt: skip
     found += list(_odd_widths(program))
     work = _work(program)
     if work < SMALL:
@@ -62,6 +64,18 @@ def not_fused(path: Path, folder: Path) -> list[str]:
                if node.op_type == "DequantizeLinear" and node.input[0] in integers}  # fmt: skip
     names = [weights[name] for node in graph.node if node.op_type in _FLOAT for name in node.input if name in weights]
     return [name.rpartition(".weight")[0] for name in names if ".weight" in name]
+
+
+def shared_in_four_bits(path: Path) -> list[str]:
+    """The layers of a file whose weights lie there in four bits, and are read more than once."""
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    kinds = (onnx.TensorProto.INT4, onnx.TensorProto.UINT4)
+    held = {tensor.name for tensor in graph.initializer if tensor.data_type in kinds}
+    values = {node.output[0]: node.input[0] for node in graph.node if node.input and node.input[0] in held}
+    read = [values[name] for node in graph.node for name in node.input if name in values]
+    return [name.rpartition(".weight")[0] for name in held if read.count(name) > 1]
 
 
 def _odd_widths(program: QuantizedProgram) -> Iterator[str]:

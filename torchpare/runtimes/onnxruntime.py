@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,15 +15,17 @@ from torch import Tensor
 
 from torchpare.errors import ExportError, MissingExtraError
 from torchpare.files.atomic import atomic_write
+from torchpare.runtimes.parts import Part, parts_of
 from torchpare.runtimes.program import QuantizedProgram
-from torchpare.runtimes.protocol import ModelSpeedupRuntime
+from torchpare.runtimes.protocol import ModelSpeedupRuntime, Runner
 from torchpare.runtimes.qdq import write_qdq
+from torchpare.runtimes.unpacking import unpacked
 
 __all__ = ["ModelSpeedupONNXRuntime", "onnx_session"]
 
 _SLOWER = ("SkipLayerNormFusion",)
-"""What ONNX Runtime does to a graph by itself and is slower for on the CPU: its kernel for a sum and a layer norm in one
-takes several times as long as the two kernels do (measured by ``benchmarks/deploy.py``, 1.32)."""
+"""What ONNX Runtime does to a graph by itself and is slower for on the CPU: its kernel for a sum and a layer norm in
+one takes several times as long as the two kernels do (as of 1.32)."""
 
 
 class ModelSpeedupONNXRuntime(ModelSpeedupRuntime):
@@ -35,6 +38,7 @@ class ModelSpeedupONNXRuntime(ModelSpeedupRuntime):
     """
 
     runtime: ClassVar[str] = "ONNX Runtime"
+    rounds_inputs: ClassVar[bool] = True
 
     blocks: ClassVar[bool] = True
     """Whether it reads weights of linear layers in four bits, and in groups."""
@@ -42,21 +46,34 @@ class ModelSpeedupONNXRuntime(ModelSpeedupRuntime):
     file: Path
     """The QDQ file that is being executed."""
 
-    def take(self, program: QuantizedProgram) -> Callable[[list[Tensor]], list[Tensor]]:
+    def take(self, program: QuantizedProgram) -> Runner:
         """Write the file, and load it."""
         path = self.folder() / "model.onnx"
         write_qdq(program, path, blocks=self.blocks)
         return self.read(path)
 
-    def read(self, path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
+    def read(self, path: Path) -> Runner:
         """Load a QDQ file."""
         run = self.load_file(path)
         self.file = path
         return run
 
-    def load_file(self, path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
+    def load_file(self, path: Path) -> Runner:
         """What runs an ONNX file; verifying asks for this on parts of the program."""
-        return session_runner(onnx_session(path, threads=self.threads))
+        return session_runner(onnx_session(path, threads=self.threads, round_inputs=self.round_inputs))
+
+    def run_parts(self, data: Any, seen: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """What the kernels make at each site and of each output, by parts of the file that is being executed."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "part.onnx"
+
+            def run(part: Part) -> list[Tensor]:
+                path.write_bytes(part.model)
+                return self.load_file(path)(list(part.inputs))
+
+            whole, parts = parts_of(self.file, self.made(), self.tensors(data), seen)
+            together = run(whole)
+            return [run(part)[0] for part in parts], together
 
     def export_quantized_model(self, path: str | os.PathLike[str]) -> None:
         """Write the QDQ file.
@@ -74,14 +91,20 @@ class ModelSpeedupONNXRuntime(ModelSpeedupRuntime):
 
 
 def onnx_session(
-    path: str | os.PathLike[str], *, threads: int | None = None, optimized: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    optimized: str | os.PathLike[str] | None = None,
+    round_inputs: bool = False,
 ) -> Any:
     """An ONNX Runtime session on the CPU.
 
     Args:
         path: the file, or the bytes of one.
         threads: within one operator; ONNX Runtime's own choice if None.
-        optimized: where to write the graph that it made of the file.
+        optimized: where to write the graph that it makes of the file as it lies there; without, weights that no kernel
+            takes as integers are given their values here, once (see `torchpare.runtimes.unpacking`).
+        round_inputs: let the four-bit kernel round its float inputs to eight bits, by block.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -93,14 +116,17 @@ def onnx_session(
         raise MissingExtraError("onnxruntime is not installed; it comes with: pip install 'torchpare[onnx]'") from error
     options = library.SessionOptions()
     options.log_severity_level = 3
-    # Float inputs of linear layers with int8 weights stay float: by itself ONNX Runtime rounds them on its own grids.
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    # Float inputs of linear layers stay float unless that is asked for: by itself ONNX Runtime rounds them on its own
+    # grids.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4" if round_inputs else "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     if optimized is not None:
         options.optimized_model_filepath = os.fspath(optimized)
     try:
         given = path if isinstance(path, bytes) else os.fspath(path)
+        if isinstance(given, str) and optimized is None:
+            given = unpacked(Path(given)) or given
         return library.InferenceSession(
             given, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(_SLOWER)
         )
@@ -109,7 +135,7 @@ def onnx_session(
         raise ExportError(f"ONNX Runtime cannot load {path!s:.200}: {first}") from error
 
 
-def session_runner(session: Any) -> Callable[[list[Tensor]], list[Tensor]]:
+def session_runner(session: Any) -> Runner:
     """What runs a session: from the input's tensors to the output's."""
     names = [value.name for value in session.get_inputs()]
 

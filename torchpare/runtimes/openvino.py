@@ -24,6 +24,7 @@ class ModelSpeedupOpenVINO(ModelSpeedupONNXRuntime):
     """
 
     runtime: ClassVar[str] = "OpenVINO"
+    rounds_inputs: ClassVar[bool] = False
 
     def load_file(self, path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
         """Compile a QDQ file."""

@@ -9,7 +9,7 @@ import tempfile
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -23,7 +23,10 @@ from torchpare.files.example import example_of
 from torchpare.graph.capture import call_arguments
 from torchpare.runtimes.program import QuantizedProgram, build_program
 
-__all__ = ["ModelSpeedupRuntime", "Runtime"]
+__all__ = ["ModelSpeedupRuntime", "Runner", "Runtime"]
+
+Runner = Callable[[list[Tensor]], list[Tensor]]
+"""What runs a program once: from the input's tensors to the output's, in their order."""
 
 
 @runtime_checkable
@@ -65,12 +68,16 @@ class ModelSpeedupRuntime(ABC):
         observer: how the ranges of these are found.
         exclude: of a plain model without config, the layers that stay float.
         threads: within one operator; torch's own number if None.
+        round_inputs: let the kernel for linear layers of which the weights alone are quantized, in four bits, round its
+            inputs to eight bits as they come: faster, and no longer what PyTorch computes. ONNX Runtime alone can.
 
     Raises:
-        ExportError: neither or both of ``input_shape`` and ``dummy_input`` are given.
+        ExportError: neither or both of ``input_shape`` and ``dummy_input`` are given, or the runtime cannot round.
     """
 
     runtime: ClassVar[str]
+    rounds_inputs: ClassVar[bool] = False
+    """Whether it knows ``round_inputs``."""
 
     def __init__(
         self,
@@ -83,7 +90,11 @@ class ModelSpeedupRuntime(ABC):
         observer: str = "min_max",
         exclude: Sequence[str] = (),
         threads: int | None = None,
+        round_inputs: bool = False,
     ) -> None:
+        if round_inputs and not self.rounds_inputs:
+            raise ExportError(f"{self.runtime} rounds no inputs of its own accord: leave round_inputs out")
+        self.round_inputs = round_inputs
         if (input_shape is None) == (dummy_input is None):
             raise ExportError("give either input_shape, such as [1, 3, 224, 224], or dummy_input")
         self.model, self.config = model, config
@@ -91,12 +102,12 @@ class ModelSpeedupRuntime(ABC):
         self.calibration, self.observer, self.exclude = calib_data_loader, observer, exclude
         self.threads = torch.get_num_threads() if threads is None else threads
         self.program: QuantizedProgram | None = None
-        self._run: Callable[[list[Tensor]], list[Tensor]] | None = None
+        self._run: Runner | None = None
 
     # ------------------------------------------------------------------------------------------- what a runtime says
 
     @abstractmethod
-    def take(self, program: QuantizedProgram) -> Callable[[list[Tensor]], list[Tensor]]:
+    def take(self, program: QuantizedProgram) -> Runner:
         """Compile a program; returns what runs it: from the input's tensors to the output's, in their order."""
 
     @abstractmethod
@@ -109,8 +120,24 @@ class ModelSpeedupRuntime(ABC):
         """
 
     @abstractmethod
-    def read(self, path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
+    def read(self, path: Path) -> Runner:
         """Take a file; returns what runs it."""
+
+    @abstractmethod
+    def run_parts(self, data: Any, seen: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """What the runtime makes at each site of the program, and then of each output, for `torchpare.runtimes.verify`.
+
+        Args:
+            data: in the form of ``dummy_input``.
+            seen: the integers at each site by the site's name, in PyTorch.
+
+        Returns:
+            twice the integers at each site and then the outputs: of each part run by itself, on what was seen; and of
+            the whole program while every site is looked at.
+
+        Raises:
+            ExportError: there is no program, or the runtime refuses it or a part of it.
+        """
 
     # --------------------------------------------------------------------------------------------------- the interface
 
@@ -224,7 +251,7 @@ class ModelSpeedupRuntime(ABC):
                 f"{shapes[1]}, of which the batch alone may vary"
             )
 
-    def _ready(self, what: str) -> Callable[[list[Tensor]], list[Tensor]]:
+    def _ready(self, what: str) -> Runner:
         if self._run is None:
             raise ExportError(f"{what} needs a program: call compress() or load_quantized_model(path) first")
         return self._run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from torch import Tensor
 from torchpare.errors import ExportError, MissingExtraError
 from torchpare.files.atomic import atomic_write
 from torchpare.runtimes.onnxruntime import ModelSpeedupONNXRuntime
+from torchpare.runtimes.protocol import Runner
 from torchpare.runtimes.qdq import check_qdq
 
 __all__ = ["ModelSpeedupTensorRT"]
@@ -32,10 +32,11 @@ class ModelSpeedupTensorRT(ModelSpeedupONNXRuntime):
 
     runtime: ClassVar[str] = "TensorRT"
     blocks: ClassVar[bool] = False
+    rounds_inputs: ClassVar[bool] = False
 
     _engine: bytes | None = None
 
-    def load_file(self, path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
+    def load_file(self, path: Path) -> Runner:
         """Check a QDQ file; the engine is built at the first inference."""
         check_qdq(path)
         if self.program is not None:
@@ -45,7 +46,7 @@ class ModelSpeedupTensorRT(ModelSpeedupONNXRuntime):
                     f"TensorRT takes symmetric int8 grids, and {len(uneven)} sites have others, the first "
                     f"{uneven[0]!r}: quantize with 'quant_scheme': 'symmetric' for inputs and outputs"
                 )
-        built: list[Callable[[list[Tensor]], list[Tensor]]] = []
+        built: list[Runner] = []
 
         def run(tensors: list[Tensor]) -> list[Tensor]:
             if not built:
@@ -55,7 +56,7 @@ class ModelSpeedupTensorRT(ModelSpeedupONNXRuntime):
 
         return run
 
-    def read(self, path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
+    def read(self, path: Path) -> Runner:
         """Take a QDQ file, or an engine."""
         if path.suffix == ".onnx":
             return super().read(path)
@@ -101,7 +102,7 @@ def _build(onnx: bytes, tensors: list[Tensor]) -> bytes:
     return bytes(made)
 
 
-def _runner(engine: bytes) -> Callable[[list[Tensor]], list[Tensor]]:
+def _runner(engine: bytes) -> Runner:
     """What runs an engine on the card, from and to the CPU."""
     trt = _library()
     loaded = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(engine)

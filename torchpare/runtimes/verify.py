@@ -9,19 +9,14 @@ as a signal-to-noise ratio; it is the part by itself that passes or fails.
 from __future__ import annotations
 
 import math
-import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from torch import Tensor
 
-from torchpare.runtimes.onnxruntime import ModelSpeedupONNXRuntime
-from torchpare.runtimes.parts import Part, parts_of
-from torchpare.runtimes.program import QuantizedProgram, Site
+from torchpare.runtimes.program import Site
 from torchpare.runtimes.protocol import ModelSpeedupRuntime
 
 __all__ = ["LayerProof", "NumbersProof", "snr", "verify"]
@@ -117,7 +112,8 @@ class NumbersProof:
 def verify(runtime: ModelSpeedupRuntime, test_data: Any) -> NumbersProof:
     """Run a program in a runtime and in PyTorch, and compare each place where it rounds, and its outputs.
 
-    A runtime that takes no ONNX file is compared by its outputs alone.
+    Of a file that was loaded in place of the program, ONNX Runtime and OpenVINO run the parts of that file; inductor
+    and ExecuTorch cannot take theirs apart, run the parts of the program, and of the file only the outputs.
 
     Args:
         runtime: ``compress()`` was called.
@@ -129,12 +125,11 @@ def verify(runtime: ModelSpeedupRuntime, test_data: Any) -> NumbersProof:
     program = runtime.made()
     expected, seen = program.values(test_data)
     got = [leaf.float() for leaf in runtime.runner(test_data)()]  # type: ignore[attr-defined]
-    layers: list[LayerProof] = []
-    if isinstance(runtime, ModelSpeedupONNXRuntime):
-        layers = _by_part(runtime, program, test_data, expected, seen, got)
-    else:
-        for at, (want, have) in enumerate(zip(expected, got, strict=True)):
-            layers.append(_of_output(f"output {at}", want, have, have, None))
+    alone, together = runtime.run_parts(test_data, seen)
+    rounded = len(program.sites)
+    layers = [_of_site(*each, seen[each[0].name]) for each in zip(program.sites, alone, together, strict=False)]
+    outputs = zip(expected, alone[rounded:], got, together[rounded:], strict=True)
+    layers += [_of_output(f"output {at}", *each) for at, each in enumerate(outputs)]
     model = runtime.model_output(test_data)
     return NumbersProof(runtime.runtime, tuple(layers), snr(model, got[0]))
 
@@ -149,37 +144,7 @@ def snr(want: Tensor, have: Tensor) -> float:
     return 10 * math.log10(signal / noise) if signal > 0 and math.isfinite(noise) else -math.inf
 
 
-def _by_part(
-    runtime: ModelSpeedupONNXRuntime,
-    program: QuantizedProgram,
-    data: Any,
-    expected: list[Tensor],
-    seen: dict[str, Tensor],
-    got: list[Tensor],
-) -> list[LayerProof]:
-    layers = []
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "part.onnx"
-        whole, parts = parts_of(runtime.file, program, runtime.tensors(data), seen)
-        together = _run(runtime, path, whole)
-        for at, part in enumerate(parts):
-            alone = _run(runtime, path, part)[0]
-            site = program.sites[at] if at < len(program.sites) else None
-            if site is None:
-                output = at - len(program.sites)
-                layers.append(_of_output(f"output {output}", expected[output], alone, got[output], together[at]))
-            else:
-                layers.append(_of_site(site, seen[site.name], alone, together[at]))
-    return layers
-
-
-def _run(runtime: ModelSpeedupONNXRuntime, path: Path, part: Part) -> list[Tensor]:
-    path.write_bytes(part.model)
-    run: Callable[[list[Tensor]], list[Tensor]] = runtime.load_file(path)
-    return run(list(part.inputs))
-
-
-def _of_site(site: Site, want: Tensor, alone: Tensor, together: Tensor) -> LayerProof:
+def _of_site(site: Site, alone: Tensor, together: Tensor, want: Tensor) -> LayerProof:
     zero, step = site.step.zero_point, (want.int() - alone.int()).abs()
     within = float((step <= 1).double().mean()) if step.numel() else 1.0
     worst = int(step.max()) if step.numel() else 0
@@ -187,9 +152,8 @@ def _of_site(site: Site, want: Tensor, alone: Tensor, together: Tensor) -> Layer
     return LayerProof(site.name, want.numel(), within, worst, *ratios)
 
 
-def _of_output(name: str, want: Tensor, alone: Tensor, whole: Tensor, watched: Tensor | None) -> LayerProof:
-    ratio = None if watched is None else snr(want, watched)
-    return LayerProof(name, want.numel(), None, None, snr(want, alone), snr(want, whole), ratio)
+def _of_output(name: str, want: Tensor, alone: Tensor, whole: Tensor, watched: Tensor) -> LayerProof:
+    return LayerProof(name, want.numel(), None, None, snr(want, alone), snr(want, whole), snr(want, watched))
 
 
 def _finite(value: Any) -> Any:

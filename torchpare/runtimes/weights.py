@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Callable, Collection
 
 import torch
@@ -11,7 +13,7 @@ from torchpare.runtimes.integers import Stored
 from torchpare.runtimes.operators import constant, is_dequantize, is_quantize, library, put, stored_node
 from torchpare.runtimes.placing import chain_end
 
-__all__ = ["float_weights", "split_biases", "weight_nodes", "write_weights"]
+__all__ = ["float_weights", "split_biases", "weight_nodes", "with_float_weights", "write_weights"]
 
 _aten = torch.ops.aten
 
@@ -55,6 +57,15 @@ def split_biases(module: fx.GraphModule, kernels: Collection[fx.Node]) -> None:
         total.meta = dict(node.meta)
         node.replace_all_uses_with(total, delete_user_cb=lambda user, own=total: user is not own)
         node.args = node.args[:2]
+
+
+def with_float_weights(module: fx.GraphModule, has_kernel: Callable[[fx.Node], bool]) -> fx.GraphModule:
+    """A copy of a program with integers for weights only where a runtime computes with them; see `float_weights`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own, about its own
+        made = copy.deepcopy(module)
+    float_weights(made, has_kernel)
+    return fx.GraphModule(made, made.graph)
 
 
 def weight_nodes(module: fx.GraphModule) -> list[fx.Node]:
