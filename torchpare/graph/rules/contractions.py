@@ -17,15 +17,15 @@ __all__ = ["convolution", "linear", "matrix_product"]
 def convolution(flow: Flow, op: Op) -> None:
     """Any convolution: plain, grouped, depthwise, transposed, in one to three dimensions.
 
+    Space is carried by a kernel of one, and summed over by one as long as what it reads; any other holds it.
+
     Input channels are reshaped to (G, I) and output channels to (G, O/G); a group is one label on both sides, so that
     whole groups can go, and slots inside a group are free to differ between groups while their counts agree.
     """
     x, weight, bias, *_, transposed, _padding, groups = op.args[:9]
     shape, rank = flow.shape(weight), len(flow.shape(weight))
     why = f"the convolution in {op.where}"
-    for axis in range(2, rank):
-        flow.freeze(weight, axis, f"kernel axis of {why}")
-        flow.freeze(x, axis, f"spatial axis of {why}")
+    space = [_space(flow, op, axis, why) for axis in range(2, rank)]
     inputs = flow.vector(x, 1, why)
     channels_in = len(inputs)
     slots = channels_in // groups
@@ -64,8 +64,28 @@ def convolution(flow: Flow, op: Op) -> None:
     batch = flow.tied(x, 0, why)
     flow.define(
         result,
-        [batch.reshape((-1,) + (1,) * (rank - 1)), along(out, 1, rank), *flow.fixed(flow.shape(result))[2:]],
+        [
+            batch.reshape((-1,) + (1,) * (rank - 1)),
+            along(out, 1, rank),
+            *(along(labels, axis, rank) for axis, labels in enumerate(space, 2)),
+        ],
     )
+
+
+def _space(flow: Flow, op: Op, axis: int, why: str) -> LabelArray:
+    """What a convolution makes of one axis of space: the labels of that axis of its result."""
+    x, weight, _bias, stride, padding, dilation, transposed = op.args[:7]
+    size, kernel = flow.shape(x)[axis], flow.shape(weight)[axis]
+    step, border, gap = (numbers[min(axis - 2, len(numbers) - 1)] for numbers in (stride, padding, dilation))
+    if border == 0 and not transposed:
+        if kernel == step == 1:
+            return flow.vector(x, axis, why)
+        if kernel == size and gap == 1:  # a product with the whole axis
+            flow.store.unify(flow.vector(x, axis, why), flow.vector(weight, axis, why), why)
+            return np.zeros(1, dtype=np.int64)
+    flow.freeze(weight, axis, f"kernel axis of {why}")
+    flow.freeze(x, axis, f"spatial axis of {why}")
+    return np.zeros(flow.shape(op.outputs[0])[axis], dtype=np.int64)
 
 
 def _groups(flow: Flow, channels: LabelArray, sizes: tuple[int, int], why: str) -> tuple[LabelArray, LabelArray]:
