@@ -382,6 +382,8 @@ class Pruner(Compressor):
 
 
 def _finite(tensor: Tensor) -> bool:
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
     return not tensor.numel() or all(bool(bound.isfinite()) for bound in tensor.aminmax())  # NaN is both
 
 
@@ -394,7 +396,9 @@ def _check_weight(target: Target, algorithm: str) -> None:
     if weight is None:
         raise ConfigError(
             f"{target.name}, a {target.type}, has no parameter 'weight' for {algorithm} to prune: if it is "
-            "parametrized or weight-normalised, remove that first; otherwise exclude the layer"
+            "parametrized or weight-normalised, remove that first (torch.nn.utils.parametrize.remove_parametrizations, "
+            "remove_weight_norm, remove_spectral_norm), or use torchpare.plan(model, config_list, inputs).apply(), which "
+            "takes it as it is; otherwise exclude the layer"
         )
     if isinstance(weight, nn.UninitializedParameter):
         raise ConfigError(f"{target.name}, a {target.type}, has no shape yet: run the model once before pruning it")
