@@ -58,12 +58,15 @@ class LabelStore:
 
     def roots(self, labels: LabelArray) -> LabelArray:
         """The representative of each label's class; frozen classes keep their own (see `find`)."""
-        found = self._parent[labels]
+        found, depth = self._parent[labels], 0
         while True:
             above = self._parent[found]
-            if np.array_equal(above, found):
-                return found
-            found = above
+            if (above == found).all():
+                break
+            found, depth = above, depth + 1
+        if depth:  # shorter ways for those who ask next
+            self._parent[labels] = found
+        return found
 
     def find(self, labels: LabelArray) -> LabelArray:
         """The representative of each label's class, 0 where it is frozen."""
@@ -155,6 +158,8 @@ class LabelStore:
 
     def freeze(self, labels: LabelArray, why: str) -> None:
         """Forbid the removal of every label; the first reason given is the one that is kept."""
+        if not labels.any():
+            return
         found = np.unique(self.find(labels))
         found = found[found != 0]
         if not found.size:

@@ -70,7 +70,7 @@ class Sizing:
         self._variables = self._variable_table()
         first = {int(variable): cell for cell, variable in reversed(list(enumerate(self.variable_of.tolist())))}
         self.size = {variable: len(self.cells[cell]) for variable, cell in first.items()}
-        self._polynomials: dict[tuple[int, int], Polynomial] = {}
+        self._polynomials: dict[bytes, Polynomial] = {}
         self.equations = self._dedupe(self._all_equations())
         self.outer, self.inner = self._levels()
         self.aligned: dict[int, int] = {}
@@ -191,6 +191,20 @@ class Sizing:
     def polynomial(self, labels: LabelArray) -> Polynomial:
         """How many of a row's entries stay, as a polynomial in the variables."""
         row = self.space.canonical(labels).ravel()
+        key = row.tobytes()
+        if key not in self._polynomials:
+            self._polynomials[key] = self._polynomial(row)
+        return self._polynomials[key]
+
+    def _polynomials_of(self, rows: LabelArray) -> list[Polynomial]:
+        """The polynomials of rows; one for all, where each has the same numbers of atoms of the same variables."""
+        ids = self.space.canonical(rows)
+        kinds = np.where(ids == 0, -2, self._variables[ids, 0])
+        kinds.sort(axis=1)
+        alike = (kinds == kinds[0]).all() and (self._parts[ids, 0] < 0).all()
+        return [self._polynomial(row) for row in (ids[:1] if alike else ids)]
+
+    def _polynomial(self, row: LabelArray) -> Polynomial:
         terms: dict[tuple[int, ...], int] = {}
         constant = int((row == 0).sum())
         if constant:
@@ -220,7 +234,7 @@ class Sizing:
 
     def _all_equations(self) -> Iterator[Equality]:
         for rows, why in self.space.equal_rows:
-            polynomials = [self.polynomial(row) for row in rows]
+            polynomials = self._polynomials_of(rows)
             for other in polynomials[1:]:
                 if other != polynomials[0]:
                     yield Equality(other, polynomials[0], why, "")
@@ -234,16 +248,10 @@ class Sizing:
     def _resolve(self, expr: Expr) -> Side:
         """The expression, with the polynomial of each axis it measures."""
         if isinstance(expr, Dim):
-            return self._dim(expr)
+            return self.polynomial(self.space.first_row(expr))
         if isinstance(expr, BinaryOp):
             return BinaryOp(expr.symbol, self._resolve(expr.left), self._resolve(expr.right))  # type: ignore[arg-type]
         return expr
-
-    def _dim(self, dim: Dim) -> Polynomial:
-        key = (dim.uid, dim.axis)
-        if key not in self._polynomials:
-            self._polynomials[key] = self.polynomial(self.space.first_row(dim))
-        return self._polynomials[key]
 
     @staticmethod
     def _dedupe(equations: Iterator[Equality]) -> list[Equality]:
@@ -294,9 +302,20 @@ def _cells(space: PruningSpace, parts: NDArray[np.int64]) -> tuple[NDArray[np.in
     generator = np.random.default_rng(0)
     signature = np.zeros(space.size, dtype=np.uint64)
     odd = generator.integers(1, 2**63, size=parts.shape[1], dtype=np.uint64) | np.uint64(1)
+    composed = bool((parts[:, 0] >= 0).any())
+    seen: set[bytes] = set()
     for rows in space.all_rows():
         ids = space.canonical(rows)
+        if len(ids) > 1:  # the rows of one group follow each other, and read the same
+            ids = ids[np.append(True, (ids[1:] != ids[:-1]).any(axis=1))]
+        elif (key := ids.tobytes()) in seen:
+            continue
+        else:
+            seen.add(key)
         number = np.broadcast_to(generator.integers(1, 2**63, size=(len(ids), 1), dtype=np.uint64), ids.shape)
+        if not composed:
+            np.add.at(signature, ids, number)
+            continue
         plain = parts[ids, 0] < 0
         np.add.at(signature, ids[plain], number[plain])
         for position in range(parts.shape[1]):

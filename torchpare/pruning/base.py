@@ -22,10 +22,10 @@ from torchpare.attach.reading import in_use
 from torchpare.config import Entry, Target, select
 from torchpare.errors import ConfigError, MaskError
 from torchpare.graph import PruningSpace, analyse
-from torchpare.numerics import Reduction, Unit, select_common, select_global
+from torchpare.numerics import Reduction, Unit, drop_count, select_common, select_global
 from torchpare.numerics.allocation import rounded
 from torchpare.pruning.export import export, load_state
-from torchpare.pruning.granularity import MODES, check_mode, unit_of
+from torchpare.pruning.granularity import MODES, check_mode, most_of, unit_of
 from torchpare.pruning.groups import complete_masks, complete_on_first_forward, forget_first_forward
 from torchpare.types import Masks
 
@@ -45,7 +45,8 @@ class Pruner(Compressor):
         dependency_aware: choose channels together where layers can only lose them together, such as across a residual.
             Needs ``dummy_input``, and a pruner of filters.
         mode: how layers share what goes. ``"normal"``: each loses its own share. ``"global"``: the lowest scores of
-            all layers go, whichever these are, and each keeps one; then all entries ask for one sparsity.
+            all layers go, whichever these are, and each keeps one, or what its entry's ``max_sparsity_per_layer``
+            leaves it; then all entries ask for one sparsity.
             ``"dependency_aware"``: as the argument. ``"balanced"``: each group of a grouped convolution loses as many
             filters; of single weights, each block of ``balance_gran`` as many. Scripts of a later version pass it in
             third place.
@@ -68,6 +69,9 @@ class Pruner(Compressor):
 
     structured: ClassVar[bool]
     """True if whole filters go, False if single weights do."""
+
+    shared: ClassVar[bool] = False
+    """True if the sparsity that entries ask for is one share of all layers together, whatever the mode."""
 
     entry: ClassVar[type[Entry]] = Entry
     """What its ``config_list`` may say."""
@@ -116,7 +120,8 @@ class Pruner(Compressor):
         self.mode = mode = "balanced" if mode == "balance" else mode
         self.balance_gran = tuple(balance_gran or ())
         self.group_score: Reduction = group_score
-        check_mode(name, self.targets, self.structured, mode, self.balance_gran, group_score)
+        shared = self.shared or mode == "global"
+        check_mode(name, self.targets, self.structured, mode, self.balance_gran, group_score, shared)
         self.bound_model = model
         self.config_list = config_list
         self.optimizer = optimizer
@@ -168,9 +173,18 @@ class Pruner(Compressor):
 
     def select(self, scores: Mapping[str, Tensor], sparsities: Mapping[str, float]) -> dict[str, Tensor]:
         """Which units of each layer stay (bool, of the scores' shapes): the best, by `mode`."""
-        if self.mode == "global" and scores:
-            return select_global(scores, next(iter(sparsities.values())))
+        if (self.mode == "global" or self.shared) and scores:
+            return self._select_together(scores, next(iter(sparsities.values())))
         return {name: self._unit(self.targets[name]).keep(own, sparsities[name]) for name, own in scores.items()}
+
+    def _select_together(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+        keep = select_global(scores, sparsity, {name: most_of(self.targets[name]) for name in scores})
+        units = sum(own.numel() for own in keep.values())
+        gone, asked = (sum(int((~own).sum()) for own in keep.values()), drop_count(units, sparsity))
+        if gone < asked:
+            log.warning("%s: %d of %d are asked to go, and %d do: each layer keeps one, and what "
+                        "max_sparsity_per_layer leaves it", type(self).__name__, asked, units, gone)  # fmt: skip
+        return keep
 
     def begin(self) -> None:
         """What ``compress()`` does: mask at once, unless an algorithm has to learn something first."""

@@ -36,8 +36,9 @@ from torchpare.numerics.ranges import min_max
 from torchpare.numerics.shards import is_sharded, refuse_sharded, whole
 from torchpare.quantization.calibration import apply_calibration, calibration_of
 from torchpare.quantization.export import export
+from torchpare.quantization.folds import folds_of
 from torchpare.quantization.joined import joined_outputs
-from torchpare.quantization.places import Place, activation_places, check_observer, folds_of, weight_places
+from torchpare.quantization.places import Place, activation_places, check_observer, weight_places
 
 __all__ = ["Quantizer"]
 

@@ -31,6 +31,9 @@ class LearnedStep(FakeQuantize):
         of_data: whether each process that trains has values of its own, as of activations, not the same ones.
     """
 
+    kind = "learned step"
+    observes_on = False
+
     def __init__(
         self, spec: QuantSpec, name: str, *, axis: int = 0,
         start: Callable[[FakeQuantize, Tensor], Tensor] | None = None, of_data: bool = False,
@@ -101,6 +104,8 @@ class LearnedStep(FakeQuantize):
 class LearnedGrid(LearnedStep):
     """A grid whose step and offset are parameters, started from the range of the first tensor."""
 
+    kind = "learned grid"
+
     def __init__(self, spec: QuantSpec, name: str) -> None:
         super().__init__(spec, name, of_data=True)
         self.offset = nn.Parameter(torch.zeros(()))
@@ -126,6 +131,8 @@ class LearnedGrid(LearnedStep):
 
 class LearnedBound(LearnedStep):
     """A ReLU with an upper bound that is a parameter, on an unsigned grid; started at the largest value it meets."""
+
+    kind = "learned bound"
 
     def __init__(self, spec: QuantSpec, name: str) -> None:
         super().__init__(spec, name, of_data=True)

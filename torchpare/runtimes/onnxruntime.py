@@ -20,6 +20,10 @@ from torchpare.runtimes.qdq import write_qdq
 
 __all__ = ["ModelSpeedupONNXRuntime", "onnx_session"]
 
+_SLOWER = ("SkipLayerNormFusion",)
+"""What ONNX Runtime does to a graph by itself and is slower for on the CPU: its kernel for a sum and a layer norm in one
+takes several times as long as the two kernels do (measured by ``benchmarks/deploy.py``, 1.32)."""
+
 
 class ModelSpeedupONNXRuntime(ModelSpeedupRuntime):
     """A quantized model in ONNX Runtime, on the CPU. Its file is ONNX QDQ, which other runtimes read too.
@@ -97,7 +101,9 @@ def onnx_session(
         options.optimized_model_filepath = os.fspath(optimized)
     try:
         given = path if isinstance(path, bytes) else os.fspath(path)
-        return library.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+        return library.InferenceSession(
+            given, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(_SLOWER)
+        )
     except Exception as error:  # ONNX Runtime has a family of its own for every stage
         first = str(error).strip().partition("\n")[0][:300]
         raise ExportError(f"ONNX Runtime cannot load {path!s:.200}: {first}") from error

@@ -355,7 +355,7 @@ def _layers(model: nn.Module, removal: Removal, before: Mapping[str, int]) -> tu
     modules = dict(model.named_modules(remove_duplicate=False))
     rows = []
     for layer in removal.space.producers:
-        classes = removal.space.channels(layer).classes
+        classes = removal.space.classes(layer)
         prefix = f"{layer}." if layer else ""
         own = [f"{prefix}{name}" for name, _ in modules[layer].named_parameters(recurse=False)]
         rows.append(

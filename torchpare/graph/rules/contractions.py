@@ -25,11 +25,13 @@ def convolution(flow: Flow, op: Op) -> None:
     x, weight, bias, *_, transposed, _padding, groups = op.args[:9]
     shape, rank = flow.shape(weight), len(flow.shape(weight))
     why = f"the convolution in {op.where}"
-    space = [_space(flow, op, axis, why) for axis in range(2, rank)]
+    kernel, space = zip(*(_space(flow, op, axis, why) for axis in range(2, rank)), strict=True)
     inputs = flow.vector(x, 1, why)
     channels_in = len(inputs)
     slots = channels_in // groups
     group_in, slot_in = _groups(flow, inputs, (groups, slots), why)
+    read = {} if groups > 1 else {0 if transposed else 1: along(inputs, 0 if transposed else 1, rank)}
+    flow.follow(weight, {**read, **dict(enumerate(kernel, start=2))}, why)
     if transposed:  # weight is (I, O/G, ...): its rows read, its columns make
         flow.store.unify(flow.vector(weight, 0, why), inputs, why)
         columns = np.broadcast_to(_two(flow, weight, 1, why), (channels_in, shape[1]))
@@ -44,8 +46,10 @@ def convolution(flow: Flow, op: Op) -> None:
         per_group = shape[0] // groups
         group_out, _slot_out = _groups(flow, rows, (groups, per_group), why)
         flow.store.unify(group_in, group_out, why)
-        wanted = slot_in if groups == 1 else np.repeat(np.broadcast_to(slot_in, (groups, slots)), per_group, axis=0)
-        flow.store.unify(_two(flow, weight, 1, why), wanted, why)
+        if groups > 1:
+            columns = np.broadcast_to(_two(flow, weight, 1, why), (shape[0], slots)).reshape(groups, per_group, slots)
+            alike = (columns == columns[:, :1]).all()  # all rows of a group have the same labels: one will do
+            flow.store.unify(columns[:, :1] if alike else columns, slot_in[:, None], why)
         out = rows
         flow.makes(weight, 0, out)
         if groups == 1:
@@ -58,7 +62,7 @@ def convolution(flow: Flow, op: Op) -> None:
     elif groups > 1:
         flow.store.freeze(group_in, f"the number of groups of {why} is fixed")
     if isinstance(bias, Ref):
-        flow.store.unify(flow.vector(bias, 0, why), out, why)
+        flow.follow(bias, {0: out}, why)
         flow.makes(bias, 0, out)
     result = op.outputs[0]
     batch = flow.tied(x, 0, why)
@@ -72,20 +76,22 @@ def convolution(flow: Flow, op: Op) -> None:
     )
 
 
-def _space(flow: Flow, op: Op, axis: int, why: str) -> LabelArray:
-    """What a convolution makes of one axis of space: the labels of that axis of its result."""
+def _space(flow: Flow, op: Op, axis: int, why: str) -> tuple[LabelArray, LabelArray]:
+    """The labels of the kernel along one axis of space, as an array of its rank, and those of that axis of the result.
+
+    A kernel stays as it is, unless it is a product with the whole axis.
+    """
     x, weight, _bias, stride, padding, dilation, transposed = op.args[:7]
-    size, kernel = flow.shape(x)[axis], flow.shape(weight)[axis]
+    rank, size, kernel = len(flow.shape(x)), flow.shape(x)[axis], flow.shape(weight)[axis]
     step, border, gap = (numbers[min(axis - 2, len(numbers) - 1)] for numbers in (stride, padding, dilation))
+    fixed = np.zeros((1,) * rank, dtype=np.int64)
     if border == 0 and not transposed:
         if kernel == step == 1:
-            return flow.vector(x, axis, why)
-        if kernel == size and gap == 1:  # a product with the whole axis
-            flow.store.unify(flow.vector(x, axis, why), flow.vector(weight, axis, why), why)
-            return np.zeros(1, dtype=np.int64)
-    flow.freeze(weight, axis, f"kernel axis of {why}")
+            return fixed, flow.vector(x, axis, why)
+        if kernel == size and gap == 1:
+            return along(flow.vector(x, axis, why), axis, rank), np.zeros(1, dtype=np.int64)
     flow.freeze(x, axis, f"spatial axis of {why}")
-    return np.zeros(flow.shape(op.outputs[0])[axis], dtype=np.int64)
+    return fixed, np.zeros(flow.shape(op.outputs[0])[axis], dtype=np.int64)
 
 
 def _groups(flow: Flow, channels: LabelArray, sizes: tuple[int, int], why: str) -> tuple[LabelArray, LabelArray]:
@@ -196,7 +202,7 @@ def linear(flow: Flow, op: Op) -> None:
     flow.makes(weight, 0, rows)
     flow.reads(weight, 1, x)
     if isinstance(bias, Ref):
-        flow.store.unify(flow.vector(bias, 0, why), rows, why)
+        flow.follow(bias, {0: rows}, why)
         flow.makes(bias, 0, rows)
     carried = [flow.tied(x, axis, why, depends=[a for a in range(last) if a != axis]) for axis in range(last)]
     flow.define(op.outputs[0], [*carried, along(rows, last, last + 1)])
