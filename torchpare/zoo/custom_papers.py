@@ -135,27 +135,6 @@ class DynamicConvolution(nn.Module):
         return self.head(mixed.view(batch, self.width, rows, columns).mean((2, 3)))
 
 
-class Tapped(nn.Module):
-    """Features kept by a forward hook on the way, and read from where it put them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 10, 3)
-        self.second = nn.Conv2d(10, 14, 3)
-        self.head = nn.Linear(24, 5)
-        self.features: dict[str, Tensor] = {}
-
-        def keep(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            self.features["first"] = output
-
-        self.first.register_forward_hook(keep)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, 5)."""
-        last = F.relu(self.second(F.relu(self.first(image))))
-        return self.head(torch.cat([self.features["first"].mean((2, 3)), last.mean((2, 3))], dim=1))
-
-
 def _words(generator: torch.Generator) -> Tensor:
     return torch.randint(0, 30, (2, 9), generator=generator)
 
@@ -167,5 +146,4 @@ PAPERS: dict[str, Builder] = {
     "line-reader": lambda g: (ReadLines(), normal(g, 2, 1, 8, 22)),
     "maxout": lambda g: (Maxout(), normal(g, 3, 7)),
     "dynamic-convolution": lambda g: (DynamicConvolution(), normal(g, 2, 3, 12, 9)),
-    "hooked-features": lambda g: (Tapped(), normal(g, 2, 3, 9, 8)),
 }
