@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
+import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.graph.nets import image, net
+from tests.graph.nets import image, keep_without, net
+from tests.networks.oracles import exact_output, masked_by_hand, relative
 from torchpare import plan
+from torchpare.speedup import ModelSpeedup
 
 WAYS = {
     "a positive bias": lambda w, b: (w, F.softplus(b)),
@@ -30,3 +35,40 @@ def test_the_masked_model_does_not_read_what_a_channel_that_went_would_hold(kind
     report = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], x).apply()
     assert report.largest_difference <= 1e-10
     assert model.c.weight.shape[1] == 4
+
+
+class Standardised(nn.Conv2d):
+    """A convolution whose kernel is worked out anew in each call, so that no product reads its parameter."""
+
+    def forward(self, x):
+        kernel = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        kernel = kernel / (kernel.flatten(1).norm(dim=1).view(-1, 1, 1, 1) + 1e-5)
+        return nn.functional.conv2d(x, kernel, self.bias)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_mask_of_a_weight_that_no_product_takes_as_it_is_asks_for_its_filters(bias):
+    model = net(
+        lambda m, x: m.b(torch.relu(m.a(x))), a=Standardised(3, 6, 3, bias=bias), b=nn.Conv2d(6, 2, 1, bias=False)
+    )
+    keep = keep_without(6, 1, 4)
+    masks = {"a": {"weight": keep.view(6, 1, 1, 1), **({"bias": keep} if bias else {})}}
+    dense = copy.deepcopy(model)
+    report = ModelSpeedup(model, image(), masks).speedup_model()
+    assert model.a.weight.shape[0] == model.b.weight.shape[1] == 4
+    assert report.exact
+    assert report.output_change > 1e-6
+    assert relative(exact_output(masked_by_hand(dense, masks), image()), exact_output(model, image())) <= 1e-10
+
+
+def test_such_a_weight_is_heard_where_layers_share_channels():
+    model = net(
+        lambda m, x: m.c(m.a(x) + m.b(x)),
+        a=Standardised(3, 6, 3),
+        b=nn.Conv2d(3, 6, 3),
+        c=nn.Conv2d(6, 2, 1, bias=False),
+    )
+    keep = keep_without(6, 1, 4)
+    report = ModelSpeedup(model, image(), {"a": {"weight": keep.view(6, 1, 1, 1), "bias": keep}}).speedup_model()
+    assert model.a.weight.shape[0] == 6, "the other layer was not asked"
+    assert [entry.channels for entry in report.restored] == [2]

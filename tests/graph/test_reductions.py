@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.graph.nets import free, image, net, shrinks, why_not
+from torchpare import plan
 from torchpare.speedup import ModelSpeedup
 
 CARRIED = {
@@ -107,3 +108,31 @@ def test_channels_that_are_compared_with_each_other_stay(reduce):
     model = gate(reduce)
     assert free(model, image(), "a") == 0
     assert "test_reductions.py" in why_not(model, image(), "a")
+
+
+def test_a_check_of_all_values_holds_no_channel():
+    def sample(m, x):
+        spread = torch.distributions.Normal(m.a(x), torch.exp(m.s(x)))  # it asks whether its arguments make sense
+        return m.b(spread.mean + 0.5 * spread.stddev)
+
+    model = net(sample, a=nn.Linear(4, 6), s=nn.Linear(4, 6), b=nn.Linear(6, 2))
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    assert free(model, x, "a") == 6, why_not(model, x, "a")
+    shrinks(model, x, {"a": [1, 4], "s": [1, 4]}, expect={"a": (4, 4), "b": (2, 4)})
+
+
+@pytest.mark.parametrize("take", [lambda y: y.max(-1)[0], lambda y: y.amin(-1), lambda y: y.logsumexp(-1)])
+def test_rows_that_lose_other_entries_are_compared_with_what_each_keeps(take):
+    model = net(
+        lambda m, x: m.b(take(m.a(x).view(-1, m.units, m.pieces))),
+        a=nn.Linear(4, 12),
+        b=nn.Linear(3, 2),
+        attributes={"units": 3, "pieces": 4},
+    )
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    with torch.no_grad():
+        model.a.weight.copy_(torch.randn(12, 4, generator=torch.Generator().manual_seed(5)))
+    report = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], x).apply()
+    assert model.pieces < 4
+    assert not report.exact
+    assert report.largest_difference <= 1e-10

@@ -59,3 +59,8 @@ def test_scores_leave_no_gradient_behind_and_the_weight_as_it_was():
     for score in (filter_norm(weight, p=1), geometric_median_distance(weight), magnitude(weight)):
         assert not score.requires_grad
     assert torch.equal(weight.detach(), before)
+
+
+def test_complex_filters_are_as_large_as_the_absolute_values_of_their_numbers():
+    weight = torch.tensor([[3 + 4j, 0], [1, 1j], [0, 6j]])
+    assert filter_norm(weight, p=1).tolist() == [5, 2, 6]

@@ -29,7 +29,7 @@ def leaf_attributes(  # noqa: PLR0911, PLR0912, C901 - a line for each kind
         case _ConvTransposeNd() if weight:
             return {"in_channels": weight[0], "out_channels": weight[1] * module.groups}
         case _ConvNd() if weight:
-            return {"in_channels": weight[1] * module.groups, "out_channels": weight[0]}
+            return {"in_channels": weight[1] * module.groups, "out_channels": weight[0], "kernel_size": weight[2:]}
         case nn.Linear() if weight:
             return {"in_features": weight[1], "out_features": weight[0]}
         case nn.Bilinear() if weight:

@@ -24,6 +24,7 @@ from torchpare.graph.copying import copy_to
 from torchpare.graph.program import Program
 from torchpare.graph.recorder import Outputs, Recorder, map_tensors
 from torchpare.graph.remembered import asked_anew
+from torchpare.graph.scripted import scripted_functions_as_python
 from torchpare.graph.sizes import Attribute, Size
 from torchpare.layers import MultiheadAttention, adopt
 from torchpare.layers.settings import is_settings
@@ -131,7 +132,7 @@ def plain_operators() -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     torch._C._set_mkldnn_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), scripted_functions_as_python():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

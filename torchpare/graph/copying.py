@@ -12,11 +12,12 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator
-from types import MethodType
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from torchpare.numerics.shards import fsdp_class, in_pieces, whole
 
@@ -40,21 +41,25 @@ def copy_to(model: nn.Module, device: str) -> nn.Module:
             for key, hook in list(hooks.items()):
                 if getattr(hook, "__module__", "").startswith("torchpare.") or _is_of_fsdp(hook):
                     del hooks[key]
+                elif isinstance(hook, FunctionType):
+                    hooks[key] = _of_the_copy(hook, memo)
         _make_plain(module)
     return twin
 
 
 def _moved_tensors(model: nn.Module, device: str) -> dict[int, Any]:
-    """What stands for each tensor, and each empty dict of hooks, in the copy."""
+    """What stands in the copy for each tensor, each empty dict of hooks, and what cannot be copied."""
     memo: dict[int, Any] = {}
     for module in model.modules():
-        loose = (value for value in vars(module).values() if isinstance(value, Tensor))
-        for tensor in (*module._parameters.values(), *module._buffers.values(), *loose):
-            if tensor is not None and id(tensor) not in memo:
-                memo[id(tensor)] = _tensor_on(tensor, device)
-        for value in vars(module).values():  # a module has a dozen of those for hooks, and copying each takes long
-            if type(value) is OrderedDict and not value:
+        for value in vars(module).values():
+            if type(value) is OrderedDict and not value:  # a module has a dozen for hooks, and copying each takes long
                 memo[id(value)] = OrderedDict()
+                continue
+            for held in pytree.tree_leaves(value):  # parameters, buffers, what it keeps in a dict
+                if isinstance(held, torch.jit.ScriptFunction):
+                    memo[id(held)] = held
+                elif isinstance(held, Tensor) and id(held) not in memo:
+                    memo[id(held)] = _tensor_on(held, device)
     return memo
 
 
@@ -68,6 +73,22 @@ def _empty_shells(model: nn.Module, memo: dict[int, Any]) -> list[tuple[nn.Modul
             memo[id(module)] = shells[-1][1]
             memo.update((id(hook.__self__), _Nobody()) for hook in _hooks_of_fsdp(module))
     return shells
+
+
+def _of_the_copy(hook: FunctionType, memo: dict[int, Any]) -> FunctionType:
+    """A hook that remembers a module, or something of one, remembers the copy of it: functions are not copied."""
+    closure = tuple(_cell_of_the_copy(cell, memo) for cell in hook.__closure__ or ())
+    twin = FunctionType(hook.__code__, hook.__globals__, hook.__name__, hook.__defaults__, closure)
+    twin.__kwdefaults__ = hook.__kwdefaults__
+    return twin
+
+
+def _cell_of_the_copy(cell: CellType, memo: dict[int, Any]) -> CellType:
+    try:
+        held = cell.cell_contents
+    except ValueError:  # a name without a value so far
+        return cell
+    return CellType(memo[id(held)]) if id(held) in memo else cell
 
 
 def _make_plain(module: nn.Module) -> None:

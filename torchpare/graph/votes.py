@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchpare.errors import MaskError
+from torchpare.graph.flow import Role
 from torchpare.graph.labels import LabelArray
 from torchpare.graph.silenced import silenced_classes
 from torchpare.types import Masks
@@ -79,7 +80,7 @@ def count_votes(space: PruningSpace, masks: dict[int, NDArray[np.bool_]]) -> Vot
     silenced = silenced_classes(space, masks)
     fine = {uid for uid, mask in masks.items() if scattered(space, uid, mask)}
     fine_layers = {space.layer_of(uid) for uid in fine}
-    for (uid, axis), role in space.roles.items():
+    for (uid, axis), role in (*space.roles.items(), *_computed_weights(space, masks)):
         layer, is_bias = space.layer_of(uid), len(space.program.values[uid].shape) == 1
         if is_bias and uid not in masks and uid not in silenced and layer not in fine_layers:
             continue  # a bias goes where its weight goes, unless it was given a mask of its own
@@ -105,6 +106,17 @@ def count_votes(space: PruningSpace, masks: dict[int, NDArray[np.bool_]]) -> Vot
     contested[0] = False
     present = (members["makes"] > 0) | (members["reads"] > 0)
     return Votes(wanted, present & ~wanted, _conflicts(contested, makers), tuple(fixed))
+
+
+def _computed_weights(
+    space: PruningSpace, masks: Mapping[int, NDArray[np.bool_]]
+) -> Iterator[tuple[tuple[int, int], Role]]:
+    """Masked weights that no product takes as they are (standardised, scaled): their masks are wishes all the same."""
+    known = {uid for uid, _ in space.roles}
+    for uid in masks.keys() - known:
+        for axis, labels in enumerate(space.axes(uid)):
+            if len(space.program.values[uid].shape) > 1 and masks[uid].shape[axis] > 1 and labels.any():
+                yield (uid, axis), Role("makes", labels)
 
 
 def scattered(space: PruningSpace, uid: int, mask: NDArray[np.bool_]) -> bool:

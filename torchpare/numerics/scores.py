@@ -48,6 +48,10 @@ def random_scores(units: int, generator: torch.Generator) -> Tensor:
 
 
 def rows(weight: Tensor) -> Tensor:
-    """A weight as one row of numbers for each filter, ``(O, ...) -> (O, M)``, in the type that sums run in."""
-    flat = weight.detach().flatten(1) if weight.dim() > 1 else weight.detach().unsqueeze(1)
+    """A weight as one row of numbers for each filter, ``(O, ...) -> (O, M)``, in the type that sums run in.
+
+    A complex number is as large as its absolute value.
+    """
+    weight = weight.detach().abs() if weight.is_complex() else weight.detach()
+    flat = weight.flatten(1) if weight.dim() > 1 else weight.unsqueeze(1)
     return flat.float() if weight.device.type == "mps" else flat.double()

@@ -355,7 +355,9 @@ def _check_weight(target: Target, algorithm: str) -> None:
     if weight is None:
         raise ConfigError(
             f"{target.name}, a {target.type}, has no parameter 'weight' for {algorithm} to prune: if it is "
-            "parametrized or weight-normalised, remove that first; otherwise exclude the layer"
+            "parametrized or weight-normalised, remove that first (torch.nn.utils.parametrize.remove_parametrizations, "
+            "remove_weight_norm, remove_spectral_norm), or take it as it is with "
+            "torchpare.plan(model, config_list, inputs).apply(); otherwise exclude the layer"
         )
     if isinstance(weight, nn.UninitializedParameter):
         raise ConfigError(f"{target.name}, a {target.type}, has no shape yet: run the model once before pruning it")

@@ -64,6 +64,8 @@ def _unrankable(algorithm: str, target: Target) -> MaskError:
 
 
 def _finite(tensor: Tensor) -> bool:
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
     return not tensor.numel() or all(bool(bound.isfinite()) for bound in tensor.aminmax())  # NaN is both
 
 

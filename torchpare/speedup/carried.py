@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from torchpare.graph import Removal
@@ -24,7 +25,7 @@ _READS: dict[str, tuple[tuple[int, int], ...]] = {
     **dict.fromkeys(("aten.mm", "aten.bmm", "aten.mv", "aten.dot"), ((0, -1), (1, -2))),
     **dict.fromkeys(("aten.addmm", "aten.baddbmm", "aten.addmv"), ((1, -1), (2, -2))),
     **dict.fromkeys(("aten.linear", "aten.mkldnn_linear"), ((0, -1),)),
-    "aten.convolution": ((0, 1),),
+    "aten.convolution": ((0, 1), (0, 2), (0, 3), (0, 4)),
     "aten._trilinear": ((0, -1), (2, -1)),
 }
 """By operator, the (argument, axis) that it sums over."""
@@ -58,15 +59,15 @@ def _lost_inputs(op: Op, removal: Removal, modules: dict[str, nn.Module]) -> dic
         if parameter is not None:
             path, _, key = space.program.values[parameter].names[0].rpartition(".")
             if reads_input(modules.get(path), key):
-                return {}
+                places = places[1:] if op.name == "aten.convolution" else ()  # but of its channels, not of space
     found = {}
     for place, axis in places:
         ref = op.args[place]
         assert isinstance(ref, Ref)
         masks = removal.kept_axes(ref.uid)
-        mask = masks[max(axis, -len(masks))]
+        mask = masks[max(axis, -len(masks))] if axis < len(masks) else np.ones(1, dtype=bool)
         if not mask.all() and space.parameter_of(ref.uid) is None:
-            found[place] = mask
+            found[place] = mask & found.get(place, True)
     return found
 
 

@@ -47,7 +47,7 @@ _STATISTICS = frozenset(
     f"aten.{name}"
     for name in (
         *("var", "std", "var_mean", "std_mean", "amax", "amin", "logsumexp", "norm", "linalg_vector_norm"),
-        *("max", "min", "aminmax", "any", "all", "count_nonzero", "nansum"),
+        *("max", "min", "aminmax", "any", "all", "_is_all_true", "_is_any_true", "count_nonzero", "nansum"),
     )
 )
 _UNBOUNDED = frozenset(
@@ -284,6 +284,8 @@ def _over_kept(
 ) -> Patch | None:
     """Run on what stays of the touched axes; ``back`` puts zeros where the others were in the first result."""
     picked = {axis: _places(kept[axis], axis) for axis in touched}
+    if len(touched) == 1 and not back and picked[touched[0]] is None:
+        return _over_kept_of_each_row(kept[touched[0]], touched[0], patches, place)
     if any(places is None for places in picked.values()):
         patches.unpatched.add(place)
         return None
@@ -296,6 +298,24 @@ def _over_kept(
         if not back:
             return result
         return (_scattered(result[0], x.shape, picked), *result[1:])
+
+    return patch
+
+
+def _over_kept_of_each_row(mask: Kept, axis: int, patches: Patches, place: tuple[str, str]) -> Patch | None:
+    """Run on what stays of an axis along which each row loses other entries, but all equally many."""
+    counts = mask.sum(axis=axis)
+    stay = int(counts.max())
+    if (counts[counts > 0] < stay).any():
+        patches.unpatched.add(place)
+        return None
+    places = np.argsort(~mask, axis=axis, kind="stable").take(range(stay), axis=axis)  # rows that go: whatever
+
+    def patch(func: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        x: Tensor = args[0]
+        shape = [*x.shape[:axis], stay, *x.shape[axis + 1 :]]
+        small = x.gather(axis, torch.from_numpy(places).to(x.device).expand(shape))
+        return func(*[small, *args[1:]], **kwargs)
 
     return patch
 

@@ -19,6 +19,7 @@ from torchpare.zoo.custom_channels import CHANNELS
 from torchpare.zoo.custom_convolutions import CONVOLUTIONS
 from torchpare.zoo.custom_features import FEATURES
 from torchpare.zoo.custom_libraries import LIBRARIES
+from torchpare.zoo.custom_papers import PAPERS
 from torchpare.zoo.custom_recurrent import RECURRENT
 from torchpare.zoo.custom_sequences import SEQUENCES
 from torchpare.zoo.custom_source import SOURCE
@@ -42,6 +43,7 @@ _BUILDERS: dict[str, Builder] = {
     **SOURCE,
     **BUFFERS,
     **LIBRARIES,
+    **PAPERS,
 }
 
 NAMES: tuple[str, ...] = tuple(_BUILDERS)

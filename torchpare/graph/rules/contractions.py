@@ -17,20 +17,21 @@ __all__ = ["convolution", "linear", "matrix_product"]
 def convolution(flow: Flow, op: Op) -> None:
     """Any convolution: plain, grouped, depthwise, transposed, in one to three dimensions.
 
+    Space is carried by a kernel of one, and summed over by one as long as what it reads; any other holds it.
+
     Input channels are reshaped to (G, I) and output channels to (G, O/G); a group is one label on both sides, so that
     whole groups can go, and slots inside a group are free to differ between groups while their counts agree.
     """
     x, weight, bias, *_, transposed, _padding, groups = op.args[:9]
     shape, rank = flow.shape(weight), len(flow.shape(weight))
     why = f"the convolution in {op.where}"
-    for axis in range(2, rank):
-        flow.freeze(x, axis, f"spatial axis of {why}")
+    kernel, space = zip(*(_space(flow, op, axis, why) for axis in range(2, rank)), strict=True)
     inputs = flow.vector(x, 1, why)
     channels_in = len(inputs)
     slots = channels_in // groups
     group_in, slot_in = _groups(flow, inputs, (groups, slots), why)
     read = {} if groups > 1 else {0 if transposed else 1: along(inputs, 0 if transposed else 1, rank)}
-    flow.follow(weight, {**read, **dict(enumerate(flow.fixed(shape)[2:], start=2))}, why)  # a kernel stays as it is
+    flow.follow(weight, {**read, **dict(enumerate(kernel, start=2))}, why)
     if transposed:  # weight is (I, O/G, ...): its rows read, its columns make
         flow.store.unify(flow.vector(weight, 0, why), inputs, why)
         columns = np.broadcast_to(_two(flow, weight, 1, why), (channels_in, shape[1]))
@@ -67,8 +68,30 @@ def convolution(flow: Flow, op: Op) -> None:
     batch = flow.tied(x, 0, why)
     flow.define(
         result,
-        [batch.reshape((-1,) + (1,) * (rank - 1)), along(out, 1, rank), *flow.fixed(flow.shape(result))[2:]],
+        [
+            batch.reshape((-1,) + (1,) * (rank - 1)),
+            along(out, 1, rank),
+            *(along(labels, axis, rank) for axis, labels in enumerate(space, 2)),
+        ],
     )
+
+
+def _space(flow: Flow, op: Op, axis: int, why: str) -> tuple[LabelArray, LabelArray]:
+    """The labels of the kernel along one axis of space, as an array of its rank, and those of that axis of the result.
+
+    A kernel stays as it is, unless it is a product with the whole axis.
+    """
+    x, weight, _bias, stride, padding, dilation, transposed = op.args[:7]
+    rank, size, kernel = len(flow.shape(x)), flow.shape(x)[axis], flow.shape(weight)[axis]
+    step, border, gap = (numbers[min(axis - 2, len(numbers) - 1)] for numbers in (stride, padding, dilation))
+    fixed = np.zeros((1,) * rank, dtype=np.int64)
+    if border == 0 and not transposed:
+        if kernel == step == 1:
+            return fixed, flow.vector(x, axis, why)
+        if kernel == size and gap == 1:
+            return along(flow.vector(x, axis, why), axis, rank), np.zeros(1, dtype=np.int64)
+    flow.freeze(x, axis, f"spatial axis of {why}")
+    return fixed, np.zeros(flow.shape(op.outputs[0])[axis], dtype=np.int64)
 
 
 def _groups(flow: Flow, channels: LabelArray, sizes: tuple[int, int], why: str) -> tuple[LabelArray, LabelArray]:

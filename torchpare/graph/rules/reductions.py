@@ -15,6 +15,7 @@ __all__ = ["along_axis", "pooling", "reduce"]
 @rule(
     *("sum", "mean", "amax", "amin", "max", "min", "var", "std", "norm", "linalg_vector_norm", "logsumexp", "prod"),
     *("var_mean", "std_mean", "nansum", "any", "all", "argmax", "argmin", "aminmax", "count_nonzero"),
+    *("_is_all_true", "_is_any_true"),
 )
 def reduce(flow: Flow, op: Op) -> None:
     """Drop the reduced axes. Over a pruned axis only a sum stays the same function."""
