@@ -3,13 +3,18 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 JOBS ?= 2
 SUITES ?= torchvision timm transformers custom
+TORCH ?= 2.14.1
+TORCHVISION ?= 0.29.1
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 RECIPE := pyproject.toml constraints.txt
+OTHER := $(VENV)-torch-$(TORCH)
+CORE := config numerics attach graph layers speedup pruning quantization files runtimes zoo test_tutorial.py \
+	test_tutorial_quantization.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types tests docs bench pruners quantizers distillation speed zoo format clean
+.PHONY: help demo test check lint types tests docs bench pruners quantizers distillation speed zoo torch format clean
 
 help: ## list these words
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,12 +69,20 @@ zoo: $(VENV)/.zoo ## every model family: pruned, shrunk, compared, used; writes 
 	done
 	$(BIN)/torchpare zoo --render docs/zoo.md docs/zoo/*.json
 
+torch: ## the quick tests of the core with another release: make torch TORCH=2.7.1 TORCHVISION=0.22.1 (gigabytes)
+	$(PYTHON) -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip install torch==$(TORCH) torchvision==$(TORCHVISION)
+	grep -Ev '^(torch|torchvision|torchao|executorch)==' constraints.txt > $(OTHER)/constraints.txt
+	$(OTHER)/bin/python -m pip install --constraint $(OTHER)/constraints.txt --editable \
+		'.[accelerate,examples,openvino,recipe,search,transformers]' hypothesis pillow psutil pytest pytest-xdist
+	$(OTHER)/bin/python -m pytest -n $(JOBS) -m 'not slow' $(addprefix tests/,$(CORE))
+
 format: $(VENV)/.dev ## let ruff lay out the files and mend what it safely can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
 clean: ## remove the environment and everything that tools and runs left behind
-	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-torch-* runs build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp file says what is installed, so that the second `make` takes no time; it ages with the lists of versions.

@@ -52,7 +52,7 @@ def render(
     if page:
         about = (
             f"Test accuracy, %: mean and standard deviation of {known['seeds']} seeds after {known['epochs']} epochs; "
-            "behind it what the same seed gains over fine-tuning (without labels, over that with a tenth of them), "
+            "after it what the same seed gains over fine-tuning (without labels, over that with a tenth of them), "
             "likewise. A test picture is 0.22 %.\n\n"
             f"{verdict(cells, list(dense), {m: base[m] for m in methods if m not in own_base}, sparsities)}"
         )

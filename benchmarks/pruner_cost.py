@@ -2,7 +2,8 @@
 
     python -m benchmarks.pruner_cost [--runs 9] [--json FILE]
 
-Beside ``torch.nn.utils.prune`` in the same run: contenders take turns, one thread, medians; ratios are what counts.
+Beside ``torch.nn.utils.prune`` in the same run: contenders take turns, one thread, medians of its CPU time; ratios are
+what counts.
 Random weights. FPGM has no counterpart there and is shown beside the L1 norm of the same tool. A training step is one
 of SGD with momentum on a resnet18, 16 or 64 pictures of 64 x 64, with half of every convolution's filters or weights
 masked. The table goes into docs/pruners.md.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -91,6 +93,7 @@ def find_masks(runs: int) -> dict[str, Measurement]:
         },
         runs=runs,
         warmup=2,
+        clock=time.process_time,
     )
 
 
@@ -135,7 +138,9 @@ def train_steps(runs: int, batch: int) -> dict[str, Measurement]:
     for layer in convolutions(torch_filters):
         prune.ln_structured(layer, "weight", 0.5, n=1, dim=0)
     nets = {"dense": dense, "L1FilterPruner": filters, "LevelPruner": weights, "torch, L1 filters": torch_filters}
-    return measure({name: stepper(net, batch) for name, net in nets.items()}, runs=runs, warmup=3)
+    return measure(
+        {name: stepper(net, batch) for name, net in nets.items()}, runs=runs, warmup=3, clock=time.process_time
+    )
 
 
 def render(known: dict[str, Any], *, page: bool) -> Table:
@@ -162,8 +167,9 @@ def render(known: dict[str, Any], *, page: bool) -> Table:
         lines.append("| " + " | ".join(words) + " |")
     whole = sizes["all weights of the convolutions"] / 2**10
     about = (
-        f"Medians of {steps[BATCHES[0]]['dense']['runs']} turns, one thread, {known['machine']}. The weights of the "
-        f"resnet50's convolutions themselves take {whole:,.0f} KiB. The step is of a resnet18, pictures of 64 x 64."
+        f"Medians of {steps[BATCHES[0]]['dense']['runs']} turns, CPU time of one thread, {known['machine']}. "
+        f"The weights of the resnet50's convolutions themselves take {whole:,.0f} KiB. The step is of a "
+        "resnet18, pictures of 64 x 64."
     )
     if page:
         write_between("cost", "\n".join([*lines, "", about]), "benchmarks/pruner_cost.py")

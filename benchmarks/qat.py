@@ -1,6 +1,7 @@
 """What training under fake quantization costs: a step of it over a step of the float model.
 
-    python -m benchmarks.qat [--runs 11] [--net resnet18] [--no-eager] [--compiled] [--no-rivals] [--json FILE]
+    python -m benchmarks.qat [--runs 11] [--net resnet18] [--no-eager] [--compiled] [--no-rivals] [--only NAME]
+        [--json FILE]
 
 A resnet18 on 16 pictures of 64 x 64, and a small transformer on 16 texts of 64 tokens; weights and outputs of every
 convolution and linear layer at 8 bits. Beside it, where they are installed: torchao (PT2E, the XNNPACK rules of its own
@@ -144,7 +145,7 @@ def stepper(model: nn.Module, batch: tuple[Tensor, Tensor], compiled: bool) -> S
     return step
 
 
-def contend(net: str, runs: int, compiled: bool, rivals: bool) -> dict[str, Any]:
+def contend(net: str, runs: int, compiled: bool, rivals: bool, only: list[str] | None = None) -> dict[str, Any]:
     """How long a step of each takes; in words, where one cannot be measured."""
     make, data = NETS[net]
     # Contenders share code, of which each compiles a version of its own.
@@ -152,6 +153,9 @@ def contend(net: str, runs: int, compiled: bool, rivals: bool) -> dict[str, Any]
     dense, batch = make().train(), data()
     steps, failed = {"float": stepper(copy.deepcopy(dense), batch, compiled)}, {}
     for name, quantize in CONTENDERS.items():
+        if only and name not in only:
+            failed[name] = "not run"
+            continue
         if name in ("torchao", "brevitas") and (not rivals or find_spec(name) is None):
             failed[name] = "not installed" if rivals else "not run"
             continue
@@ -195,6 +199,7 @@ def main(
     eager: Annotated[bool, typer.Option(help="measure eager steps")] = True,
     compiled: Annotated[bool, typer.Option(help="measure compiled ones")] = False,
     rivals: Annotated[bool, typer.Option(help="torchao and Brevitas too; compiling these takes minutes")] = True,
+    only: Annotated[list[str] | None, typer.Option(help="which contenders; all if not given")] = None,
     out: Annotated[Path, typer.Option("--json", help="the JSON file")] = OUT,
     only_render: Annotated[bool, typer.Option("--render", help="write the page from what is there")] = False,
 ) -> None:
@@ -204,7 +209,7 @@ def main(
         known = json.loads(out.read_text())
     else:
         steps = {
-            f"{chosen}, {'compiled' if through else 'eager'}": contend(chosen, runs, through, rivals)
+            f"{chosen}, {'compiled' if through else 'eager'}": contend(chosen, runs, through, rivals, only)
             for through in (False, True)
             if (compiled if through else eager)
             for chosen in net or NETS

@@ -27,7 +27,7 @@ class Int8:
     calibrated: float
     """Test accuracy without training."""
     trained: float
-    """Test accuracy behind an epoch of quantization-aware training."""
+    """Test accuracy after an epoch of quantization-aware training."""
     file: Path
     """The latter as a file."""
     off: float

@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torchpare.files.checkpoint import load, save
     from torchpare.files.pretrained import save_pretrained
+    from torchpare.quantization.checkpoint import load, save
     from torchpare.recipe.compress import compress
     from torchpare.runtimes.bench import benchmark
     from torchpare.speedup import ModelSpeedup, Plan, apply_compression_results, plan
@@ -39,9 +39,9 @@ _HOME = {
     "apply_compression_results": "torchpare.speedup",
     "benchmark": "torchpare.runtimes.bench",
     "compress": "torchpare.recipe.compress",
-    "load": "torchpare.files.checkpoint",
+    "load": "torchpare.quantization.checkpoint",
     "plan": "torchpare.speedup",
-    "save": "torchpare.files.checkpoint",
+    "save": "torchpare.quantization.checkpoint",
     "save_pretrained": "torchpare.files.pretrained",
 }
 

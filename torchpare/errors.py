@@ -91,7 +91,7 @@ class SearchError(TorchpareError):
 
 
 class RecipeError(TorchpareError):
-    """A stage of a recipe failed; the stages before it are done, and running again goes on behind them."""
+    """A stage of a recipe failed; the stages before it are done, and running again goes on after them."""
 
 
 class ExportError(TorchpareError):

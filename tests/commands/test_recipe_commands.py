@@ -71,7 +71,7 @@ def test_a_missed_budget_is_exit_code_1(recipe):
     recipe.write_text(RECIPE.replace("0.8x", "0.1x"), encoding="utf-8")
     missed = run("run", recipe)
     assert missed.exit_code == 1
-    assert "stopped behind stage 2 (shrink): parameters <= 0.1x: missed" in missed.stdout
+    assert "stopped after stage 2 (shrink): parameters <= 0.1x: missed" in missed.stdout
     assert Path("runs/small/report.html").exists()
 
 

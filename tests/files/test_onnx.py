@@ -154,3 +154,25 @@ def test_a_missing_library_names_the_extra(tmp_path, monkeypatch, library):
     use = check_onnx if library == "onnxruntime" else export_onnx
     with pytest.raises(MissingExtraError, match=rf"{library} is not installed; .*pip install 'torchpare\[onnx\]'"):
         use(nn.Linear(2, 2), tmp_path / "net.onnx", torch.ones(1, 2))
+
+
+class Rotated(nn.Module):
+    """A linear layer whose outputs are turned as complex numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x, turn):
+        y = self.linear(x)
+        return torch.complex(y, -y) * turn
+
+
+def test_complex_inputs_and_outputs_are_compared_as_the_pairs_that_a_file_has(tmp_path):
+    torch.manual_seed(0)
+    net, inputs = Rotated(), (torch.randn(3, 4), torch.randn(4, dtype=torch.complex64))
+    export_onnx(net, tmp_path / "net.onnx", inputs)
+    assert check_onnx(net, tmp_path / "net.onnx", inputs) < 1e-6
+    net.linear.bias.data += 1
+    with pytest.raises(ExportError, match="differs from PyTorch"):
+        check_onnx(net, tmp_path / "net.onnx", inputs)

@@ -20,9 +20,8 @@ class Both(TorchDispatchMode):
         self.results, self.calls, self.repeated = MetaResults(), 0, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        leaves, spec = pytree.tree_flatten((args, kwargs or {}))
         known = len(self.results._known)
-        got = self.results(func, args, kwargs or {}, leaves, spec)
+        got = self.results(func, args, kwargs or {})
         if not func._schema.is_mutable:
             expected = func(*args, **(kwargs or {}))
             for mine, theirs in zip(pytree.tree_leaves(got), pytree.tree_leaves(expected), strict=True):
@@ -65,15 +64,15 @@ def test_what_is_remembered_is_what_torch_says(layout):
 
 def test_values_and_views_are_never_remembered():
     results, x = MetaResults(), torch.arange(6.0)
-    assert results(torch.ops.aten.neg.default, (x,), {}, *pytree.tree_flatten(((x,), {}))).tolist() == (-x).tolist()
-    assert results(torch.ops.aten.neg.default, (2 * x,), {}, *pytree.tree_flatten(((2 * x,), {})))[1] == -2
+    assert results(torch.ops.aten.neg.default, (x,), {}).tolist() == (-x).tolist()
+    assert results(torch.ops.aten.neg.default, (2 * x,), {})[1] == -2
     m = torch.empty(2, 3, device="meta")
     for _ in range(2):
         args = (m, [3, 2])
-        view = results(torch.ops.aten.view.default, args, {}, *pytree.tree_flatten((args, {})))
+        view = results(torch.ops.aten.view.default, args, {})
         assert view.untyped_storage()._cdata == m.untyped_storage()._cdata
     for scale in (1, 1.0, True):  # equal as keys, and not the same
         args = (torch.ones(2, dtype=torch.int64, device="meta"), scale)
         expected = torch.mul(*args)
-        got = results(torch.ops.aten.mul.Scalar, args, {}, *pytree.tree_flatten((args, {})))
+        got = results(torch.ops.aten.mul.Scalar, args, {})
         assert got.dtype == expected.dtype

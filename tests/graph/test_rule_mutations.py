@@ -85,14 +85,26 @@ class Mutant:
                 back.setattr(flow.store, "freeze", lambda labels, why: LabelStore.freeze(flow.store, labels, why))
                 LabelStore.unify(flow.store, left, right, why)
 
+        def follow(ref: Any, labels: Any, why: str) -> None:
+            loose = {axis for axis, array in labels.items() if flow.shape(ref)[axis] > 1 and not array.any()}
+            self.hits += ref.uid not in flow.axes and bool(loose)
+            Flow.follow(flow, ref, {axis: array for axis, array in labels.items() if axis not in loose}, why)
+
         patch.setattr(flow.store, "freeze", freeze)
         patch.setattr(flow.store, "unify", unify)
+        patch.setattr(flow, "follow", follow)
 
     def _untied(self, flow: Flow, patch: pytest.MonkeyPatch) -> None:
         def unify(left: Any, right: Any, why: str) -> None:
             self.hits += bool((flow.store.find(left) != flow.store.find(right)).any())
 
+        def follow(ref: Any, labels: Any, why: str) -> None:
+            own = flow.labels(ref)
+            for axis, array in labels.items():
+                unify(own[axis], array, why)
+
         patch.setattr(flow.store, "unify", unify)
+        patch.setattr(flow, "follow", follow)
 
     def _unrequired(self, flow: Flow, patch: pytest.MonkeyPatch) -> None:
         def forget(labels: Any, *_: Any, **__: Any) -> None:

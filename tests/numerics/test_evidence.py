@@ -80,10 +80,11 @@ def test_the_second_order_is_what_the_loss_changes_by_at_the_minimum_of_a_parabo
 @given(
     st.lists(st.lists(st.integers(-3, 3), min_size=1, max_size=6), min_size=1, max_size=5),
     st.floats(0, 0.999),
+    st.dictionaries(st.integers(0, 4).map(str), st.floats(0, 1)),
 )
-def test_all_layers_together_against_the_loop(layers, sparsity):
+def test_all_layers_together_against_the_loop(layers, sparsity, most):
     scores = {str(at): torch.tensor(own, dtype=torch.float32) for at, own in enumerate(layers)}
-    expected = twins.select_global({layer: own.tolist() for layer, own in scores.items()}, sparsity)
-    found = select_global(scores, sparsity)
+    expected = twins.select_global({layer: own.tolist() for layer, own in scores.items()}, sparsity, most)
+    found = select_global(scores, sparsity, most)
     assert {layer: keep.tolist() for layer, keep in found.items()} == expected
     assert all(keep.any() for keep in found.values())

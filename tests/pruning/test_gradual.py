@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.pruning.training import Small, train
+from tests.pruning.training import Small, batches, train
 from torchpare import ModelSpeedup
 from torchpare.attach import is_attached, masks_of
 from torchpare.errors import ConfigError, MaskError
@@ -96,6 +96,37 @@ def test_every_criterion_prunes_gradually_trains_and_shrinks(name):
     report = ModelSpeedup(model, X).speedup_model()
     assert report.exact
     assert (report.parameters_after < report.parameters_before) == (name != "level")
+
+
+def test_slim_in_iterations_ranks_scales_as_training_leaves_them():
+    norms, left = [{"sparsity": 0.5, "op_types": ["BatchNorm2d"]}], {}
+
+    def with_penalty(model, optimizer, criterion=None, epoch=0):
+        for x, y in batches(epoch):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x), y).backward()
+            pruner.ranking.sparsify()  # as the docstring says
+            optimizer.step()
+
+    for trainer in (None, train, with_penalty):
+        model, optimizer = model_and_optimizer()
+        pruner = AGPPruner(model, norms, optimizer, trainer, None, 4, 1, "slim")
+        pruner.ranking.scale = 1.0
+        if trainer is None:  # the same training, and no pruner about
+            for epoch in range(4):
+                train(model, optimizer, epoch=epoch)
+        else:
+            pruner.compress()
+        left[trainer] = model.norm_a._parameters["weight"].abs().sum()
+    first = torch.stack([left[None], left[train]])
+    assert left[with_penalty] < 0.7 * first.min()
+    torch.testing.assert_close(*first, rtol=0.1, atol=0)
+
+
+def test_a_pruner_in_place_of_the_model_is_told_first():
+    inner = L1FilterPruner(Small(), [{"sparsity": 0.5, "op_types": ["Conv2d"]}])
+    with pytest.raises(ConfigError, match=r"AGPPruner: model is a L1FilterPruner, not a torch\.nn\.Module"):
+        AGPPruner(inner, 100, 10)  # type: ignore[arg-type] - as scripts of another version call theirs
 
 
 def test_a_criterion_of_your_own_and_a_schedule_of_your_own():

@@ -14,7 +14,7 @@ from torchpare.attach import masks_of
 from torchpare.errors import ConfigError
 from torchpare.numerics import Block, drop_count
 from torchpare.numerics.selection import keep_of_blocks, keep_of_runs, select_common
-from torchpare.pruning import AGPPruner, L1FilterPruner, LevelPruner
+from torchpare.pruning import ADMMPruner, AGPPruner, L1FilterPruner, LevelPruner, LotteryTicketPruner, SlimPruner
 
 
 def layers():
@@ -115,6 +115,37 @@ def test_all_layers_share_what_goes(kind):
     assert gone["up"] == min(units["up"].numel() - 1, sum(gone.values()))
 
 
+@pytest.mark.parametrize("kind", [L1FilterPruner, LevelPruner, SlimPruner])
+def test_no_layer_loses_more_than_its_entry_allows(kind):
+    model = nn.Sequential(nn.Conv2d(3, 10, 1), nn.BatchNorm2d(10), nn.Conv2d(10, 10, 1), nn.BatchNorm2d(10))
+    with torch.no_grad():
+        for layer in model[:2]:
+            layer.weight.mul_(1e-3)  # all that goes would be the first layers'
+    first, last = ("1", "3") if kind is SlimPruner else ("0", "2")
+    capped = [
+        {"sparsity": 0.4, "op_names": [first], "max_sparsity_per_layer": 0.2},
+        {"sparsity": 0.4, "op_names": [last]},
+    ]
+    pruner = kind(model, capped, **({} if kind is SlimPruner else {"mode": "global"}))
+    pruner.compress()
+    gone = [int((~mask(model, name)).sum()) for name in (first, last)]
+    total = sum(mask(model, name).numel() for name in (first, last))
+    assert gone[0] == drop_count(mask(model, first).numel(), 0.2)
+    assert sum(gone) == drop_count(total, 0.4)
+
+
+def test_what_caps_leave_too_little_of_is_said(caplog):
+    low = {"sparsity": 0.6, "op_types": ["Conv2d"], "max_sparsity_per_layer": 0.5}
+    for options in ({"mode": "global"}, {}):
+        with pytest.raises(ConfigError, match=r"asks for a sparsity of 0.6, and max_sparsity_per_layer allows 0.5"):
+            L1FilterPruner(layers(), [low], **options)
+    model = nn.Sequential(nn.Conv2d(1, 30, 1), nn.Conv2d(30, 4, 1))
+    capped = [{**low, "op_names": ["0"]}, {"sparsity": 0.6, "op_names": ["1"]}]
+    L1FilterPruner(model, capped, mode="global").compress()
+    assert [int((~mask(model, name)).sum()) for name in "01"] == [15, 3]
+    assert "20 of 34 are asked to go, and 18 do" in caplog.text
+
+
 @pytest.mark.parametrize(("how", "expected"), [("sum", 1), ("mean", 0), ("max", 2)])
 def test_a_shared_channel_is_worth_the_sum_the_mean_or_the_largest_of_its_scores(how, expected):
     scores = {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([4.0, 0.5, 2.5]), "c": torch.tensor([5.0])}
@@ -127,6 +158,67 @@ def test_a_shared_channel_is_worth_the_sum_the_mean_or_the_largest_of_its_scores
     cells = {name: np.full(len(ids), 7) for name, ids in classes.items()}
     keep = select_common(scores, {"a": 0.34, "b": 0.34, "c": 0.34}, arrays, cells, how)
     assert (~keep["a"]).nonzero().flatten().tolist() == [expected]
+
+
+def small_last():
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Conv2d(8, 8, 1) for _ in range(3)))
+    with torch.no_grad():
+        model[2].weight.mul_(1e-3)
+    return model
+
+
+def last_and_all(model):
+    gone = [int((~mask(model, name)).flatten(1).all(dim=1).sum()) for name in "012" if name in masks_of(model)]
+    return gone[-1:], sum(gone)
+
+
+@pytest.mark.parametrize("how", ["agp", "lottery", "admm"])
+def test_what_is_pruned_in_turns_is_shared_too(how):
+    model, asked = small_last(), [{"sparsity": 0.25, "op_types": ["Conv2d"], "max_sparsity_per_layer": 0.5}]
+    if how == "agp":
+        pruner = AGPPruner(model, asked, num_iterations=7, pruning_algorithm="l1", mode="global")
+        pruner.compress()
+        counts = []
+        for epoch in range(7):
+            pruner.update_epoch(epoch)
+            counts.append(last_and_all(model)[1])
+        # of 24 filters, also where the eight of one layer alone would lose none
+        assert counts == [drop_count(24, 0.25 * (1 - (1 - epoch / 6) ** 3)) for epoch in range(7)]
+    elif how == "lottery":
+        pruner = LotteryTicketPruner(
+            model, [{**asked[0], "prune_iterations": 2}], pruning_algorithm="l1", mode="global"
+        )
+        pruner.compress()
+        for _ in pruner.get_prune_iterations():
+            pruner.prune_iteration_start()
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        ADMMPruner(model, asked, lambda *_, **__: None, None, 1, 1, optimizer=optimizer, mode="global").compress()
+    assert last_and_all(model) == ([4], 6)
+
+
+def test_layers_that_share_what_goes_have_one_schedule():
+    entries = [{"sparsity": 0.5, "op_names": ["0"]}, {"sparsity": 0.5, "op_names": ["1"], "start_epoch": 2}]
+    with pytest.raises(ConfigError, match="they have one schedule"):
+        AGPPruner(small_last(), entries, mode="global")
+    AGPPruner(small_last(), entries)
+    norms = [{"sparsity": 0.5, "op_types": ["BatchNorm2d"]}]
+    with pytest.raises(ConfigError, match="ranks all layers together: leave mode='balanced' out"):
+        AGPPruner(nn.Sequential(nn.BatchNorm2d(4)), norms, pruning_algorithm="slim", mode="balanced")
+
+
+def test_gradual_pruning_is_balanced():
+    model = nn.Sequential(nn.Linear(8, 4))
+    with torch.no_grad():
+        model[0].weight[:, :4] *= 0.01  # or all that goes would lie in the first half
+    pruner = AGPPruner(
+        model, [{"sparsity": 0.5, "op_names": ["0"]}], num_iterations=2, mode="balanced", balance_gran=[1, 4]
+    )
+    pruner.compress()
+    for epoch in range(2):
+        pruner.update_epoch(epoch)
+    assert (mask(model, "0").reshape(-1, 4).sum(1) == 2).all()
 
 
 def test_patterns_are_reached_gradually():
@@ -150,6 +242,12 @@ def test_patterns_are_reached_gradually():
         (L1FilterPruner, {"sparsity": 0.5, "granularity": [2]}, {}, "use LevelPruner"),
         (L1FilterPruner, {"sparsity": 0.5}, {"balance_gran": [2]}, "nothing else does"),
         (L1FilterPruner, {"sparsity": 0.5}, {"group_score": "median"}, "'sum', 'mean' or 'max'"),
+        (
+            L1FilterPruner,
+            {"sparsity": 0.5},
+            {"mode": "global", "dependency_aware": True, "dummy_input": torch.ones(1)},
+            "leave one out",
+        ),
     ],
 )
 def test_options_that_contradict_each_other_say_so(kind, entry, options, message):

@@ -109,6 +109,33 @@ def test_the_lowest_heads_of_all_attentions_go_and_each_keeps_one():
         pruner.compress()
 
 
+def test_no_attention_loses_more_heads_than_its_entry_allows():
+    def left(cap):
+        model, x = tokens()
+        with torch.no_grad():
+            model.layers[1].qkv.weight.view(3, 4, 6, 20)[:, :3] *= 1e-3
+            model.layers[1].qkv.bias.view(3, 4, 6)[:, :3] *= 1e-3
+        entry = {"sparsity": 0.25, "structures": ["heads"], "max_sparsity_per_layer": cap}
+        TransformerHeadPruner(model, [entry], dummy_input=x, global_sort=True).compress()
+        return [len(gone(model, layer)) if f"layers.{layer}.qkv" in masks_of(model) else 0 for layer in range(3)]
+
+    assert left(1.0) == [0, 3, 0]
+    assert left(0.5)[1] == 2
+    assert sum(left(0.5)) == 3
+    contradicts = [{"sparsity": 0.5, "structures": ["heads"], "max_sparsity_per_layer": 0.25}]
+    model, x = tokens()
+    with pytest.raises(ConfigError, match=r"asks for a sparsity of 0\.5, and its max_sparsity_per_layer allows 0\.25"):
+        TransformerHeadPruner(model, contradicts, dummy_input=x).compress()
+
+
+def test_a_name_of_no_layer_is_not_passed_over():
+    model, x = tokens()
+    groups = [["layers.0.qkv", "layers.0.out"], ["layers.1.qvk"]]
+    message = r"attention_name_groups\[1\]\[0\]: 'layers.1.qvk' names no layer.*did you mean 'layers.1.qkv'"
+    with pytest.raises(ConfigError, match=message):
+        TransformerHeadPruner(model, HEADS, attention_name_groups=groups, dummy_input=x)
+
+
 def test_heads_go_by_turns_with_training():
     model, x = tokens()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

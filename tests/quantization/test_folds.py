@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,6 +25,18 @@ class TwoNorms(nn.Module):
         return self.one(y) + self.other(y)
 
 
+class ReadTwice(nn.Module):
+    """What the convolution returns is read by the norm, and in another way too."""
+
+    def __init__(self, other: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.conv, self.norm, self.relu, self.other = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), other
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.conv(x)
+        return self.other(y, self.relu(self.norm(y)))
+
+
 class Linear(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -39,6 +54,11 @@ NETS = {
     "relu": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)), IMAGE, []),
     "relu in place": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(True), nn.BatchNorm2d(4)), IMAGE, []),
     "two norms": (TwoNorms, IMAGE, []),
+    "an addition reads it too": (lambda: ReadTwice(lambda y, z: y + z), IMAGE, []),
+    "its mean is read too": (lambda: ReadTwice(lambda y, z: z * y.mean()), IMAGE, []),
+    "part of it is read too": (lambda: ReadTwice(lambda y, z: z[:, :2] + y[:, :2]), IMAGE, []),
+    "it is returned too": (lambda: ReadTwice(lambda y, z: {"features": [y], "out": z}), IMAGE, []),
+    "its shape is read": (lambda: ReadTwice(lambda y, z: z.reshape(y.shape[0], -1)), IMAGE, ["conv"]),
     "rows": (Linear, torch.randn(3, 4), ["layer"]),
     "texts whose places the norm takes for channels": (Linear, torch.randn(2, 5, 4), []),
     "embedding": (lambda: nn.Sequential(nn.Embedding(10, 6), nn.BatchNorm1d(6)), TOKENS, []),

@@ -208,14 +208,14 @@ def test_a_compiled_step_learns_what_an_eager_one_does(quantizer):
         torch.testing.assert_close(theirs[key], value, rtol=2e-2, atol=2e-3)
 
 
-def _train_in_parallel(rank, folder, name):
+def _train_in_parallel(rank, folder, name, wait):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.manual_seed(0)
     model = Net()
     kind = {"QAT": QAT_Quantizer, "LSQ": LsqQuantizer, "PACT": PACTQuantizer}[name]
     types = ["output"] if name == "PACT" else ["weight", "input", "output"]
-    kind(model, [{**EVERYTHING[0], "quant_types": types}]).compress()
+    kind(model, [{**EVERYTHING[0], "quant_types": types, "quant_start_step": wait}]).compress()
     parallel = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
     optimizer = torch.optim.SGD(parallel.parameters(), lr=0.05)
     for at in range(3):
@@ -231,9 +231,9 @@ def _train_in_parallel(rank, folder, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["QAT", "LSQ", "PACT"])
-def test_two_processes_that_train_together_have_the_same_scales(name, tmp_path):
-    torch.multiprocessing.spawn(_train_in_parallel, args=(str(tmp_path), name), nprocs=2)
+@pytest.mark.parametrize(("name", "wait"), [("QAT", 0), ("LSQ", 0), ("LSQ", 2), ("PACT", 0), ("PACT", 2)])
+def test_two_processes_that_train_together_have_the_same_scales(name, wait, tmp_path):
+    torch.multiprocessing.spawn(_train_in_parallel, args=(str(tmp_path), name, wait), nprocs=2)
     one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert torch.equal(one.pop(), other.pop())
     assert len(one) >= 3

@@ -135,7 +135,7 @@ def test_a_new_budget_is_judged_without_running_anything(ran, tmp_path):
     assert stamps(folder) == before
     assert not result.ok
     assert len(result.stages) == 3
-    assert "stopped behind stage 2 (finetune): accuracy >= 1.01: missed, accuracy is" in result.verdict
+    assert "stopped after stage 2 (finetune): accuracy >= 1.01: missed, accuracy is" in result.verdict
     assert read_result(folder).verdict == result.verdict
 
 

@@ -58,8 +58,9 @@ def _amc(model: nn.Module, evaluator: Any, folder: Path, **more: Any) -> SearchP
 
 
 def _budget(model: nn.Module, evaluator: Any, folder: Path, **more: Any) -> SearchPruner:
+    more.setdefault("objective", "params")
     return BudgetSearchPruner(
-        model, CONVOLUTIONS, evaluator, 8, experiment_data_dir=folder, objective="params", dummy_input=example(), **more
+        model, CONVOLUTIONS, evaluator, 8, experiment_data_dir=folder, dummy_input=example(), **more
     )
 
 

@@ -7,14 +7,16 @@ import csv
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.search.nets import CONVOLUTIONS, Chain, example, likelihood, trained
+from tests.search import strategies
+from tests.search.nets import CONVOLUTIONS, Chain, example, likelihood, trained, tune
 from tests.search.strategies import STRATEGIES
-from torchpare import ModelSpeedup
+from torchpare import ModelSpeedup, apply_compression_results
 from torchpare.errors import ConfigError
 from torchpare.pruning import (
     AMCPruner,
@@ -142,6 +144,24 @@ def test_sensitivity_gives_layers_what_they_bear_alone(tmp_path: Path) -> None:
         assert found["wide"] / found["stem"] == pytest.approx(bears["wide",] / bears["stem", "inner"], rel=1e-3)
 
 
+def test_sensitivity_writes_what_each_iteration_came_to(tmp_path: Path) -> None:
+    model = trained(Chain)
+    pruner = SensitivityPruner(model, CONVOLUTIONS, likelihood, tune, sparsity_per_iter=0.3, dummy_input=example(),
+                               checkpoint_dir=tmp_path)  # fmt: skip
+    pruner.compress()
+    written = sorted(tmp_path.glob("Iter_*.pth"))
+    assert [path.name.split("_")[1] for path in written] == ["1", "2"]
+    result = json.loads((tmp_path / "search_result.json").read_text())
+    score, gone = result["performance"], 1 - result["cost"]
+    assert written[-1].stem == f"Iter_2_finetune_acc_{score:.5f}_sparsity_{gone:.4f}"
+    assert json.loads(written[-1].with_name(f"{written[-1].stem}_pruner.json").read_text()) == pruner.get_config_list()
+    again = Chain()
+    again.load_state_dict(torch.load(written[-1], weights_only=True))
+    assert int((again.wide.weight.flatten(1) == 0).all(1).sum()) == int((~model.wide.weight_mask).sum()) > 0
+    # what is told is what came of fine-tuning, not what it began with
+    assert likelihood(again.eval()) == pytest.approx(score, rel=1e-4)
+
+
 def test_auto_compress_returns_a_small_model_and_writes_it(tmp_path: Path) -> None:
     model = trained(Chain)
     pruner = STRATEGIES["auto_compress"](model, likelihood, tmp_path)
@@ -177,7 +197,15 @@ def test_amc_keeps_to_its_bounds_and_its_budget(tmp_path: Path) -> None:
     for kept, total in pruner.get_pruned_weights().values():
         assert kept >= 0.3 * total
         assert kept % 2 == 0
+    again = Chain()
+    again.load_state_dict(torch.load(tmp_path / "logs" / "best_model.pth", weights_only=True))
+    apply_compression_results(again, tmp_path / "logs" / "best_mask.pth")
     ModelSpeedup(model, example()).speedup_model()
+    ModelSpeedup(again, example(), tmp_path / "logs" / "best_mask.pth").speedup_model()
+    assert [layer.weight.shape for layer in (again.wide, again.stem)] == [
+        model.wide.weight.shape,
+        model.stem.weight.shape,
+    ]
     after, _, _ = count_flops_params(model, example(), verbose=False)
     assert after <= 0.6 * before
 
@@ -276,6 +304,39 @@ def test_the_first_sparsity_of_the_config_list_is_the_overall_one(tmp_path: Path
     assert STRATEGIES["annealing"](trained(Chain), likelihood, tmp_path).sparsity == 0.5
     pruner = SimulatedAnnealingPruner(trained(Chain), entries, likelihood, experiment_data_dir=tmp_path)
     assert pruner.sparsity == 0.3
+
+
+ANYWHERE = [{"op_types": ["Conv2d"]}]
+
+
+@pytest.mark.parametrize("name", ["net_adapt", "annealing", "sensitivity", "auto_compress", "amc", "budget"])
+def test_with_a_limit_the_entries_only_say_where(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategies, "CONVOLUTIONS", ANYWHERE)
+    model = trained(Chain)
+    limit = 0.6 * sum(p.numel() for p in model.parameters())
+    STRATEGIES[name](model, likelihood, tmp_path, objective=Objective("params", limit=limit)).compress()
+    if name != "auto_compress":  # which shrinks the model itself
+        ModelSpeedup(model, example()).speedup_model()
+    assert 0.3 * limit < sum(p.numel() for p in model.parameters()) <= limit
+
+
+@pytest.mark.parametrize("objective", [None, "params", Objective("latency")])
+def test_without_a_limit_and_without_a_sparsity_nothing_says_how_much(objective: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing says how much.*'sparsity': 0.5.*limit="):
+        NetAdaptPruner(trained(Chain), ANYWHERE, None, likelihood, objective=objective, experiment_data_dir=tmp_path)
+
+
+def test_no_layer_loses_more_than_its_entry_allows(tmp_path: Path) -> None:
+    def found(entries: Any) -> dict[str, float]:
+        pruner = NetAdaptPruner(trained(Chain), entries, None, likelihood, sparsity_per_iteration=0.2, objective="macs",
+                                experiment_data_dir=tmp_path, dummy_input=example())  # fmt: skip
+        pruner.compress()
+        return pruner.sparsities()
+
+    freely = found(CONVOLUTIONS)
+    most = max(freely, key=lambda name: freely[name])
+    cap = 0.6 * freely[most]
+    assert found([*CONVOLUTIONS, {**CONVOLUTIONS[0], "op_names": [most], "max_sparsity_per_layer": cap}])[most] <= cap
 
 
 def test_level_is_what_it_was(tmp_path: Path) -> None:

@@ -127,3 +127,91 @@ def test_a_reader_that_is_called_twice_folds_nothing():
     assert report.folded == ()
     assert not report.exact
     assert {change.module for change in report.changes} == {"b"}
+
+
+RECURRENT = {
+    "lstm": lambda **o: nn.LSTM(6, 5, batch_first=True, **o),
+    "both ways": lambda **o: nn.LSTM(6, 5, num_layers=2, bidirectional=True, batch_first=True, **o),
+    "gru": lambda **o: nn.GRU(6, 5, batch_first=True, **o),
+    "rnn": lambda **o: nn.RNN(6, 5, batch_first=True, **o),
+}
+
+
+def behind_a_norm(read, **layers):
+    """A convolution and a norm, of whose map a reader makes something of its own."""
+    model = net(
+        lambda m, x: m.head(read(m, torch.relu(m.norm(m.a(x))))),
+        a=nn.Conv2d(3, 6, 3, bias=False),
+        norm=nn.BatchNorm2d(6),
+        **layers,
+    )
+    with torch.no_grad():
+        model.norm.bias.abs_().add_(1)
+        model.norm.running_mean.abs_().neg_()
+    return model
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_readers_take_constants_into_the_bias_of_what_they_read(name):
+    reader = RECURRENT[name]()
+    width = 5 * (1 + reader.bidirectional)
+    model = behind_a_norm(lambda m, x: m.b(x.flatten(2).transpose(1, 2))[0][:, -1], b=reader, head=nn.Linear(width, 2))
+    dense, x = copy.deepcopy(model), image()
+    report = ModelSpeedup(model, x, ALONE).speedup_model()
+    assert (report.exact, report.folded) == (True, ("b",))
+    assert relative(exact_output(masked_by_hand(dense, ALONE), x), exact_output(model, x)) <= 1e-10
+    assert model.b.weight_ih_l0.shape[1] == 4
+
+
+def test_a_recurrent_cell_takes_them_too():
+    model = behind_a_norm(lambda m, x: m.b(x.mean((2, 3))), b=nn.GRUCell(6, 5), head=nn.Linear(5, 2))
+    dense, x = copy.deepcopy(model), image()
+    report = ModelSpeedup(model, x, ALONE).speedup_model()
+    assert (report.exact, report.folded) == (True, ("b",))
+    assert relative(exact_output(masked_by_hand(dense, ALONE), x), exact_output(model, x)) <= 1e-10
+
+
+class Raw(nn.Module):
+    """Readers that are no layers of torch: a matrix, a convolution by hand, and one whose kernel is computed."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(shape))
+
+    def forward(self, x):
+        if self.w.dim() == 2:
+            return x.mean((2, 3)) @ self.w
+        return nn.functional.conv2d(x, torch.tanh(self.w), padding=1).mean((2, 3))
+
+
+READERS = {
+    "a matrix": lambda: Raw((6, 5)),
+    "a computed kernel": lambda: Raw((5, 6, 3, 3)),
+    "a normalised weight": lambda: nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 5, 3)), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ),
+    "a recurrent layer without bias": lambda: nn.Sequential(
+        nn.Flatten(2), net(lambda m, x: m.r(x.transpose(1, 2))[0][:, -1], r=nn.LSTM(6, 5, bias=False, batch_first=True))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_readers_that_are_no_layers_of_torch_are_told_of_by_name(name):
+    model, x = behind_a_norm(lambda m, x: m.b(x), b=READERS[name](), head=nn.Linear(5, 2)), image()
+    dense = copy.deepcopy(model)
+    report = ModelSpeedup(model, x, ALONE).speedup_model()
+    assert not report.exact
+    assert [(change.module.split(".")[0], change.channels) for change in report.changes] == [("b", 2)]
+    measured = relative(exact_output(masked_by_hand(dense, ALONE), x), exact_output(model, x))
+    assert report.masked_difference == pytest.approx(measured)
+    assert report.masked_difference > 1e-6
+    assert report.largest_difference <= 1e-10
+
+
+def test_a_raw_reader_of_channels_that_are_zero_changes_nothing():
+    model = net(lambda m, x: m.head(m.b(torch.relu(m.a(x)))), a=nn.Conv2d(3, 6, 3), b=Raw((6, 5)), head=nn.Linear(5, 2))
+    masks = {"a": {"weight": ALONE["a"]["weight"], "bias": KEEP}}
+    report = ModelSpeedup(model, image(), masks).speedup_model()
+    assert (report.exact, report.changes) == (True, ())
+    assert report.masked_difference <= 1e-10

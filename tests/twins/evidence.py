@@ -41,14 +41,20 @@ def activation_sums(activation):
     return active, total, activation[:, 0].numel()
 
 
-def select_global(scores, sparsity):
-    """The lowest one of all layers, again and again, but for the best one of each layer."""
+def select_global(scores, sparsity, most):
+    """The lowest one of all layers, again and again, but for what each layer keeps in any case, its best ones."""
     left = {layer: set(range(len(own))) for layer, own in scores.items()}
-    best = {layer: own.index(max(own)) for layer, own in scores.items()}
+    may = {layer: min(int(len(own) * most.get(layer, 1) + 1e-6), len(own) - 1) for layer, own in scores.items()}
     units = sum(map(len, scores.values()))
-    drop = min(int(units * sparsity + 1e-6), units - 1, units - len(scores))
+    drop = min(int(units * sparsity + 1e-6), sum(may.values()))
     for _ in range(drop):
-        places = [(layer, at) for layer in scores for at in sorted(left[layer]) if at != best[layer]]
+        places = [(layer, at) for layer in scores for at in sorted(_droppable(scores[layer], may[layer], left[layer]))]
         layer, at = min(places, key=lambda place: scores[place[0]][place[1]])
         left[layer].remove(at)
     return {layer: [at in left[layer] for at in range(len(own))] for layer, own in scores.items()}
+
+
+def _droppable(own, may, left):
+    """Those that are left of a layer, but for its best ones; of two that are equal the first one is the better."""
+    keeps = sorted(range(len(own)), key=lambda at: (-own[at], at))[: len(own) - may]
+    return left - set(keeps)

@@ -100,12 +100,14 @@ def test_a_plan_that_cannot_be_carried_out(monkeypatch, error, reason):
     assert result.parameters_after is None
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 8), reason="a model cannot know there that it is being exported")
 def test_what_the_small_model_alone_cannot_export_is_a_miss():
     result = examined("no-small-onnx", onnx=True)
     assert [stage.reason for stage in result.misses] == ["onnx"]
     assert result.stages[-1].name == "train"
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 8), reason="a model cannot know there that it is being exported")
 def test_what_the_dense_model_cannot_export_either_is_told_and_not_counted():
     result = examined("no-onnx", onnx=True)
     assert result.ok

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -83,6 +83,7 @@ class CurvatureWatch:
         with torch.enable_grad():
             try:
                 slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=True, allow_unused=True)
+                _check_twice(slopes)
                 reached = {n: (w, s) for (n, w), s in zip(weights.items(), slopes, strict=True) if s is not None}
                 for name, curvature in self._diagonal(reached).items():
                     seen = self.measure(name, weights[name].detach(), curvature)
@@ -107,3 +108,20 @@ class CurvatureWatch:
     def _signs(self, weight: Tensor) -> Tensor:
         drawn = torch.randint(0, 2, weight.shape, generator=self._generator)
         return (2 * drawn - 1).to(weight.device, weight.dtype)
+
+
+def _check_twice(slopes: Iterable[Tensor | None]) -> None:
+    """Refuse gradients on whose way something has none of its own: torch leaves that part of the sum out in silence.
+
+    Raises:
+        RuntimeError: an operator says that it can be differentiated only once.
+    """
+    waiting = [slope.grad_fn for slope in slopes if slope is not None and slope.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node.name() == "torch::autograd::Error":
+            raise RuntimeError("an operator is marked with @once_differentiable")
+        new = {following for following, _ in node.next_functions if following is not None} - seen
+        seen |= new
+        waiting += new

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from torchpare.attach.layer import CompressedLayer, shadow, unshadow
 from torchpare.attach.quantizer import FakeQuantize
+from torchpare.attach.ranks import many_ranks
 from torchpare.attach.reading import ACTIVATIONS, QUANTIZER, in_use
 from torchpare.config.layers import type_name
 from torchpare.errors import QuantizationError
@@ -167,10 +168,15 @@ def after_forward(layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
 
 def _through(quantizer: FakeQuantize, values: tuple[Any, ...], learning: bool) -> tuple[Any, ...]:
     floating = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]
-    _begin_pass(quantizer, learning)
-    if floating and quantizer.observing and (learning or quantizer.calibrating):
+    looks = bool(floating) and (learning or quantizer.calibrating)
+    # One that observes all of training and has no step to wait for begins with this pass. Not to ask whether it has
+    # begun spares a compiler to compile the first pass for itself.
+    begins = looks and quantizer.observes_on and quantizer.observing and not quantizer.spec.start_step
+    if not begins:
+        _begin_pass(quantizer, learning)
+    if looks and quantizer.observing:
         quantizer.observe(*floating)
-    if not quantizer.active:
+    if not begins and not quantizer.active and not many_ranks():  # where what it learns has to be heard of
         return values
     # One tensor given twice stays one: attention asks whether its query is its key.
     made: dict[int, Tensor] = {}

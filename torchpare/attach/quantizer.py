@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from torchpare.attach.grid_state import GridState
 from torchpare.attach.ranks import many_ranks, range_over_ranks, sum_over_ranks
 from torchpare.config.quantization import QuantSpec
-from torchpare.numerics.affine import check_finite, fake_quantize, scale_and_zero_point
+from torchpare.numerics.affine import check_finite, fake_quantize, is_even, scale_and_zero_point
 from torchpare.numerics.histograms import BINS, Histogram, recommended_range
 from torchpare.numerics.ranges import Range, min_max, moving_average
 
@@ -50,6 +51,12 @@ class FakeQuantize(GridState):
     joined: tuple[FakeQuantize, ...] = ()
     """The others with which it has one grid. In a tuple, where ``nn.Module`` does not take them for children."""
 
+    observes_on = True
+    """Whether it observes all of training, not until a buffer says that it has seen enough."""
+
+    kind = "observed"
+    """Which of the quantizers it is, in files."""
+
     of_data = True
     """Whether each process that trains has values of its own, as of activations, so that ranges are exchanged. What is
     the same everywhere, a weight, is not: then one process alone may observe it."""
@@ -65,7 +72,7 @@ class FakeQuantize(GridState):
     ) -> None:
         super().__init__()
         self.spec, self.name, self.axis, self.follows, self.counts_passes = spec, name, axis, follows, counts_passes
-        self._may_follow, self.observing, self.calibrating = follows, not follows, False
+        self.may_follow, self.observing, self.calibrating = follows, not follows, False
         self.register_buffer("scale", torch.ones(()))
         zero = spec.grid.middle if spec.grid.symmetric else spec.grid.qmin
         self.register_buffer("zero_point", torch.tensor(zero, dtype=torch.int32))
@@ -92,6 +99,12 @@ class FakeQuantize(GridState):
         with torch.no_grad():
             scale, zero_point = self._parameters_for(self.granules(x) if self.follows else x)
             return scale.detach(), zero_point.detach()
+
+    @property
+    def scales_along(self) -> bool:
+        """Whether a factor for each output channel is one for its scale and nothing else: the integers stay."""
+        grid = self.spec.grid
+        return self.follows and self.spec.granularity != "tensor" and is_even(grid)
 
     def granules(self, x: Tensor) -> Tensor:
         """The tensor, seen so that a scale for each granule broadcasts to it: ``(O, groups, size)`` for groups."""
@@ -124,9 +137,25 @@ class FakeQuantize(GridState):
             return
         self._note(*ends, tensors)
         self.seen += 1
-        self.active = self.active or self.spec.start_step == 0
-        if not self.active:
+        if not self.spec.start_step:
+            self.active = True
+        elif not self.active:
             self.see_whether_active()
+
+    def check_range(self) -> None:
+        """See that the range so far is one. Compiled code, which cannot stop for that, is asked behind it.
+
+        Raises:
+            QuantizationError: values were not finite.
+        """
+        if not torch.compiler.is_compiling() and not self.low.is_meta:
+            check_finite(self.low, self.high, self.name)
+
+    def train(self, mode: bool = True) -> FakeQuantize:
+        """Set the mode. Where that changes, the range is checked."""
+        if mode != self.training:
+            self.check_range()
+        return super().train(mode)
 
     def _range_of(self, granules: Sequence[Tensor]) -> Range | None:
         """The range of tensors, in all processes that train together; None where none of them has a value.
@@ -134,12 +163,13 @@ class FakeQuantize(GridState):
         Raises:
             QuantizationError: somewhere it is not finite; in all processes, or the others would wait for this one.
         """
-        if not granules and not (self.of_data and many_ranks()):
-            return None
-        low, high = torch.tensor([math.inf, -math.inf], device=self.low.device)
-        for at, x in enumerate(granules):
-            lower, higher = (end.to(self.low.dtype) for end in min_max(x, self.dims(x)))
-            low, high = (torch.minimum(low, lower), torch.maximum(high, higher)) if at else (lower, higher)
+        if not granules:
+            if not (self.of_data and many_ranks()):
+                return None
+            low, high = torch.tensor([math.inf, -math.inf], device=self.low.device)
+        else:
+            lows, highs = zip(*(min_max(x, self.dims(x)) for x in granules), strict=True)
+            low, high = (end.to(self.low.dtype) for end in (reduce(torch.minimum, lows), reduce(torch.maximum, highs)))
         if self.of_data:
             low, high = range_over_ranks(low, high)
         if not granules and bool(low > high):
@@ -248,7 +278,7 @@ class FakeQuantize(GridState):
 
     def loaded(self) -> None:
         """What was fixed has seen its tensor, which what follows never does."""
-        self.follows = self._may_follow and not bool(self.seen)
+        self.follows = self.may_follow and not bool(self.seen)
         self.see_whether_active()
 
     def extra_repr(self) -> str:

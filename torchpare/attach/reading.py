@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from torchpare.config.layers import output_layout, type_name
 from torchpare.errors import MaskError
+from torchpare.numerics.affine import settled
+from torchpare.numerics.masking import masked
 from torchpare.numerics.shards import in_pieces, is_whole_in_passes, whole
 
 __all__ = [
@@ -44,13 +46,15 @@ QPARAMS = ("scale", "zero_point")
 
 
 def before_quantizer(layer: nn.Module, name: str) -> Tensor:
-    """What a parameter's quantizer is called with: the parameter under its mask, scaled as the folded one will be."""
+    """What a parameter's grid is made for: the parameter under its mask, scaled as the folded one will be."""
+    value, fold = _masked(layer, name), _fold(layer, name)
+    return value * fold_factor(layer, fold) if fold is not None else value
+
+
+def _masked(layer: nn.Module, name: str) -> Tensor:
     parameter = whole(_parameter(layer, name))
     mask = layer._buffers.get(name + MASK)
-    # In the parameter's own type: a product of two types costs torch several times as much, both ways.
-    value = parameter if mask is None else parameter * mask.to(parameter.dtype)
-    fold = _fold(layer, name)
-    return value * fold_factor(layer, fold) if fold is not None else value
+    return parameter if mask is None else masked(parameter, mask)
 
 
 def _parameter(layer: nn.Module, name: str) -> Tensor:
@@ -67,15 +71,18 @@ def in_use(layer: nn.Module, name: str) -> Tensor:
     """
     if name not in getattr(layer, "torchpare_shadowed", ()):
         return whole(_parameter(layer, name))
-    value = before_quantizer(layer, name)
-    quantizer = layer._modules.get(name + QUANTIZER)
-    if quantizer is not None:
+    value = _masked(layer, name)
+    quantizer: Any = layer._modules.get(name + QUANTIZER)
+    if quantizer is None:
+        return value
+    fold = _fold(layer, name)
+    if fold is None or (quantizer.scales_along and output_layout(layer)[1] == 1):
         value = quantizer(value)
-        fold = _fold(layer, name)
-        value = value if fold is None else value / fold_factor(layer, fold)
-        mask = None if quantizer.keeps_zero else layer._buffers.get(name + MASK)  # type: ignore[union-attr]
-        value = value if mask is None else value * mask.to(value.dtype)
-    return value
+    else:
+        factor = fold_factor(layer, fold)
+        value = quantizer(value * factor) / factor
+    mask = None if quantizer.keeps_zero else layer._buffers.get(name + MASK)
+    return value if mask is None else masked(value, mask)
 
 
 def _fold(layer: nn.Module, name: str) -> nn.Module | None:
@@ -91,7 +98,7 @@ def fold_factor(layer: nn.Module, norm: nn.Module) -> Tensor:
         factor = (norm.running_var + norm.eps).rsqrt()
         if norm.weight is not None:
             factor = factor * whole(norm.weight)
-        factor = torch.where(factor == 0, 1.0, factor)
+        factor = settled(torch.where(factor == 0, 1.0, factor))
         axis, groups = output_layout(layer)
         weight = layer._parameters["weight"]
         assert weight is not None

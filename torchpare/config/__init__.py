@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torchpare.config.entries import Entry, read_entries
+from torchpare.config.entries import Entry, SearchEntry, read_entries
 from torchpare.config.layers import CONVOLUTIONS, FILTERED, WEIGHTED, output_layout, plain_class, type_name
 from torchpare.config.quantization import QuantEntry, QuantSpec
 from torchpare.config.schedules import GradualEntry, RoundsEntry
@@ -18,6 +18,7 @@ __all__ = [
     "QuantEntry",
     "QuantSpec",
     "RoundsEntry",
+    "SearchEntry",
     "Selector",
     "Target",
     "output_layout",

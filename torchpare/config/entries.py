@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import field_validator, model_validator
 
 from torchpare.config.selectors import Selector, problem, read_selectors
 
-__all__ = ["Entry", "read_entries"]
+__all__ = ["Entry", "SearchEntry", "read_entries"]
 
 _PATTERN = re.compile(r"(\d+):(\d+)")
 
@@ -22,6 +23,11 @@ class Entry(Selector):
 
     example = "{'sparsity': 0.5, 'op_types': ['default']}"
     verb = "pruned"
+
+    foreign: ClassVar[Mapping[str, str]] = {
+        **Selector.foreign, "sparsity_per_layer": "sparsity", "total_sparsity": "sparsity", "sparse_ratio": "sparsity",
+        "max_sparse_ratio": "max_sparsity_per_layer",
+    }  # fmt: skip
 
     sparsity: float | None = None
     """The share to prune, in [0, 1): of a layer's filters for filter pruners, of its weights for ``LevelPruner``."""
@@ -40,6 +46,17 @@ class Entry(Selector):
     round_to: int | None = None
     """Keep multiples of this number (8, 16, 32, 64) of filters, or, for :func:`torchpare.plan`, of what its structures
     count, where a layer or group is that large: kernels are made for such widths. Not with ``mode="global"``."""
+
+    max_sparsity_per_layer: float | None = None
+    """What no layer that the entry reaches loses more than, in [0, 1], where ``sparsity`` is one share of all layers
+    together: with ``mode="global"``, in ``SlimPruner`` and in searches."""
+
+    @field_validator("max_sparsity_per_layer", mode="before")
+    @classmethod
+    def _cap_is_a_share(cls, value: Any) -> float:
+        if isinstance(value, bool | np.bool_) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+            raise problem(f"is {value!r}; it is the largest share that a layer may lose, in [0, 1], such as 0.9")
+        return float(value)
 
     @field_validator("sparsity", mode="before")
     @classmethod
@@ -92,6 +109,16 @@ class Entry(Selector):
                 "has neither 'sparsity' nor 'exclude': True, so it says nothing about the layers it reaches; add "
                 "'sparsity': 0.5 to prune half"
             )
+        return self
+
+
+class SearchEntry(Entry):
+    """An entry of a search, which may leave it to the search's objective how much goes."""
+
+    example = "{'op_types': ['default']}"
+
+    @model_validator(mode="after")
+    def _says_what(self) -> SearchEntry:
         return self
 
 

@@ -36,6 +36,12 @@ class Selector(BaseModel):
     words: ClassVar[tuple[str, ...]] = ()
     """Keys of other tools that are understood as keys of ours."""
 
+    foreign: ClassVar[Mapping[str, str]] = {
+        "op_partial_names": "op_names", "op_names_re": "op_names", "exclude_op_names": "exclude",
+        "exclude_op_types": "exclude", "exclude_op_names_re": "exclude",
+    }  # fmt: skip
+    """Keys of other versions of the older toolkit, and what says the same here, for messages."""
+
     op_types: tuple[str, ...] | None = None
     """Class names, compared exactly; ``"default"`` stands for all types that the chosen algorithm can handle."""
 
@@ -105,6 +111,8 @@ def _read_entry(at: int, entry: Any, kind: type[Selector]) -> Selector:
         if key not in kind.model_fields and key not in kind.words:
             near = get_close_matches(str(key), kind.model_fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else "remove it."
+            if key in kind.foreign:
+                hint = f"here {kind.foreign[key]!r} says it, or `import torchpare.compat.nni` reads NNI's words."
             raise ConfigError(
                 f"{where}[{key!r}]: there is no such key; {hint} Keys are {', '.join(map(repr, kind.model_fields))}."
             )

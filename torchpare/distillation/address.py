@@ -29,7 +29,7 @@ def read_address(text: str) -> Address:
     """The address that a text names.
 
     Raises:
-        ConfigError: it is not a name, with or without keys in brackets behind it.
+        ConfigError: it is not a name, with or without keys in brackets after it.
     """
     parts = _ADDRESS.fullmatch(text)
     if parts is None or not text:

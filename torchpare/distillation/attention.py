@@ -41,7 +41,7 @@ class AttentionMaps(FeatureTerm):
 
 @dataclass(frozen=True)
 class AttentionScores(FeatureTerm):
-    """What tokens look at, ``(N, heads, T, S)``: scores before the softmax, or probabilities behind it.
+    """What tokens look at, ``(N, heads, T, S)``: scores before the softmax, or probabilities after it.
 
     Pruned heads are compared with those of the teacher that they were. Pairs of tokens count of which none is padding.
     See `FeatureTerm` for the arguments; ``channels`` must be ``"kept"``. In transformers the attention must be made

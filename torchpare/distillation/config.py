@@ -26,7 +26,7 @@ def terms_from_config(config: Any, where: str = "terms") -> list[Term]:
     """The terms that a recipe lists.
 
     Args:
-        config: a list; each item is a dict with one key, the kind of term, and a dict of its arguments behind it. A
+        config: a list; each item is a dict with one key, the kind of term, and a dict of its arguments after it. A
             kind that needs none may stand alone: ``["soft_targets"]``.
         where: what to call the list in messages.
 

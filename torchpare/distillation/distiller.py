@@ -23,7 +23,7 @@ __all__ = ["Distiller"]
 
 
 class Distiller:
-    """The weighted sum of what a student and its teachers differ in; call it behind each run of the student.
+    """The weighted sum of what a student and its teachers differ in; call it after each run of the student.
 
     Hooks on the student keep what the layers in question return, until `close`. The teachers run inside the call, on
     the inputs given to it, in evaluation mode and without gradients; so gradients flow to the student alone. A copy

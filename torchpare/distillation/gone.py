@@ -57,7 +57,7 @@ class Gone:
             if (rows != rows[:1]).any():
                 raise ConfigError(
                     f"which entries of axis {axis} of the {whose}'s '{layer}' are kept depends on other axes, so they "
-                    "cannot be matched; compare a layer before or behind it"
+                    "cannot be matched; compare a layer before or after it"
                 )
             found.append(None if rows.all() else torch.from_numpy(np.flatnonzero(rows[0])))
         return found

@@ -93,7 +93,7 @@ class KeptOutputs:
     def axes(self, layer: str, teacher_layer: str, number: int) -> tuple[Axes | None, Axes | None]:
         """What to take of a tensor of the student, and of one of the teacher, so that both have the same channels.
 
-        The student's is first to be taken from its own tensor, and then from the teacher's too, behind the teacher's.
+        The student's is first to be taken from its own tensor, and then from the teacher's too, after the teacher's.
         None stands for everything.
 
         Args:

@@ -4,13 +4,14 @@
     model = torchpare.load(ResNet20(), "small.safetensors")      # in a new process: no masks, no dummy input, no pruner
 
 The file holds the tensors as they are now and a record of what else the shrink changed. Loading compares all of it with
-the fresh model first and only then touches it, so a file that does not fit leaves the model as it was.
+the fresh model first and only then touches it, so a file that does not fit leaves the model as it was. What hangs on a
+model is not known here: who calls says it in words (`torchpare.quantization.checkpoint` does).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -33,7 +34,12 @@ __all__ = ["load", "save"]
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
-def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
+Preparing = Callable[[nn.Module, dict[str, Any], Mapping[str, Tensor]], tuple[set[str], Callable[[], None]]]
+"""Given the fresh model, the words on quantizers and all tensors of the file by name: checks them, changes nothing, and
+returns the names of the tensors that are the quantizers', and what hangs these on the model once that is restored."""
+
+
+def save(model: nn.Module, path: str | os.PathLike[str], *, quantizers: dict[str, Any] | None = None) -> None:
     """Writes a model, shrunk or not, as one safetensors file without pickle; the file appears whole or not at all.
 
     Parameters and persistent buffers are written with their dtypes; tensors that share memory are written once, and are
@@ -42,6 +48,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Args:
         model: a model without masks: shrink it first, or detach the masks.
         path: the file to write, such as `small.safetensors`.
+        quantizers: what hangs on it, in words; without, a model with quantizers is refused.
 
     Raises:
         CheckpointError: the model still has masks, only a part of it was shrunk, it keeps state other than tensors, or
@@ -50,8 +57,10 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     name = type(model).__name__
     refuse_sharded(model, "cannot be saved", CheckpointError)
-    _refuse_masked(model, f"{name} cannot be saved")
-    record = read_record({"model": name, "structure": _structure_of(model), "aliases": {}}, f"this {name}")
+    _refuse_attached(model, f"{name} cannot be saved", quantizers=quantizers is not None)
+    words = {} if quantizers is None else {"quantizers": quantizers}
+    record = read_record({"model": name, "structure": _structure_of(model), "aliases": {}, **words}, f"this {name}")
+    strange = set(model.state_dict())  # asked first: it brings the scales of weights up to date
     kept = record.structure.kept if record.structure else {}
     tensors: dict[str, Tensor] = {}
     for key, slot in slots_of(model).items():
@@ -65,8 +74,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
                     "class builds it anew, register it with persistent=False"
                 )
             tensors[key] = slot.tensor.detach()
-    strange = set(model.state_dict()) - set(tensors)
-    if strange:
+    if strange := strange - set(tensors):
         raise CheckpointError(
             f"{name} keeps state that is no parameter or buffer, and cannot be saved: {listed(strange)}"
         )
@@ -75,7 +83,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     write_archive(path, Archive({key: tensors[key] for key in tensors if key not in aliases}, archived))
 
 
-def load(model: AnyModule, path: str | os.PathLike[str]) -> AnyModule:
+def load(model: AnyModule, path: str | os.PathLike[str], *, prepare: Preparing | None = None) -> AnyModule:
     """Makes a freshly built model of the original class into the one that :func:`save` wrote; returns the same object.
 
     Values, shapes and dtypes come from the file; device and `requires_grad` stay as they are in `model` (a model
@@ -84,23 +92,37 @@ def load(model: AnyModule, path: str | os.PathLike[str]) -> AnyModule:
     Args:
         model: a model as its class builds it: neither shrunk nor masked, with the arguments of the original.
         path: a file of :func:`save`.
+        prepare: makes the file's quantizers; without, a file with quantizers is refused.
 
     Raises:
         CheckpointError: the file is missing, truncated, foreign or changed, or does not fit the model: keys too many or
             too few, tensors larger than the model's, sizes that do not belong to it. The model is then as it was.
     """
-    _refuse_masked(model, f"{path} cannot be loaded")
+    _refuse_attached(model, f"{path} cannot be loaded", quantizers=False)
     if _structure_of(model) is not None:
         raise CheckpointError(f"{path}: this {type(model).__name__} is already shrunk; load into a freshly built one")
     archive = read_archive(path)
     record = read_record(archive.record, str(path))
+    if record.quantizers is not None and prepare is None:
+        raise CheckpointError(f"{path} holds a model with quantizers: load it with torchpare.load")
     with _blocks_dropped(model, record, str(path)):
-        carry_out(plan_restore(model, archive.tensors, record, str(path)), model)
+        taken, hang_on = set(), None
+        if record.quantizers is not None and prepare is not None:
+            also = {name: archive.tensors[first] for name, first in record.aliases.items() if first in archive.tensors}
+            taken, hang_on = prepare(model, record.quantizers, archive.tensors | also)
+        own = record.model_copy(update={"aliases": _without(record.aliases, taken)})
+        carry_out(plan_restore(model, _without(archive.tensors, taken), own, str(path)), model)
     for cache in caches_of(model):
         cache.clear()  # what an earlier call worked out of the parameters that were here
     if record.structure is not None:
         setattr(model, STRUCTURE, record.structure.model_dump(exclude_unset=True))
+    if hang_on is not None:
+        hang_on()
     return model
+
+
+def _without(named: Mapping[str, Any], taken: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in named.items() if name not in taken}
 
 
 @contextmanager
@@ -127,16 +149,16 @@ def _structure_of(model: nn.Module) -> Any:
     return getattr(model, STRUCTURE, None)
 
 
-def _refuse_masked(model: nn.Module, failure: str) -> None:
+def _refuse_attached(model: nn.Module, failure: str, *, quantizers: bool) -> None:
     # Asked of the class by name: the room that attaches masks lies on this floor, so neither imports the other.
     layers: dict[str, Any] = {
         name: module for name, module in model.named_modules() if hasattr(type(module), "torchpare_masked")
     }
     masked = [name for name, layer in layers.items() if layer.torchpare_masked]
-    if layers and not masked:
+    if layers and not masked and not quantizers:
         raise CheckpointError(
-            f"{failure} while quantizers hang on {listed(list(layers))}: save it before they are put on, and beside it "
-            "model.state_dict(), which the model takes over once it is loaded and quantized by the same config_list"
+            f"{failure} while quantizers hang on {listed(list(layers))}: torchpare.save writes them too, and "
+            "torchpare.load wants a freshly built model"
         )
     if masked:
         raise CheckpointError(

@@ -48,6 +48,8 @@ class Record(BaseModel):
     model: str
     structure: Structure | None
     aliases: dict[str, str]
+    quantizers: dict[str, Any] | None = None
+    """What hangs on the model, as `torchpare.quantization.checkpoint` has it; not looked at here."""
 
 
 class AttributeEdit(NamedTuple):

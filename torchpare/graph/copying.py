@@ -10,6 +10,7 @@ FSDP's own state.
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator
 from types import MethodType
 from typing import Any
@@ -44,13 +45,16 @@ def copy_to(model: nn.Module, device: str) -> nn.Module:
 
 
 def _moved_tensors(model: nn.Module, device: str) -> dict[int, Any]:
-    """What stands for each tensor in the copy."""
+    """What stands for each tensor, and each empty dict of hooks, in the copy."""
     memo: dict[int, Any] = {}
     for module in model.modules():
         loose = (value for value in vars(module).values() if isinstance(value, Tensor))
         for tensor in (*module._parameters.values(), *module._buffers.values(), *loose):
             if tensor is not None and id(tensor) not in memo:
                 memo[id(tensor)] = _tensor_on(tensor, device)
+        for value in vars(module).values():  # a module has a dozen of those for hooks, and copying each takes long
+            if type(value) is OrderedDict and not value:
+                memo[id(value)] = OrderedDict()
     return memo
 
 

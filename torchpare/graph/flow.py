@@ -8,7 +8,7 @@ nothing can be removed has size 1 and label 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -88,6 +88,8 @@ class Flow:
     notes: list[Note] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
     """Operators without a rule, with the first place where each was met."""
+    free_axes: dict[int, frozenset[int]] = field(default_factory=dict)
+    """By uid, along which axes something may go: asked when all is labelled (see `torchpare.graph.zeros`)."""
     origin: dict[int, tuple[int, tuple[int | None, ...]]] = field(default_factory=dict)
     """Values that are a parameter seen otherwise: uid -> (parameter uid, its axis for each of ours or None)."""
 
@@ -101,19 +103,20 @@ class Flow:
         """The label arrays of a value. Parameters and buffers get theirs when first met; constants are fixed."""
         uid = ref.uid if isinstance(ref, Ref) else ref
         known = self.axes.get(uid)
-        if known is None:
-            value = self.program.values[uid]
-            own = value.kind in ("parameter", "buffer") and not value.sparse
-            known = self.new(value.shape) if own else self.fixed(value.shape)
-            self.axes[uid] = known
-            if value.kind == "parameter":
-                self.origin[uid] = (uid, tuple(range(len(value.shape))))
-        return known
+        return self._first_met(uid, {}) if known is None else known
+
+    def _first_met(self, uid: int, given: Mapping[int, LabelArray]) -> Axes:
+        value = self.program.values[uid]
+        if value.kind == "parameter":
+            self.origin[uid] = (uid, tuple(range(len(value.shape))))
+        own = value.kind in ("parameter", "buffer") and not value.sparse
+        self.axes[uid] = self.new(value.shape, given) if own else self.fixed(value.shape)
+        return self.axes[uid]
 
     def vector(self, ref: Ref | int, axis: int, why: str) -> LabelArray:
         """The labels of one axis as a plain vector; where they depend on other axes, they are tied over those."""
-        array = self.tied(ref, axis, why)
-        return np.broadcast_to(array.reshape(-1), (self.shape(ref)[axis],))
+        row, size = self.tied(ref, axis, why).reshape(-1), self.shape(ref)[axis]
+        return row if len(row) == size else np.broadcast_to(row, (size,))
 
     def tied(self, ref: Ref | int, axis: int, why: str, *, depends: Sequence[int] = ()) -> LabelArray:
         """The label array of one axis, tied over every other axis that is not in ``depends``."""
@@ -136,13 +139,26 @@ class Flow:
         """Label arrays of a value nothing of which can be removed."""
         return [np.zeros((1,) * len(shape), dtype=np.int64) for _ in shape]
 
-    def new(self, shape: Sequence[int]) -> Axes:
-        """Label arrays with a free label for every index of every axis longer than 1."""
-        rank = len(shape)
-        return [
-            along(self.store.fresh(size), axis, rank) if size > 1 else np.zeros((1,) * rank, dtype=np.int64)
-            for axis, size in enumerate(shape)
-        ]
+    def new(self, shape: Sequence[int], given: Mapping[int, LabelArray] | None = None) -> Axes:
+        """Label arrays with a free label for every index of every axis longer than 1 for which none are ``given``."""
+        rank, axes = len(shape), self.fixed(shape)
+        for axis, size in enumerate(shape):
+            if size > 1:
+                known = (given or {}).get(axis)
+                axes[axis] = along(self.store.fresh(size), axis, rank) if known is None else known
+        return axes
+
+    def follow(self, ref: Ref, labels: Mapping[int, LabelArray], why: str) -> None:
+        """Make axes of a value live and die with these labels, arrays of its rank by axis.
+
+        Most parameters and buffers are first met here, and need no labels of their own to be united with them.
+        """
+        if ref.uid not in self.axes:
+            self._first_met(ref.uid, labels)
+        for axis, array in labels.items():
+            own = self.axes[ref.uid][axis]
+            if own is not array:
+                self.store.unify(own, array, why)
 
     def define(self, uid: int, axes: Iterable[LabelArray]) -> None:
         """Give a value its label arrays. An axis of size 1 always carries label 0."""

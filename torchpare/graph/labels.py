@@ -38,7 +38,7 @@ class LabelStore:
         self._row = np.full(1, -1, dtype=np.int64)  # by label, where in the table its components are; -1 for an atom
         self._table = np.zeros((0, 2), dtype=np.int64)  # components, filled up with 0
         self._rows = 0
-        self._composites: dict[tuple[int, ...], int] = {}
+        self._composites: dict[tuple[tuple[int, ...], bytes], LabelArray] = {}
         self._reasons: list[str] = []
 
     # -- making and looking up ---------------------------------------------------------------------------------------
@@ -58,12 +58,15 @@ class LabelStore:
 
     def roots(self, labels: LabelArray) -> LabelArray:
         """The representative of each label's class; frozen classes keep their own (see `find`)."""
-        found = self._parent[labels]
+        found, depth = self._parent[labels], 0
         while True:
             above = self._parent[found]
-            if np.array_equal(above, found):
-                return found
-            found = above
+            if (above == found).all():
+                break
+            found, depth = above, depth + 1
+        if depth:  # shorter ways for those who ask next
+            self._parent[labels] = found
+        return found
 
     def find(self, labels: LabelArray) -> LabelArray:
         """The representative of each label's class, 0 where it is frozen."""
@@ -105,18 +108,15 @@ class LabelStore:
         return found
 
     def _composite(self, parts: LabelArray) -> LabelArray:
-        """The one label that stands for each row of atoms: a new one where there is none yet."""
-        keys = [tuple(filter(None, row)) for row in parts.tolist()]
-        names = np.array([self._composites.get(key, 0) for key in keys], dtype=np.int64)
-        held, asked = _as_wide(self.parts(names), parts)
-        missing: dict[tuple[int, ...], int] = {}  # by atoms, the first row that has them
-        for place in np.flatnonzero((held != asked).any(axis=1)).tolist():
-            missing.setdefault(keys[place], place)
-        if missing:
-            made = self.fresh(len(missing))
-            self._row[made] = self._append(parts[list(missing.values())])
-            self._composites.update(zip(missing, made.tolist(), strict=True))
-            names = np.array([self._composites[key] for key in keys], dtype=np.int64)
+        """A label for each row of atoms; the same ones for whoever asks for the same rows again."""
+        key = parts.shape, parts.tobytes()
+        names = self._composites.get(key)
+        if names is not None:
+            held, asked = _as_wide(self.parts(names), parts)
+            if (held == asked).all():
+                return names
+        names = self._composites[key] = self.fresh(len(parts))
+        self._row[names] = self._append(parts)
         return names
 
     def _append(self, components: LabelArray) -> LabelArray:
@@ -155,18 +155,21 @@ class LabelStore:
 
     def freeze(self, labels: LabelArray, why: str) -> None:
         """Forbid the removal of every label; the first reason given is the one that is kept."""
-        found = np.unique(self.find(labels))
+        if not labels.any():
+            return
+        found = self.find(labels)
         found = found[found != 0]
         if not found.size:
             return
         if self.composed():
-            found = np.union1d(found, self.parts(found))
+            found = np.append(found, self.parts(found))
             found = found[found != 0]
         self._frozen[found], self._reason[found] = True, self._note(why)
 
     def unify(self, left: LabelArray, right: LabelArray, why: str) -> None:
         """Make the labels of two arrays (broadcast against each other) live and die together."""
-        left, right = np.broadcast_arrays(left, right)
+        if left.shape != right.shape:
+            left, right = np.broadcast_arrays(left, right)
         a, b = self.roots(left).ravel(), self.roots(right).ravel()
         differ = a != b
         if not differ.any():
@@ -270,7 +273,9 @@ class LabelStore:
 
     def either(self, left: LabelArray, right: LabelArray) -> LabelArray:
         """Labels that are removed when the one or the other is (arrays broadcast against each other)."""
-        left, right = np.broadcast_arrays(self.find(left), self.find(right))
+        left, right = self.find(left), self.find(right)
+        if left.shape != right.shape:
+            left, right = np.broadcast_arrays(left, right)
         if not left.any():
             return right.copy()
         if not right.any():

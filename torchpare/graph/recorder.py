@@ -36,6 +36,9 @@ def output_tensors(tree: Any) -> Iterator[Tensor]:
 
     Caches (``past_key_values``) are left out: a model hands them back to itself, so nobody relies on their shapes.
     """
+    if isinstance(tree, Tensor):
+        yield tree
+        return
     for leaf in pytree.tree_leaves(tree, is_leaf=_is_cache):
         if isinstance(leaf, Tensor):
             yield leaf
@@ -174,16 +177,14 @@ class Recorder(TorchDispatchMode):
             module.register_forward_hook(leave)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        leaves, spec = pytree.tree_flatten((args, kwargs or {}))
-        before = {id(leaf): tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor)}
-        recorded_args, recorded_kwargs = pytree.tree_unflatten(
-            [Ref(self.uid(leaf)) if isinstance(leaf, Tensor) else leaf for leaf in leaves], spec
-        )
-        result = self._results(func, args, kwargs or {}, leaves, spec)
+        kwargs = kwargs or {}
+        before: dict[int, torch.Size] = {}
+        recorded_args, recorded_kwargs = self._recorded(args, before), self._recorded(kwargs, before)
+        result = self._results(func, args, kwargs)
         outputs = []
         for tensor in output_tensors(result):
             # An operator that reshapes in place (transpose_, squeeze_) makes a new version of the same object.
-            if id(tensor) in before and before[id(tensor)] == tuple(tensor.shape):
+            if id(tensor) in before and before[id(tensor)] == tensor.shape:
                 outputs.append(self.uid(tensor))
             else:
                 outputs.append(self._add(tensor, "temporary"))
@@ -201,6 +202,17 @@ class Recorder(TorchDispatchMode):
             )
         )
         return result
+
+    def _recorded(self, argument: Any, before: dict[int, torch.Size]) -> Any:
+        """An operator's argument with a `Ref` for each tensor; the shapes of those go into ``before``."""
+        if isinstance(argument, Tensor):
+            before[id(argument)] = argument.shape
+            return Ref(self.uid(argument))
+        if isinstance(argument, dict):
+            return {name: self._recorded(value, before) for name, value in argument.items()}
+        if type(argument) in (tuple, list):  # immutable lists of fx come as they are
+            return type(argument)(self._recorded(item, before) for item in argument)
+        return argument
 
 
 @cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -45,7 +46,12 @@ class Removal:
 
     def lost(self, labels: LabelArray) -> NDArray[np.bool_]:
         """Which entries of an array of labels go."""
-        return self.gone[self.space.canonical(labels)]
+        return self._lost[labels]
+
+    @cached_property
+    def _lost(self) -> NDArray[np.bool_]:
+        """By label, whether it goes."""
+        return self.gone[self.space.canonical(np.arange(self.space.size))]
 
     def kept_axes(self, uid: int) -> list[NDArray[np.bool_]]:
         """For each axis of a value a bool array of its rank, size 1 where nothing varies: False goes."""
@@ -53,12 +59,8 @@ class Removal:
 
     def shape(self, uid: int) -> tuple[int, ...]:
         """The shape of a value after the removal."""
-        return tuple(
-            _count(kept, axis, size)
-            for axis, (kept, size) in enumerate(
-                zip(self.kept_axes(uid), self.space.program.values[uid].shape, strict=True)
-            )
-        )
+        before = self.space.program.values[uid].shape
+        return tuple(_count(kept, axis, before[axis]) for axis, kept in enumerate(self.kept_axes(uid)))
 
     @property
     def empty(self) -> bool:
@@ -317,5 +319,4 @@ def _count(kept: NDArray[np.bool_], axis: int, size: int) -> int:
     """How many entries of an axis are kept, in the first surviving row."""
     if kept.shape[axis] == 1:
         return size
-    rows = np.moveaxis(kept, axis, -1).reshape(-1, kept.shape[axis])
-    return int(rows.sum(axis=1).max())
+    return int(kept.sum() if kept.size == kept.shape[axis] else kept.sum(axis=axis).max())

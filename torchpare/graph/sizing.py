@@ -65,12 +65,13 @@ class Sizing:
         self._parts = _part_table(self.space)
         self.cell_of, self.cells = _cells(self.space, self._parts)
         self.variable_of = np.arange(len(self.cells), dtype=np.int64)
+        self._lengths = np.array([len(cell) for cell in self.cells], dtype=np.int64)
         for rows, why in self.space.equal_rows:
             self._tie(rows, why)
         self._variables = self._variable_table()
         first = {int(variable): cell for cell, variable in reversed(list(enumerate(self.variable_of.tolist())))}
         self.size = {variable: len(self.cells[cell]) for variable, cell in first.items()}
-        self._polynomials: dict[tuple[int, int], Polynomial] = {}
+        self._polynomials: dict[bytes, Polynomial] = {}
         self.equations = self._dedupe(self._all_equations())
         self.outer, self.inner = self._levels()
         self.aligned: dict[int, int] = {}
@@ -83,6 +84,8 @@ class Sizing:
 
     def variables(self, labels: LabelArray) -> set[int]:
         """The variables that decide how many of these labels stay."""
+        if labels.ndim > 1 and len(labels) > 1:
+            labels = _without_repeats(labels.reshape(len(labels), -1))
         seen = np.zeros(len(self.cells) + 1, dtype=bool)  # the last place takes the -1 of what is no atom
         seen[self._variables[self.space.canonical(labels)]] = True
         return set(np.flatnonzero(seen[:-1]).tolist())
@@ -150,22 +153,16 @@ class Sizing:
                 found.append((position, int(counts[place]), len(self.cells[cell]), cell))
         return found
 
-    def _even_compositions(self, rows: LabelArray) -> list[Composition]:
-        """`_composition` of every row, where all are of one kind and each place of a row is filled from one cell."""
+    def _even_cells(self, rows: LabelArray) -> LabelArray | None:
+        """By row the cell of its atoms, or of each component of its composites; None where these are several."""
         parts = self._parts[rows]
         if (parts[..., 0] < 0).all():
             cells = self.cell_of[rows][..., None]
         elif (parts >= 0).all():
             cells = self.cell_of[parts]
         else:
-            return []
-        if not cells.size or (cells < 0).any() or (cells != cells[:, :1]).any():
-            return []
-        start, length = int(parts[0, 0, 0] >= 0), rows.shape[1]
-        return [
-            [(start + place, length, len(self.cells[cell]), cell) for place, cell in enumerate(row)]
-            for row in cells[:, 0].tolist()
-        ]
+            return None
+        return None if not cells.size or (cells < 0).any() or (cells != cells[:, :1]).any() else cells[:, 0]
 
     def _positions(self, row: LabelArray) -> Iterator[LabelArray]:
         """The plain atoms of a row, then the first, second, ... components of its composites."""
@@ -178,19 +175,42 @@ class Sizing:
     def _tie(self, rows: LabelArray, why: str) -> None:
         """Give rows that must keep equally many the same variables, cell by cell, where they are built alike."""
         rows = self.space.canonical(rows)
-        compositions = self._even_compositions(rows) or [self._composition(row) for row in rows]
-        first = compositions[0]
-        for other in compositions[1:]:
+        even = self._even_cells(rows)
+        if even is not None:
+            lengths = self._lengths[even]
+            for column in even[(lengths == lengths[0]).all(axis=1)].T:
+                self._share(column, why)
+            return
+        first, *others = [self._composition(row) for row in rows]
+        for other in others:
             if [item[:3] for item in other] == [item[:3] for item in first]:
                 for (*_, mine), (*_, theirs) in zip(first, other, strict=True):
-                    a, b = sorted((int(self.variable_of[mine]), int(self.variable_of[theirs])))
-                    if a != b:
-                        self.variable_of[self.variable_of == b] = a
-                        self.ties.setdefault(a, why)
+                    self._share(np.array([mine, theirs]), why)
+
+    def _share(self, cells: LabelArray, why: str) -> None:
+        """Give cells one variable."""
+        variables = self.variable_of[cells]
+        if (variables != variables[0]).any():
+            self.variable_of[np.isin(self.variable_of, variables)] = variables.min()
+            self.ties.setdefault(int(variables.min()), why)
 
     def polynomial(self, labels: LabelArray) -> Polynomial:
         """How many of a row's entries stay, as a polynomial in the variables."""
         row = self.space.canonical(labels).ravel()
+        key = row.tobytes()
+        if key not in self._polynomials:
+            self._polynomials[key] = self._polynomial(row)
+        return self._polynomials[key]
+
+    def _polynomials_of(self, rows: LabelArray) -> list[Polynomial]:
+        """The polynomials of rows; one for all, where each has the same numbers of atoms of the same variables."""
+        ids = self.space.canonical(rows)
+        kinds = np.where(ids == 0, -2, self._variables[ids, 0])
+        kinds.sort(axis=1)
+        alike = (kinds == kinds[0]).all() and (self._parts[ids, 0] < 0).all()
+        return [self._polynomial(row) for row in (ids[:1] if alike else ids)]
+
+    def _polynomial(self, row: LabelArray) -> Polynomial:
         terms: dict[tuple[int, ...], int] = {}
         constant = int((row == 0).sum())
         if constant:
@@ -220,7 +240,7 @@ class Sizing:
 
     def _all_equations(self) -> Iterator[Equality]:
         for rows, why in self.space.equal_rows:
-            polynomials = [self.polynomial(row) for row in rows]
+            polynomials = self._polynomials_of(rows)
             for other in polynomials[1:]:
                 if other != polynomials[0]:
                     yield Equality(other, polynomials[0], why, "")
@@ -234,16 +254,10 @@ class Sizing:
     def _resolve(self, expr: Expr) -> Side:
         """The expression, with the polynomial of each axis it measures."""
         if isinstance(expr, Dim):
-            return self._dim(expr)
+            return self.polynomial(self.space.first_row(expr))
         if isinstance(expr, BinaryOp):
             return BinaryOp(expr.symbol, self._resolve(expr.left), self._resolve(expr.right))  # type: ignore[arg-type]
         return expr
-
-    def _dim(self, dim: Dim) -> Polynomial:
-        key = (dim.uid, dim.axis)
-        if key not in self._polynomials:
-            self._polynomials[key] = self.polynomial(self.space.first_row(dim))
-        return self._polynomials[key]
 
     @staticmethod
     def _dedupe(equations: Iterator[Equality]) -> list[Equality]:
@@ -269,7 +283,7 @@ def _part_table(space: PruningSpace) -> NDArray[np.int64]:
     """By class id the atoms of a composite, in order; -1 everywhere for what is no composite."""
     whole, part = space.composites
     live = (whole > 0) & (space.canonical(whole) == whole)
-    labels, atoms = np.divmod(np.unique(whole[live] * space.size + part[live]), space.size)
+    labels, atoms = whole[live], part[live]  # in rising order, each pair once
     _, first, counts = np.unique(labels, return_index=True, return_counts=True)
     parts = np.full((space.size, int(counts.max(initial=1))), -1, dtype=np.int64)
     parts[labels, np.arange(len(labels)) - np.repeat(first, counts)] = atoms
@@ -294,9 +308,17 @@ def _cells(space: PruningSpace, parts: NDArray[np.int64]) -> tuple[NDArray[np.in
     generator = np.random.default_rng(0)
     signature = np.zeros(space.size, dtype=np.uint64)
     odd = generator.integers(1, 2**63, size=parts.shape[1], dtype=np.uint64) | np.uint64(1)
+    composed = bool((parts[:, 0] >= 0).any())
+    seen: set[tuple[tuple[int, ...], bytes]] = set()
     for rows in space.all_rows():
-        ids = space.canonical(rows)
+        ids = space.canonical(_without_repeats(rows))
+        if (key := (ids.shape, ids.tobytes())) in seen:
+            continue
+        seen.add(key)
         number = np.broadcast_to(generator.integers(1, 2**63, size=(len(ids), 1), dtype=np.uint64), ids.shape)
+        if not composed:
+            np.add.at(signature, ids, number)
+            continue
         plain = parts[ids, 0] < 0
         np.add.at(signature, ids[plain], number[plain])
         for position in range(parts.shape[1]):
@@ -314,5 +336,10 @@ def _cells(space: PruningSpace, parts: NDArray[np.int64]) -> tuple[NDArray[np.in
     rank[np.argsort(first, kind="stable")] = np.arange(len(first))
     cell_of[atoms] = rank[cell]
     order = np.argsort(cell_of[atoms], kind="stable")
-    bounds = np.cumsum(np.bincount(cell_of[atoms], minlength=len(first)))[:-1]
-    return cell_of, np.split(atoms[order], bounds) if len(first) else []
+    atoms, bounds = atoms[order], np.cumsum(np.bincount(cell_of[atoms], minlength=len(first))).tolist()
+    return cell_of, [atoms[start:end] for start, end in zip([0, *bounds], bounds, strict=False)]
+
+
+def _without_repeats(rows: LabelArray) -> LabelArray:
+    """Rows without those that equal the one before: the filters of a group follow each other, and read the same."""
+    return rows if len(rows) < 2 else rows[np.append(True, (rows[1:] != rows[:-1]).any(axis=1))]

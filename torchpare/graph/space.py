@@ -97,8 +97,12 @@ class PruningSpace:
         Raises:
             MaskError: if the layer makes no channels, or was not reached by the dummy input.
         """
-        classes = self.canonical(self._channel_labels(layer))
+        classes = self.classes(layer)
         return Channels(classes, self._cells(classes))
+
+    def classes(self, layer: str) -> NDArray[np.int64]:
+        """The classes of the output channels of a layer alone: see `channels`."""
+        return self.canonical(self._channel_labels(layer))
 
     def reads(self, layer: str) -> NDArray[np.int64]:
         """The ids of the channels that a layer's weight reads, each once, without 0."""
@@ -230,12 +234,20 @@ class PruningSpace:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _channel_labels(self, layer: str) -> LabelArray:
-        for uid, labels in self._flow.channels.items():
-            if self._is_weight(uid) and layer in {name.rpartition(".")[0] for name in self.program.values[uid].names}:
-                return labels
+        if layer in self._made_by:
+            return self._made_by[layer]
         reached = f"the layers that make channels are {', '.join(self.producers) or 'none'}"
         message = f"layer '{layer}' makes no channels that the dummy input reached; {reached}"
         raise MaskError(message)
+
+    @cached_property
+    def _made_by(self) -> dict[str, LabelArray]:
+        """The labels of the channels that each layer makes."""
+        found: dict[str, LabelArray] = {}
+        for uid, labels in self._flow.channels.items():
+            for name in self.program.values[uid].names if self._is_weight(uid) else ():
+                found.setdefault(name.rpartition(".")[0], labels)
+        return found
 
     def _is_weight(self, uid: int) -> bool:
         return len(self.program.values[uid].shape) > 1
@@ -278,6 +290,8 @@ def analyse(
 
 def _rows_of(labels: LabelArray, axis: int, size: int) -> LabelArray:
     """The label array of one axis as rows along it."""
+    if labels.size == labels.shape[axis]:
+        return np.broadcast_to(labels.reshape(1, -1), (1, size))
     rows = np.moveaxis(labels, axis, -1)
     count = int(np.prod(rows.shape[:-1]))
     return np.broadcast_to(rows.reshape(count, rows.shape[-1]), (count, size))

@@ -203,9 +203,14 @@ def _bases(program: Program) -> dict[int, int]:
     return base
 
 
-def _labelled(flow: Flow, uid: int) -> set[int]:
+def _labelled(flow: Flow, uid: int) -> frozenset[int]:
     """The axes of a value along which something may go."""
-    return {axis for axis, labels in enumerate(flow.labels(uid)) if flow.store.find(labels).any()}
+    known = flow.free_axes.get(uid)
+    if known is None:
+        named = enumerate(flow.labels(uid))
+        known = frozenset(axis for axis, labels in named if labels.any() and flow.store.find(labels).any())
+        flow.free_axes[uid] = known
+    return known
 
 
 def _is_made_here(flow: Flow, op: Op, weights: Among, biases: Among) -> bool:
@@ -214,7 +219,7 @@ def _is_made_here(flow: Flow, op: Op, weights: Among, biases: Among) -> bool:
     A weight or a bias that was worked out from a parameter need not be zero where that parameter is: each must be
     among the given values.
     """
-    out = _labelled(flow, op.outputs[0]) if op.outputs else set()
+    out = _labelled(flow, op.outputs[0]) if op.outputs else frozenset[int]()
     if not out or not all(_is_among(ref, biases) for ref in _added(op)):
         return False
     last = len(flow.shape(op.outputs[0])) - 1 if op.outputs else 0

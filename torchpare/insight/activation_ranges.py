@@ -58,7 +58,7 @@ class Channels:
     constant: tuple[int, ...]
     """Always the same value, other than zero."""
     negative: tuple[int, ...]
-    """Never above zero, and not always the same: a ReLU behind it would make them dead."""
+    """Never above zero, and not always the same: a ReLU after it would make them dead."""
 
     @property
     def idle(self) -> int:
@@ -117,7 +117,7 @@ class Activations:
             [(each.name, each.kind, each.channels, _count(each.dead, each), _count(each.constant, each),
               len(each.negative) or None, _listed(each.dead + each.constant))
              for each in self.channels],
-            note="Dead: always zero. Constant: always the same other value. Never above 0: a ReLU behind would make "
+            note="Dead: always zero. Constant: always the same other value. Never above 0: a ReLU after it would make "
             f"it dead. {self._seen().capitalize()}; exact, with no tolerance.",
         )  # fmt: skip
         found = charts(
@@ -173,7 +173,7 @@ def activations(
     Args:
         model: any module; afterwards it is as it was before.
         example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs.
-        data: batches; the example input alone if not given. Of a batch, what the example has is taken: labels behind
+        data: batches; the example input alone if not given. Of a batch, what the example has is taken: labels after
             the inputs are left out.
         max_batches: how many batches to look at; all if not given.
 

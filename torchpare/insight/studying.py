@@ -58,7 +58,7 @@ def study(  # noqa: PLR0913 - all but the model and its input have a default
         model: any module that runs on the example; afterwards it is as it was before, to the last bit.
         example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs.
         data: batches that can be gone through more than once, such as a list or a ``DataLoader``. Of a batch, what the
-            example has is taken: labels behind the inputs are left out.
+            example has is taken: labels after the inputs are left out.
         evaluate: what a model is worth, such as its accuracy; no sensitivities without it.
         bits: of which quantization errors are measured.
         sparsities: of which sensitivities are.

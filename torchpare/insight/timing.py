@@ -95,7 +95,7 @@ class _Clock:
                 handle.remove()
 
     def spent(self, warmup: int) -> dict[str, Spent]:
-        """By module, over the passes behind the first ones."""
+        """By module, over the passes after the first ones."""
         passes = self._passes[warmup:]
         found = {}
         for name, calls in self._calls.items():

@@ -100,7 +100,7 @@ class Control:
 
         Args:
             total: how many there are, those of a run that is resumed included.
-            start: the first one; by default 0, or, in a run that is resumed, the one behind that in which its state was
+            start: the first one; by default 0, or, in a run that is resumed, the one after that in which its state was
                 taken. For a state that was taken in the middle of an epoch give ``control.epoch``, and leave out the
                 batches that were learnt.
         """

@@ -209,7 +209,7 @@ def _rows(tensor: Tensor, kept: list[int]) -> Tensor:
 def _recount_settings(model: nn.Module, counts: Mapping[int, int], done: Dropping) -> None:
     """The numbers in settings, which speak for all mixtures of a size at once."""
     copies: dict[int, Any] = {}
-    for path, module in model.named_modules():
+    for path, module in model.named_modules() if counts else ():
         for key, value in vars(module).items():
             if not is_settings(value):
                 continue

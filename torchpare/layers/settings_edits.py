@@ -57,6 +57,8 @@ def replace_settings(model: nn.Module, copies: dict[int, Any]) -> list[tuple[nn.
         model: only read.
         copies: the new objects, by the ``id`` of the old ones; settings that hold one of those are copied too.
     """
+    if not copies:
+        return []
     held = [
         (module, name, value)
         for module in model.modules()

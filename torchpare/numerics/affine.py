@@ -27,9 +27,11 @@ __all__ = [
     "codes_of",
     "dequantize",
     "fake_quantize",
+    "is_even",
     "nearest",
     "quantize",
     "scale_and_zero_point",
+    "settled",
     "where_kept",
 ]
 
@@ -101,10 +103,26 @@ def scale_and_zero_point(low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor,
     # Of an affine grid each end by itself: the difference of two large ones may be infinite.
     scale = torch.maximum(-low, high) / max(steps / 2, 1) if grid.symmetric else high / steps - low / steps
     scale = torch.where((low == 0) & (high == 0), 1.0, scale.clamp(min=_SMALLEST_SCALE))
+    scale = settled(scale)
     if grid.symmetric:
         return scale, torch.full_like(scale, grid.middle, dtype=torch.int32)
     zero_point = (grid.qmin - torch.round(low / scale)).clamp(grid.qmin, grid.qmax)
-    return scale, zero_point.to(torch.int32)
+    return scale, settled(zero_point.to(torch.int32))
+
+
+def is_even(grid: Grid) -> bool:
+    """Whether a grid has its zero in the middle and as many steps on either side: ``-x`` becomes ``-q``."""
+    return _centred(grid) and grid.narrow
+
+
+def settled(x: Tensor) -> Tensor:
+    """The same few numbers, which a compiler writes to memory.
+
+    One that fuses would work them out anew for every element of the large tensor that they are for, which takes longer
+    than all that is done to the element. A view by strides is of what lies in memory; in eager code nothing is done.
+    """
+    inside = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+    return x.as_strided(x.size(), x.stride()) if inside else x
 
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
@@ -140,7 +158,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid, *, c
         covered: that ``scale`` was made for the range of ``x`` itself. A symmetric signed narrow grid then clips
             nothing, so that looking for what is clipped is left out; the values and gradients are the same.
     """
-    if covered and _centred(grid) and grid.narrow:
+    if covered and is_even(grid):
         return _Rounded.apply(x, scale)  # type: ignore[return-value]
     if torch.is_grad_enabled() and x.requires_grad:
         return _FakeQuantize.apply(x, scale, zero_point, grid)[0]  # type: ignore[index]

@@ -26,9 +26,11 @@ def min_max(x: Tensor, dims: Sequence[int] | None = None) -> Range:
         shape = [1 if at in over else size for at, size in enumerate(x.shape)] if dims is not None else []
         return x.new_zeros(shape), x.new_zeros(shape)
     if dims is None:
-        # In one pass; but no exporter to ONNX knows that operator, and a compiler fuses the two anyway.
-        flat = x.flatten()
-        low, high = (flat.amin(0), flat.amax(0)) if torch.compiler.is_compiling() else torch.aminmax(flat)
+        if torch.compiler.is_compiling():
+            # No exporter to ONNX knows the operator below, and a compiler fuses the two. It must be free to choose the
+            # order of the axes: flattened, what lies in memory with channels last would be read one by one.
+            return x.amin(tuple(range(x.dim()))), x.amax(tuple(range(x.dim())))
+        low, high = torch.aminmax(x.flatten())
         return low, high
     if not dims:
         return x, x

@@ -59,12 +59,16 @@ def keep_highest(scores: Tensor, drop: int) -> Tensor:
     return keep.reshape(scores.shape)
 
 
-def select_global(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+def select_global(
+    scores: Mapping[str, Tensor], sparsity: float, most: Mapping[str, float] | None = None
+) -> dict[str, Tensor]:
     """Drop the lowest scores of all layers together; the best unit of each layer stays.
 
     Args:
         scores: of each layer, any shape, without NaN; larger stays. They must be comparable between layers.
         sparsity: the share of all units to drop, in [0, 1).
+        most: of layers that may not lose more, the largest share of their units to drop: the best ones stay. Where that
+            leaves too few to drop, fewer go than asked for.
 
     Returns:
         bool of each layer's shape: True stays. Equal scores go by the order of the layers and of their units.
@@ -72,11 +76,13 @@ def select_global(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Te
     flat = {layer: own.detach().flatten().cpu().double() for layer, own in scores.items()}
     every = torch.cat(list(flat.values()))
     start, best = 0, []
-    for own in flat.values():
-        best.append(start + int(own.argmax()))
+    for layer, own in flat.items():
+        stay = own.numel() - drop_count(own.numel(), (most or {}).get(layer, 1.0))
+        best.append(start + own.argsort(descending=True, stable=True)[:stay])
         start += own.numel()
-    drop = min(drop_count(every.numel(), sparsity), every.numel() - len(best))
-    every[best] = math.inf
+    safe = torch.cat(best)
+    drop = min(drop_count(every.numel(), sparsity), every.numel() - len(safe))
+    every[safe] = math.inf
     keep = torch.ones(every.numel(), dtype=torch.bool)
     keep[every.argsort(stable=True)[:drop]] = False
     parts = keep.split([own.numel() for own in flat.values()])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torchpare.config import Target
 from torchpare.errors import ConfigError
 from torchpare.numerics.shards import placed_like, whole
 from torchpare.pruning.data_driven import DataDrivenPruner
+from torchpare.pruning.granularity import Allocation
 from torchpare.pruning.ranked import Criterion, RankedPruner
 from torchpare.pruning.training import checked_batches, training_of
 
@@ -41,6 +42,7 @@ class ADMMPruner(RankedPruner):
         optimizer: handed to the trainer; Adam with a learning rate of 1e-3 and a weight decay of 5e-5, if not given.
         dependency_aware: choose channels together where layers can only lose them together.
         dummy_input: an example input, for whole groups from the first mask on.
+        allocation: ``mode``, ``balance_gran``, ``group_score``: as every pruner.
 
     Raises:
         ConfigError: as every pruner, or without a trainer.
@@ -61,6 +63,7 @@ class ADMMPruner(RankedPruner):
         optimizer: Optimizer | None = None,
         dependency_aware: bool = False,
         dummy_input: Any = None,
+        **allocation: Unpack[Allocation],
     ) -> None:
         if isinstance(criterion, Optimizer):  # (..., trainer, optimizer, criterion, iterations, training_epochs)
             optimizer, criterion = criterion, None
@@ -69,7 +72,7 @@ class ADMMPruner(RankedPruner):
                 row = 1e-4
         if trainer is None:
             raise ConfigError("ADMMPruner trains while it prunes: give a trainer")
-        super().__init__(model, config_list, base_algo, optimizer, dependency_aware, dummy_input)
+        super().__init__(model, config_list, base_algo, optimizer, dependency_aware, dummy_input, **allocation)
         used = Adam(model.parameters(), lr=1e-3, weight_decay=5e-5) if optimizer is None else optimizer
         if isinstance(self.ranking, DataDrivenPruner):
             raise ConfigError("ADMMPruner looks for the nearest sparse weights, which criteria that look at data "

@@ -18,15 +18,16 @@ from torch.optim import Optimizer
 
 from torchpare.attach import Compressor, attach_masks, detach, is_attached, masks_of
 from torchpare.attach.loading import masked_names, open_masks
-from torchpare.attach.reading import in_use
 from torchpare.config import Entry, Target, select
 from torchpare.errors import ConfigError, MaskError
 from torchpare.graph import PruningSpace, analyse
-from torchpare.numerics import Reduction, Unit, select_common, select_global
+from torchpare.numerics import Reduction, Unit, drop_count, select_common, select_global
 from torchpare.numerics.allocation import rounded
 from torchpare.pruning.export import export, load_state
-from torchpare.pruning.granularity import MODES, check_mode, unit_of
+from torchpare.pruning.forms import form_of
+from torchpare.pruning.granularity import check_mode, most_of, unit_of
 from torchpare.pruning.groups import complete_masks, complete_on_first_forward, forget_first_forward
+from torchpare.pruning.scoring import scores_of
 from torchpare.types import Masks
 
 __all__ = ["Pruner"]
@@ -45,7 +46,8 @@ class Pruner(Compressor):
         dependency_aware: choose channels together where layers can only lose them together, such as across a residual.
             Needs ``dummy_input``, and a pruner of filters.
         mode: how layers share what goes. ``"normal"``: each loses its own share. ``"global"``: the lowest scores of
-            all layers go, whichever these are, and each keeps one; then all entries ask for one sparsity.
+            all layers go, whichever these are, and each keeps one, or what its entry's ``max_sparsity_per_layer``
+            leaves it; then all entries ask for one sparsity.
             ``"dependency_aware"``: as the argument. ``"balanced"``: each group of a grouped convolution loses as many
             filters; of single weights, each block of ``balance_gran`` as many. Scripts of a later version pass it in
             third place.
@@ -69,6 +71,9 @@ class Pruner(Compressor):
     structured: ClassVar[bool]
     """True if whole filters go, False if single weights do."""
 
+    shared: ClassVar[bool] = False
+    """True if the sparsity that entries ask for is one share of all layers together, whatever the mode."""
+
     entry: ClassVar[type[Entry]] = Entry
     """What its ``config_list`` may say."""
 
@@ -85,43 +90,19 @@ class Pruner(Compressor):
         group_score: Reduction = "sum",
     ) -> None:
         name = type(self).__name__
-        if isinstance(optimizer, str) and optimizer in MODES:  # (model, config_list, mode, dummy_input)
-            mode, optimizer = optimizer, None
-            if not isinstance(dependency_aware, bool):
-                dependency_aware, fourth = False, dependency_aware
-                if mode in ("balanced", "balance") and not self.structured:  # (..., mode, balance_gran)
-                    balance_gran = fourth
-                else:
-                    dummy_input = fourth
-        if isinstance(optimizer, bool):  # (model, config_list, dependency_aware, dummy_input)
-            if not isinstance(dependency_aware, bool):
-                dependency_aware, dummy_input = optimizer, dependency_aware
-            else:
-                dependency_aware = optimizer or dependency_aware
-            optimizer = None
-        if optimizer is not None and not isinstance(optimizer, Optimizer):
-            raise ConfigError(f"{name}: the third argument is a {type(optimizer).__name__}; it is either a torch "
-                              "optimizer or dependency_aware, True or False")  # fmt: skip
-        if not isinstance(dependency_aware, bool):
-            raise ConfigError(f"{name}: dependency_aware is a {type(dependency_aware).__name__}, not True or False")
-        dependency_aware = dependency_aware or mode == "dependency_aware"
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"{name}: model is a {type(model).__name__}, not a torch.nn.Module")
+        form = form_of(name, self.structured, optimizer, dependency_aware, dummy_input, mode, balance_gran)
         self.targets = self.find_targets(model, config_list)
-        if dependency_aware and not self.structured:
-            raise ConfigError(
-                f"{name} prunes single weights, which depend on no other layer: leave dependency_aware out"
-            )
-        if dependency_aware and dummy_input is None:
-            raise ConfigError(f"{name}: dependency_aware=True needs dummy_input, an example input of the model, to see "
-                              "which layers share channels")  # fmt: skip
-        self.mode = mode = "balanced" if mode == "balance" else mode
-        self.balance_gran = tuple(balance_gran or ())
+        self.mode, self.balance_gran = form.mode, form.balance_gran
         self.group_score: Reduction = group_score
-        check_mode(name, self.targets, self.structured, mode, self.balance_gran, group_score)
+        shared = self.shared or self.mode == "global"
+        check_mode(name, self.targets, self.structured, self.mode, self.balance_gran, group_score, shared)
         self.bound_model = model
         self.config_list = config_list
-        self.optimizer = optimizer
-        self.dependency_aware = dependency_aware
-        self.dummy_input = dummy_input
+        self.optimizer = form.optimizer
+        self.dependency_aware = form.dependency_aware
+        self.dummy_input = form.dummy_input
         self._compressed = False
         self._space: PruningSpace | None = None
         self._unwrapped: Masks = {}
@@ -168,9 +149,18 @@ class Pruner(Compressor):
 
     def select(self, scores: Mapping[str, Tensor], sparsities: Mapping[str, float]) -> dict[str, Tensor]:
         """Which units of each layer stay (bool, of the scores' shapes): the best, by `mode`."""
-        if self.mode == "global" and scores:
-            return select_global(scores, next(iter(sparsities.values())))
+        if (self.mode == "global" or self.shared) and scores:
+            return self._select_together(scores, next(iter(sparsities.values())))
         return {name: self._unit(self.targets[name]).keep(own, sparsities[name]) for name, own in scores.items()}
+
+    def _select_together(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+        keep = select_global(scores, sparsity, {name: most_of(self.targets[name]) for name in scores})
+        units = sum(own.numel() for own in keep.values())
+        gone, asked = (sum(int((~own).sum()) for own in keep.values()), drop_count(units, sparsity))
+        if gone < asked:
+            log.warning("%s: %d of %d are asked to go, and %d do: each layer keeps one, and what "
+                        "max_sparsity_per_layer leaves it", type(self).__name__, asked, units, gone)  # fmt: skip
+        return keep
 
     def begin(self) -> None:
         """What ``compress()`` does: mask at once, unless an algorithm has to learn something first."""
@@ -350,43 +340,14 @@ class Pruner(Compressor):
         cells = {name: own.cells for name, own in channels.items()}
         return select_common(scores, sparsities, classes, cells, self.group_score)
 
-    @torch.no_grad()
     def _scores(self, target: Target, existing: Masks) -> Tensor:
-        unit = self._unit(target)
-        weight = in_use(target.module, "weight")
-        folded = unit.fold(weight.detach())
-        if not _finite(folded):
-            raise self._unrankable(target)
-        scores = self.score_of(target, folded)
-        expected = folded.shape[:1] if self.structured else folded.shape
-        if scores.shape != expected:
-            raise MaskError(
-                f"{type(self).__name__}.score gave scores of shape {tuple(scores.shape)} for {target.name}, whose "
-                f"{'filters' if self.structured else 'weights'} are {tuple(expected)}: return one score for each"
-            )
-        if not _finite(scores):  # which may come from another layer's weights, by what it passes on
-            raise self._unrankable(next((other for other in self.targets.values() if _is_spoilt(other)), target))
-        scores = unit.gather(scores)
         mask = existing.get(target.name, {}).get("weight")
-        # What is gone already goes first, so that pruning further only ever removes more.
-        return scores if mask is None else scores.masked_fill(~unit.kept(mask, weight), -torch.inf)
-
-    def _unrankable(self, target: Target) -> MaskError:
-        return MaskError(
-            f"{target.name}.weight holds NaN or infinite values, or gives such scores, so {type(self).__name__} cannot "
-            "rank them: repair the checkpoint, or exclude the layer"
+        return scores_of(
+            type(self).__name__, target, self._unit(target), self.structured, self.score_of, mask, self.targets.values()
         )
 
     def _unit(self, target: Target) -> Unit:
         return unit_of(target, self.structured, self.mode, self.balance_gran)
-
-
-def _finite(tensor: Tensor) -> bool:
-    return not tensor.numel() or all(bool(bound.isfinite()) for bound in tensor.aminmax())  # NaN is both
-
-
-def _is_spoilt(target: Target) -> bool:
-    return not _finite(in_use(target.module, "weight").detach())
 
 
 def _check_weight(target: Target, algorithm: str) -> None:

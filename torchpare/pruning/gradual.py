@@ -7,7 +7,7 @@ due; give none, and you say ``update_epoch(epoch)`` at the start of each epoch o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torchpare.config import GradualEntry, Target
 from torchpare.errors import ConfigError
 from torchpare.numerics import SCHEDULES, Schedule, at_epoch, drop_count
+from torchpare.pruning.granularity import Allocation
 from torchpare.pruning.ranked import Criterion, RankedPruner
 from torchpare.pruning.training import checked_batches, training_of
 
@@ -37,11 +38,15 @@ class GradualPruner(RankedPruner):
         epochs_per_iteration: epochs from one mask to the next.
         pruning_algorithm: what goes: ``"level"``, ``"l1"``, ``"l2"``, ``"fpgm"``, ``"slim"``, ``"taylorfo"``,
             ``"taylorfo_activation"``, ``"hessian"``, ``"apoz"``, ``"mean_activation"``, ``"random"``, or a pruner class
-            of your own. Those that look at data see it anew for each mask.
+            of your own. Those that look at data see it anew for each mask. ``"slim"`` ranks the scales as your training
+            leaves them, as the older toolkit does in iterations: to train them sparse as :class:`SlimPruner` does, say
+            ``pruner.ranking.sparsify()`` between ``backward()`` and ``optimizer.step()``.
         dependency_aware: choose channels together where layers can only lose them together.
         dummy_input: an example input, for whole groups from the first mask on.
         schedule: ``"cubic"``, ``"linear"``, ``"compound"``, ``"one_shot"``, or a function of your own: ``(initial
             sparsity, final sparsity, progress) -> sparsity``.
+        allocation: ``mode``, ``balance_gran``, ``group_score``: as every pruner. Layers that share what goes have one
+            schedule.
 
     Raises:
         ConfigError: as every pruner, or for an unknown criterion or schedule.
@@ -65,17 +70,22 @@ class GradualPruner(RankedPruner):
         dummy_input: Any = None,
         *,
         schedule: str | Schedule | None = None,
+        **allocation: Unpack[Allocation],
     ) -> None:
         name = type(self).__name__
         if isinstance(trainer, str):
             trainer, pruning_algorithm = None, trainer
-        super().__init__(model, config_list, pruning_algorithm, optimizer, dependency_aware, dummy_input)
+        super().__init__(model, config_list, pruning_algorithm, optimizer, dependency_aware, dummy_input, **allocation)
         self.training = training_of(name, trainer, optimizer, self.criterion_of(criterion))
         self.num_iterations = checked_batches(name, "num_iterations", num_iterations)
         self.freq = checked_batches(name, "epochs_per_iteration", epochs_per_iteration)
         self.schedule = _schedule(name, self.usual if schedule is None else schedule)
         self.now_epoch = 0
         self._dropped: dict[str, int] = {}
+        entries = (_entry(target) for target in self.targets.values())
+        if self._together and len({(entry.initial_sparsity, self._epochs_of(entry)) for entry in entries}) > 1:
+            raise ConfigError(f"{name}: all layers share what goes, so they have one schedule: say the same "
+                              "initial_sparsity, start_epoch, end_epoch and frequency in all entries")  # fmt: skip
 
     @property
     def end_epoch(self) -> int:
@@ -137,12 +147,23 @@ class GradualPruner(RankedPruner):
 
     def _mask_if_due(self) -> None:
         due = [name for name, target in self.targets.items() if self._is_due(_entry(target))]
-        counts = {name: drop_count(self._units(name), share) for name, share in self.sparsities().items()}
+        counts = self._to_drop()
         # Nothing is scored where nothing goes: before the first mask there may be nothing to score by.
         if due and counts != self._dropped and (any(counts.values()) or self._is_over()):
             self.mask()
             self._dropped = counts
             self.look_again()
+
+    @property
+    def _together(self) -> bool:
+        return self.shared or self.mode == "global"
+
+    def _to_drop(self) -> dict[str, int]:
+        """How many units are to be gone by now, of each layer; of all, where they share what goes."""
+        shares = self.sparsities()
+        if self._together:
+            return {"": drop_count(sum(map(self._units, shares)), next(iter(shares.values())))}
+        return {name: drop_count(self._units(name), share) for name, share in shares.items()}
 
     def _is_over(self) -> bool:
         """Whether the schedules stand at their ends."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypedDict, get_args
 
-from torchpare.config import Target, output_layout
+from torchpare.config import SearchEntry, Target, output_layout
 from torchpare.errors import ConfigError
 from torchpare.numerics import Bank, Block, Element, Filter, Pattern, Reduction, Unit
 
-__all__ = ["MODES", "Allocation", "check_mode", "unit_of"]
+__all__ = ["MODES", "Allocation", "check_mode", "most_of", "unit_of"]
 
 MODES = ("normal", "global", "balanced", "balance", "dependency_aware")
 """How layers share what goes; ``"balance"`` is another word for ``"balanced"``."""
@@ -50,8 +50,9 @@ def check_mode(
     mode: str,
     balance_gran: tuple[int, ...],
     group_score: str,
+    shared: bool,
 ) -> None:
-    """Check that the options go together.
+    """Check that the options go together; ``shared`` where entries ask for one share of all layers together.
 
     Raises:
         ConfigError: an option is unknown, or contradicts another one or an entry.
@@ -74,7 +75,27 @@ def check_mode(
         if mode == "global" and ":" in str(granularity):
             raise ConfigError(f"{name}: the entry of {layer} asks for {granularity!r}, which says how much goes in "
                               "each layer: leave mode='global' out")  # fmt: skip
+    _check_caps(name, targets, shared)
     shares = sorted({target.sparsity for target in targets.values()})
     if mode == "global" and len(shares) > 1:
         raise ConfigError(f"{name}: mode='global' prunes one share of all layers together, and the config_list "
                           f"asks for {', '.join(f'{share:g}' for share in shares)}: give one")  # fmt: skip
+
+
+def _check_caps(name: str, targets: Mapping[str, Target], shared: bool) -> None:
+    """See that what no layer may lose more than leaves enough to lose."""
+    caps = {layer: most_of(target) for layer, target in targets.items()}
+    for layer, target in targets.items():
+        if isinstance(target.entry, SearchEntry):
+            continue  # whose share is one of the objective's cost
+        # A layer may lose less than the others, as long as these can make up for it.
+        if (max(caps.values()) if shared else caps[layer]) < target.sparsity:
+            raise ConfigError(f"{name}: the entry of {layer} asks for a sparsity of {target.sparsity:g}, and "
+                              f"max_sparsity_per_layer allows {caps[layer]:g}: ask for less, or allow "
+                              "more")  # fmt: skip
+
+
+def most_of(target: Target) -> float:
+    """The largest share of a layer that may go, where all layers share what goes; 1 where its entry does not say."""
+    cap = target.entry.max_sparsity_per_layer
+    return 1.0 if cap is None else cap

@@ -19,6 +19,7 @@ from torchpare.errors import ConfigError, MaskError
 from torchpare.graph import PruningSpace, Removal, group_masks
 from torchpare.graph.choice import atom_scores, choose
 from torchpare.graph.structures import Group, groups_of
+from torchpare.numerics import drop_count
 from torchpare.pruning.base import Pruner
 from torchpare.pruning.training import checked_batches, training_of
 
@@ -49,7 +50,8 @@ class TransformerHeadPruner(Pruner):
         ranking_criterion: ``"l1_weight"`` or ``"l2_weight"``, the size of what makes a head; ``"l1_activation"`` or
             ``"l2_activation"``, the size of what a head passes on; ``"taylorfo"``, the squared products of weights and
             gradients, before each optimizer step.
-        global_sort: rank the heads of all attentions together; each keeps one. Then all entries ask for one sparsity.
+        global_sort: rank the heads of all attentions together; each keeps one, or what its entry's
+            ``max_sparsity_per_layer`` leaves it. Then all entries ask for one sparsity.
         num_iterations: how often to prune, more each time.
         epochs_per_iteration: epochs of the trainer between.
         optimizer: steps the weights.
@@ -94,7 +96,7 @@ class TransformerHeadPruner(Pruner):
         if ranking_criterion.endswith("activation") and self.training is None and forward_runner is None:
             raise ConfigError(f"{name}: {ranking_criterion!r} looks at data: give a trainer or a forward_runner")
         self.entries = read_entries(config_list)
-        self.named = None if attention_name_groups is None else {n for group in attention_name_groups for n in group}
+        self.named = None if attention_name_groups is None else _names(model, attention_name_groups)
         self.ranking_criterion = ranking_criterion
         self.global_sort = global_sort
         self.iterations = checked_batches(name, "num_iterations", num_iterations)
@@ -136,7 +138,9 @@ class TransformerHeadPruner(Pruner):
         """Find the heads, and prune them by turns with training where there is a trainer."""
         assert self._space is not None
         groups = [group for group in groups_of(self._space) if group.kind == "heads"]
-        shares = {group.variable: share for group in groups if (share := self._share_of(group)) is not None}
+        entries = {group.variable: entry for group in groups if (entry := self._entry_of(group)) is not None}
+        shares = {variable: entry.sparsity or 0.0 for variable, entry in entries.items()}
+        most = {variable: _most(entry, self.global_sort) for variable, entry in entries.items()}
         chosen = [group for group in groups if group.variable in shares]
         if not chosen:
             there = "; ".join(", ".join(group.layers) for group in groups) or "none that could lose one"
@@ -147,18 +151,18 @@ class TransformerHeadPruner(Pruner):
         for turn in range(1, self.iterations + 1):
             scores = self._scores_of(self._space, chosen, turn)
             part = {variable: share * turn / self.iterations for variable, share in shares.items()}
-            part = _over_all(self._space, chosen, scores, next(iter(part.values()))) if self.global_sort else part
+            part = _over_all(self._space, chosen, scores, next(iter(part.values())), most) if self.global_sort else part
             self._mask(choose(self._space, groups, part, scores))
 
     def _mask(self, removal: Removal) -> None:
         attach_masks(self.bound_model, group_masks(removal, masks_of(self.bound_model)))
 
-    def _share_of(self, group: Group) -> float | None:
-        """What the last entry that reaches an attention asks for; None where none does, or it is excluded."""
+    def _entry_of(self, group: Group) -> Entry | None:
+        """The last entry that reaches an attention; None where none does, or it is excluded."""
         found = None
         for entry in self.entries:
             if all(self._reaches(entry, layer) for layer in group.layers):
-                found = None if entry.exclude else entry.sparsity
+                found = None if entry.exclude else entry
         named = self.named is None or any(layer in self.named for layer in group.layers)
         return found if named else None
 
@@ -255,14 +259,38 @@ def _parameters(space: PruningSpace, groups: Sequence[Group], *, makes: bool) ->
     return list(dict.fromkeys(found))
 
 
-def _over_all(space: PruningSpace, groups: Sequence[Group], scores: np.ndarray, share: float) -> dict[int, float]:
-    """Each attention's own share, where the lowest heads of all go and each keeps one."""
+def _names(model: nn.Module, groups: Sequence[Sequence[str]]) -> set[str]:
+    """The names of the layers of attentions, all of which there are."""
+    known = {name for name, _ in model.named_modules(remove_duplicate=False)}
+    for at, group in enumerate(groups):
+        for index, name in enumerate(group):
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ConfigError(f"TransformerHeadPruner: attention_name_groups[{at}][{index}]: {name!r} names no "
+                                  f"layer of {type_name(model)}{hint}")  # fmt: skip
+    return {name for group in groups for name in group}
+
+
+def _most(entry: Entry, shared: bool) -> float:
+    """The largest share of its heads that an attention may lose."""
+    cap = 1.0 if entry.max_sparsity_per_layer is None else entry.max_sparsity_per_layer
+    if not shared and cap < (entry.sparsity or 0.0):
+        raise ConfigError(f"TransformerHeadPruner: an entry asks for a sparsity of {entry.sparsity:g}, and its "
+                          f"max_sparsity_per_layer allows {cap:g}: ask for less, or allow more")  # fmt: skip
+    return cap
+
+
+def _over_all(
+    space: PruningSpace, groups: Sequence[Group], scores: np.ndarray, share: float, most: Mapping[int, float]
+) -> dict[int, float]:
+    """Each attention's own share, where the lowest heads of all go, and each keeps one and what it has to."""
     sizing = space.sizing
     heads = []
     for group in groups:
         cells = [sizing.cells[cell] for cell in sizing.members(group.variable)]
         own = np.sort(np.mean([np.sort(scores[cell]) for cell in cells], axis=0))
-        heads += [(float(score), group.variable) for score in own[:-1]]
+        heads += [(float(score), group.variable) for score in own[: drop_count(len(own), most[group.variable])]]
     drop = int(sum(group.size for group in groups) * share + 1e-6)
     lowest = [variable for _, variable in sorted(heads)[:drop]]
     return {group.variable: lowest.count(group.variable) / group.size for group in groups}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torchpare.config import RoundsEntry, Target
 from torchpare.errors import ConfigError, MaskError
 from torchpare.numerics import compound
 from torchpare.numerics.shards import placed_like, reshard
+from torchpare.pruning.granularity import Allocation
 from torchpare.pruning.ranked import Criterion, RankedPruner
 
 __all__ = ["LotteryTicketPruner"]
@@ -40,6 +41,7 @@ class LotteryTicketPruner(RankedPruner):
         rewind_epoch: the epoch of the first round to whose beginning to rewind; say ``update_epoch(epoch)`` at the
             start of each epoch, where it is not 0.
         dummy_input: an example input, for whole groups from the first mask on.
+        allocation: ``mode``, ``balance_gran``, ``group_score``: as every pruner.
 
     Raises:
         ConfigError: as every pruner, or for entries with different numbers of rounds.
@@ -58,8 +60,9 @@ class LotteryTicketPruner(RankedPruner):
         pruning_algorithm: Criterion = "level",
         rewind_epoch: int = 0,
         dummy_input: Any = None,
+        **allocation: Unpack[Allocation],
     ) -> None:
-        super().__init__(model, config_list, pruning_algorithm, optimizer, False, dummy_input)
+        super().__init__(model, config_list, pruning_algorithm, optimizer, False, dummy_input, **allocation)
         rounds = {_rounds(target) for target in self.targets.values()}
         if len(rounds) > 1:
             asked = ", ".join(map(str, sorted(rounds)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -13,6 +13,7 @@ from torchpare.errors import ConfigError
 from torchpare.pruning.activations import ActivationAPoZRankFilterPruner, ActivationMeanRankFilterPruner
 from torchpare.pruning.base import Pruner
 from torchpare.pruning.data_driven import DataDrivenPruner
+from torchpare.pruning.granularity import Allocation
 from torchpare.pruning.one_shot import FPGMPruner, L1FilterPruner, L2FilterPruner, LevelPruner, RandomFilterPruner
 from torchpare.pruning.second_order import HessianFilterPruner
 from torchpare.pruning.slim import SlimPruner
@@ -49,6 +50,7 @@ class RankedPruner(Pruner):
         optimizer: whose steps a criterion that looks at data counts.
         dependency_aware: choose channels together where layers can only lose them together.
         dummy_input: an example input.
+        allocation: ``mode``, ``balance_gran``, ``group_score``: as every pruner.
 
     Raises:
         ConfigError: as every pruner, or for an unknown criterion.
@@ -62,12 +64,17 @@ class RankedPruner(Pruner):
         optimizer: Optimizer | None,
         dependency_aware: bool,
         dummy_input: Any,
+        **allocation: Unpack[Allocation],
     ) -> None:
         kind = _criterion_class(type(self).__name__, criterion)
         # What it can handle is what its criterion can.
         self.supported, self.default, self.structured = kind.supported, kind.default, kind.structured  # type: ignore[misc]
-        super().__init__(model, config_list, optimizer, dependency_aware, dummy_input)
-        entries = [_entry_of(target) for target in self.targets.values()]
+        self.shared = type(self).shared or kind.shared  # type: ignore[misc] - as above
+        super().__init__(model, config_list, optimizer, dependency_aware, dummy_input, **allocation)
+        if kind.shared and self.mode not in ("normal", "global"):
+            raise ConfigError(f"{type(self).__name__}: {kind.__name__} ranks all layers together: leave "
+                              f"mode={self.mode!r} out")  # fmt: skip
+        entries = [_entry_of(target, kind) for target in self.targets.values()]
         self.ranking = kind(model, entries, optimizer)
         """The pruner whose scores decide; it masks nothing itself."""
 
@@ -80,8 +87,8 @@ class RankedPruner(Pruner):
         return self.ranking.score_of(target, weight)
 
     def select(self, scores: Mapping[str, Tensor], sparsities: Mapping[str, float]) -> dict[str, Tensor]:
-        """As the criterion selects."""
-        return self.ranking.select(scores, sparsities)
+        """As the criterion selects, where nothing is said of how layers share what goes."""
+        return (self.ranking if self.mode == "normal" else super()).select(scores, sparsities)
 
     def step(self) -> None:
         """A minibatch has been learnt; needed by criteria that look at data where there is no optimizer."""
@@ -123,9 +130,10 @@ class RankedPruner(Pruner):
             self.ranking.stop_watching()
 
 
-def _entry_of(target: Target) -> dict[str, Any]:
-    entry = {"op_names": [target.name], "sparsity": target.sparsity}
-    return entry if target.entry.granularity is None else {**entry, "granularity": target.entry.granularity}
+def _entry_of(target: Target, kind: type[Pruner]) -> dict[str, Any]:
+    known = ("granularity", "max_sparsity_per_layer") if kind.shared else ("granularity",)
+    said = {key: value for key in known if (value := getattr(target.entry, key)) is not None}
+    return {"op_names": [target.name], "sparsity": target.sparsity, **said}
 
 
 def _criterion_class(name: str, given: Any) -> type[Pruner]:

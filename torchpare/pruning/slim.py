@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from torchpare.attach.steps import Steps
 from torchpare.errors import ConfigError
-from torchpare.numerics import magnitude, select_global
+from torchpare.numerics import magnitude
 from torchpare.pruning.base import Pruner
 from torchpare.pruning.training import checked_batches, in_order, training_of
 
@@ -47,6 +47,7 @@ class SlimPruner(Pruner):
 
     supported = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     structured = True
+    shared = True
 
     def __init__(  # noqa: PLR0913 - the arguments of the older toolkit
         self,
@@ -84,12 +85,13 @@ class SlimPruner(Pruner):
         """The size of each scale."""
         return magnitude(weight)
 
-    def select(self, scores: Mapping[str, Tensor], sparsities: Mapping[str, float]) -> dict[str, Tensor]:
-        """The largest scales of all norms together."""
-        return select_global(scores, next(iter(sparsities.values()), 0.0))
-
     def begin(self) -> None:
         """Train for sparse scales where there is a trainer; then mask."""
+        self.train_scales()
+        self.mask()
+
+    def train_scales(self) -> None:
+        """Let the trainer, if there is one, train for as many epochs as were asked for, with the penalty."""
         if self.training is not None:
             steps = Steps(self.training.optimizer, before=self.sparsify)
             try:
@@ -97,7 +99,6 @@ class SlimPruner(Pruner):
                     self.training.run(self.bound_model, epoch)
             finally:
                 steps.remove()
-        self.mask()
 
     @torch.no_grad()
     def sparsify(self) -> None:

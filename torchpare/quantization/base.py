@@ -36,8 +36,9 @@ from torchpare.numerics.ranges import min_max
 from torchpare.numerics.shards import is_sharded, refuse_sharded, whole
 from torchpare.quantization.calibration import apply_calibration, calibration_of
 from torchpare.quantization.export import export
+from torchpare.quantization.folds import folds_of
 from torchpare.quantization.joined import joined_outputs
-from torchpare.quantization.places import Place, activation_places, check_observer, folds_of, weight_places
+from torchpare.quantization.places import Place, activation_places, check_observer, weight_places
 
 __all__ = ["Quantizer"]
 
@@ -169,7 +170,11 @@ class Quantizer(Compressor):
         """What follows when all quantizers hang."""
 
     def update_epoch(self, epoch: int) -> None:
-        """Tell the quantizer that an epoch begins; harmless."""
+        """Tell the quantizer that an epoch begins; harmless.
+
+        Raises:
+            QuantizationError: as `step`.
+        """
         del epoch
         self.step()
 
@@ -195,8 +200,12 @@ class Quantizer(Compressor):
         """Tell the quantizer that a minibatch has been learnt; harmless: the optimizer or the model counts steps.
 
         Only quantizers that wait for a step inside of compiled code see here that it has come.
+
+        Raises:
+            QuantizationError: compiled code has met NaN or infinities, which eager code refuses as it meets them.
         """
         for _, _, _, quantizer in quantizers_of(self.bound_model):
+            quantizer.check_range()
             if not quantizer.active:
                 quantizer.see_whether_active()
 

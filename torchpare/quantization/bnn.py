@@ -70,12 +70,11 @@ class BNNQuantizer(Quantizer):
 
     def weight_quantizer(self, place: Place) -> FakeQuantize:
         """The sign of a weight."""
-        step = partial(_mean_size, axis=place.axis) if self.scaled else _one
-        return FixedLevels(place.spec, place.name, partial(_signs, step=step), step, keeps_zero=False)
+        return weight_signs(place.spec, place.name, place.axis, scaled=self.scaled)
 
     def activation_quantizer(self, place: Place) -> FakeQuantize:
         """The sign of an activation."""
-        return Signs(place.spec, place.name, binarize, _one, keeps_zero=False)
+        return activation_signs(place.spec, place.name)
 
 
 class Signs(FixedLevels):
@@ -97,6 +96,20 @@ class Signs(FixedLevels):
                 "nothing, in place of the ReLU before it",
                 stacklevel=2,
             )
+
+
+def weight_signs(spec: QuantSpec, name: str, axis: int, *, scaled: bool) -> FixedLevels:
+    """The quantizer of a weight; ``scaled`` by the mean size of each channel along ``axis``."""
+    step = partial(_mean_size, axis=axis) if scaled else _one
+    kind = "scaled signs" if scaled else "signs"
+    made = FixedLevels(spec, name, kind, partial(_signs, step=step), step, keeps_zero=False)
+    made.axis = axis
+    return made
+
+
+def activation_signs(spec: QuantSpec, name: str) -> Signs:
+    """The quantizer of an activation."""
+    return Signs(spec, name, "signs of data", binarize, _one, keeps_zero=False)
 
 
 def _signs(weight: Tensor, step: Any) -> Tensor:

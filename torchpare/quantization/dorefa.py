@@ -44,15 +44,25 @@ class DoReFaQuantizer(Quantizer):
 
     def weight_quantizer(self, place: Place) -> FakeQuantize:
         """The formula for weights."""
-        bits = place.spec.grid.bits
-        compute, step = partial(dorefa_weight, bits=bits), partial(_weight_step, bits=bits)
-        return FixedLevels(place.spec, place.name, compute, step, keeps_zero=False)
+        return weight_levels(place.spec, place.name)
 
     def activation_quantizer(self, place: Place) -> FakeQuantize:
         """The formula for activations."""
-        bits = place.spec.grid.bits
-        compute, step = partial(dorefa_activation, bits=bits), partial(_activation_step, bits=bits)
-        return FixedLevels(place.spec, place.name, compute, step, keeps_zero=True)
+        return activation_levels(place.spec, place.name)
+
+
+def weight_levels(spec: QuantSpec, name: str) -> FixedLevels:
+    """The quantizer of a weight; see `torchpare.numerics.gradients.dorefa_weight`."""
+    bits = spec.grid.bits
+    compute, step = partial(dorefa_weight, bits=bits), partial(_weight_step, bits=bits)
+    return FixedLevels(spec, name, "dorefa weight", compute, step, keeps_zero=False)
+
+
+def activation_levels(spec: QuantSpec, name: str) -> FixedLevels:
+    """The quantizer of an activation; see `torchpare.numerics.gradients.dorefa_activation`."""
+    bits = spec.grid.bits
+    compute, step = partial(dorefa_activation, bits=bits), partial(_activation_step, bits=bits)
+    return FixedLevels(spec, name, "dorefa activation", compute, step, keeps_zero=True)
 
 
 def refuse_schemes(place: Place, algorithm: str, why: str) -> None:

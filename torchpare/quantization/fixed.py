@@ -19,18 +19,21 @@ class FixedLevels(FakeQuantize):
     Args:
         spec: the number of bits.
         name: of the tensor, for messages.
+        kind: which formula, in files.
         compute: the tensor with its values on the levels.
         step: the scale of a tensor, of which all levels are whole multiples.
         keeps_zero: whether zero is a level.
     """
 
     on_grid = False
+    observes_on = False
 
     def __init__(
-        self, spec: QuantSpec, name: str, compute: Callable[[Tensor], Tensor], step: Callable[[Tensor], Tensor], *,
-        keeps_zero: bool,
+        self, spec: QuantSpec, name: str, kind: str, compute: Callable[[Tensor], Tensor],
+        step: Callable[[Tensor], Tensor], *, keeps_zero: bool,
     ) -> None:  # fmt: skip
         super().__init__(spec, name)
+        self.kind = kind
         self.compute, self.step, self.keeps_zero = compute, step, keeps_zero
         self.observing = False
         self.zero_point.zero_()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from torchpare.attach import FakeQuantize
-from torchpare.attach.ranks import mean_over_ranks, ranks
+from torchpare.attach.ranks import many_ranks, mean_over_ranks, ranks
 from torchpare.config import QuantSpec
 from torchpare.numerics.affine import scale_and_zero_point
 from torchpare.numerics.gradients import lsq, lsq_plus, lsq_start, pact, whole_offset
@@ -31,6 +32,9 @@ class LearnedStep(FakeQuantize):
         of_data: whether each process that trains has values of its own, as of activations, not the same ones.
     """
 
+    kind = "learned step"
+    observes_on = False
+
     def __init__(
         self, spec: QuantSpec, name: str, *, axis: int = 0,
         start: Callable[[FakeQuantize, Tensor], Tensor] | None = None, of_data: bool = False,
@@ -44,9 +48,16 @@ class LearnedStep(FakeQuantize):
     def forward(self, x: Tensor) -> Tensor:
         """The tensor with its values on the grid, differentiable in the step too."""
         if not self.active:
-            return x
+            return self._waiting(x)
         granules = self.granules(x)
         return lsq(granules, self._step(), self.zero_point, self.spec.grid, self._processes()).reshape(x.shape)
+
+    def _waiting(self, x: Tensor) -> Tensor:
+        """The tensor itself; where processes train together, they are told that what is learnt here has no gradient.
+
+        DistributedDataParallel waits for a gradient of every parameter.
+        """
+        return _WithoutGradient.apply(x, *self.parameters()) if many_ranks() else x  # type: ignore[return-value]
 
     def _processes(self) -> int:
         return ranks() if self.of_data else 1
@@ -101,13 +112,17 @@ class LearnedStep(FakeQuantize):
 class LearnedGrid(LearnedStep):
     """A grid whose step and offset are parameters, started from the range of the first tensor."""
 
+    kind = "learned grid"
+
     def __init__(self, spec: QuantSpec, name: str) -> None:
         super().__init__(spec, name, of_data=True)
         self.offset = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
         """The tensor with its values on the grid, differentiable in step and offset too."""
-        return lsq_plus(x, self._step(), self.offset, self.spec.grid, self._processes()) if self.active else x
+        if not self.active:
+            return self._waiting(x)
+        return lsq_plus(x, self._step(), self.offset, self.spec.grid, self._processes())
 
     def _parameters_for(self, granules: Tensor) -> tuple[Tensor, Tensor]:
         del granules
@@ -127,6 +142,8 @@ class LearnedGrid(LearnedStep):
 class LearnedBound(LearnedStep):
     """A ReLU with an upper bound that is a parameter, on an unsigned grid; started at the largest value it meets."""
 
+    kind = "learned bound"
+
     def __init__(self, spec: QuantSpec, name: str) -> None:
         super().__init__(spec, name, of_data=True)
         del self._parameters["scale"]
@@ -134,7 +151,7 @@ class LearnedBound(LearnedStep):
 
     def forward(self, x: Tensor) -> Tensor:
         """The tensor cut to ``[0, bound]`` and on the grid, differentiable in the bound too."""
-        return pact(x, self.bound.abs().clamp(min=_SMALLEST), self.spec.grid) if self.active else x
+        return pact(x, self.bound.abs().clamp(min=_SMALLEST), self.spec.grid) if self.active else self._waiting(x)
 
     def _step(self) -> Tensor:
         return self.bound.abs().clamp(min=_SMALLEST) / self.spec.grid.qmax
@@ -148,6 +165,19 @@ class LearnedBound(LearnedStep):
         """Use this scale from now on; the zero point is zero."""
         del zero_point
         self.bound.copy_(scale * self.spec.grid.qmax)
+
+
+class _WithoutGradient(torch.autograd.Function):
+    """The tensor, and gradients of zero for parameters that it does not depend on."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(*parameters)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return grad, *(torch.zeros_like(own) for own in ctx.saved_tensors)
 
 
 def _usual_start(quantizer: FakeQuantize, granules: Tensor) -> Tensor:

@@ -7,18 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from torchpare.attach.quantized import check_quantizable, quantizable
 from torchpare.attach.reading import ACTIVATIONS, QUANTIZER
 from torchpare.config import QuantSpec, Target, output_layout
-from torchpare.config.layers import FILTERED
 from torchpare.config.quantization import Observer, QuantType
-from torchpare.errors import CaptureError, ConfigError, QuantizationError
-from torchpare.graph.capture import call_arguments
+from torchpare.errors import ConfigError, QuantizationError
 
-__all__ = ["Place", "activation_places", "check_observer", "evaluating", "folds_of", "weight_places"]
+__all__ = ["Place", "activation_places", "check_observer", "evaluating", "weight_places"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
@@ -127,54 +124,6 @@ def check_observer(place: Place, known: Mapping[QuantType, tuple[Observer, ...]]
             f"{place.name}: 'observer' is {asked!r}; {algorithm} finds the grid of {kind!r} {ways}: leave it out, or "
             "take ObserverQuantizer"
         )
-
-
-def folds_of(model: nn.Module, targets: Mapping[str, Target], dummy_input: Any) -> dict[str, nn.Module]:
-    """The batch norm directly behind each target, found by running the model: what one returned, the other was given.
-
-    Raises:
-        CaptureError: the model does not run on ``dummy_input``.
-    """
-    made: dict[int, tuple[str, int]] = {}
-    kept: list[Tensor] = []  # while they live, no other tensor gets their identity
-    calls: dict[int, int] = {}
-    found: dict[str, list[nn.Module]] = {}
-    names = {id(target.module): name for name, target in targets.items()}
-
-    def see(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        calls[id(module)] = calls.get(id(module), 0) + 1
-        given = args[0] if args and isinstance(args[0], Tensor) else None
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and id(given) in made:  # noqa: SLF001 - torch's common base
-            name, version = made[id(given)]
-            layer = targets[name].module
-            # What was changed in place since, as by a ReLU, is the same tensor, and not what the layer returned.
-            if given._version == version and _has_channels_second(layer, given):  # type: ignore[union-attr]  # noqa: SLF001
-                found.setdefault(name, []).append(module)
-        if id(module) in names and isinstance(output, Tensor):
-            made[id(output)] = (names[id(module)], output._version)  # noqa: SLF001
-            kept.append(output)
-
-    handles = [module.register_forward_hook(see) for module in model.modules()]
-    args, kwargs = call_arguments(dummy_input)
-    try:
-        with evaluating(model), torch.no_grad():
-            model(*args, **kwargs)
-    except Exception as error:
-        raise CaptureError(f"the model does not run on dummy_input: {type(error).__name__}: {error}") from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: own[0] for name, own in found.items() if _can_fold(targets[name].module, own, calls)}
-
-
-def _has_channels_second(layer: nn.Module, output: Any) -> bool:
-    """Whether a layer's channels lie on axis 1 of what it returned, where a norm looks for them."""
-    return output.dim() == 2 if isinstance(layer, nn.Linear) else output.dim() > 2
-
-
-def _can_fold(layer: nn.Module, norms: list[Any], calls: Mapping[int, int]) -> bool:
-    once = len(norms) == 1 and calls[id(layer)] == 1 and calls[id(norms[0])] == 1
-    return once and isinstance(layer, FILTERED) and norms[0].running_var is not None
 
 
 @contextmanager

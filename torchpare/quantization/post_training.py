@@ -30,6 +30,9 @@ __all__ = ["Observer", "ObserverQuantizer", "PtqQuantizer"]
 class Observer(FakeQuantize):
     """Watches in training and in evaluation, and lets pass, until it is frozen; then it rounds, and watches no more."""
 
+    kind = "calibrated"
+    observes_on = False
+
     def __init__(self, spec: QuantSpec, name: str, *, axis: int = 0) -> None:
         super().__init__(spec, name, axis=axis)
         self.calibrating = True

@@ -40,7 +40,7 @@ class Quantized:
 
 
 def write_artifact(model: nn.Module, folder: Path, quantized: Quantized | None) -> None:
-    """Write a model behind a stage.
+    """Write a model after a stage.
 
     Args:
         model: plain, masked or quantized.

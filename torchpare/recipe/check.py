@@ -73,7 +73,7 @@ def _order(recipe: Recipe, number: int) -> None:
     if isinstance(stage, PruneStage) and stage.pruner == PLAN and masked:
         raise ConfigError("there are masks that were not cut out: a stage 'shrink' comes before the pruner 'plan'")
     if isinstance(stage, StudyStage) and (quantized or masked):
-        raise ConfigError("what is looked at is a plain model: put it before 'prune', or behind 'shrink'")
+        raise ConfigError("what is looked at is a plain model: put it before 'prune', or after 'shrink'")
     for budget in stage.budget:
         if budget.metric in _BENCHMARKED and not isinstance(stage, BenchmarkStage):
             raise ConfigError(

@@ -88,7 +88,7 @@ def renamed(folder: Path, known: StageResult, name: str) -> StageResult:
 
 
 def make_room(folder: Path, number: int, name: str, mark: str, *, resume: bool) -> None:
-    """Make a stage's folder, and delete what other runs left there and behind it. Of this run's own, all stays.
+    """Make a stage's folder, and delete what other runs left there and after it. Of this run's own, all stays.
 
     Args:
         folder: of the run.

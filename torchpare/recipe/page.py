@@ -112,7 +112,7 @@ def _stages(result: Result) -> Section:
     if len(result.stages) < result.planned + 1:
         note = f"{result.planned + 1 - len(result.stages)} of {result.planned} stages did not run."
     return Section(
-        "Stage by stage", "What was measured of the model behind each stage.", [TableBlock(heads, rows, note)]
+        "Stage by stage", "What was measured of the model after each stage.", [TableBlock(heads, rows, note)]
     )
 
 
@@ -130,7 +130,7 @@ def _journey(result: Result) -> list[Block]:
             legs.append(Leg(stage.name, tuple(epochs or behind)))
     said = "; ".join(f"{leg.name} {say(name, leg.values[-1])}" for leg in legs)
     picture = journey(legs, f"{name}: {said}", lambda value: say(name, value))
-    caption = "Behind every epoch of training, and behind every stage; the dashed line is the model that came in."
+    caption = "After every epoch of training, and after every stage; the dashed line is the model that came in."
     return [ChartBlock(picture, caption, said, title=name.capitalize(), wide=True)]
 
 

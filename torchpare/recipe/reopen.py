@@ -1,4 +1,4 @@
-"""The model of a run, out of its folder: as it was behind any of its stages."""
+"""The model of a run, out of its folder: as it was after any of its stages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model_of_run(word: str) -> nn.Module:
     """The model of a run.
 
     Args:
-        word: the run's folder; ``FOLDER@STAGE`` is the model behind a stage, by its name or number, ``dense`` among
+        word: the run's folder; ``FOLDER@STAGE`` is the model after a stage, by its name or number, ``dense`` among
             them, and not the last one's.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Pruners that train go on behind a kill: what each call of the trainer came to is kept, and loaded in its place.
+"""Pruners that train go on after a kill: what each call of the trainer came to is kept, and loaded in its place.
 
 All that such a pruner decides between two trainings follows from the weights and masks that it finds. So the decisions
 are simply made again, and the trainings, which take the time, are not.

@@ -39,7 +39,7 @@ class StageResult:
     kind: str
     seconds: float
     metrics: Mapping[str, float]
-    """Of the model behind it: what ``evaluate`` says, parameters, macs, and what the stage measured."""
+    """Of the model after it: what ``evaluate`` says, parameters, macs, and what the stage measured."""
     dense: Mapping[str, float]
     """Of the dense model, as far as budgets may ask for it."""
     details: Mapping[str, Any]
@@ -110,7 +110,7 @@ class Result:
         if not last.ok:
             missed = [str(verdict) for verdict in last.verdicts if not verdict.holds]
             why = "; ".join(filter(None, [*missed, last.failure]))
-            return f"stopped behind stage {last.number} ({last.name}): {why}"
+            return f"stopped after stage {last.number} ({last.name}): {why}"
         if len(self.stages) < self.planned + 1:
             return f"{len(self.stages) - 1} of {self.planned} stages are done"
         budgets = sum(len(stage.verdicts) for stage in self.stages)

@@ -89,7 +89,7 @@ class Recipe(Strict):
     """Batches."""
     evaluate: Named | None = None
     """``evaluate(model)`` gives the metric, called accuracy in budgets, or several by name. A call with ``args`` and
-    ``kwargs`` gets them behind the model."""
+    ``kwargs`` gets them after the model."""
     loss: Named | None = None
     """``loss(output, batch)``. If not given: the output's own ``loss``, or cross entropy with the target."""
     seed: int = Field(default=0, ge=0)

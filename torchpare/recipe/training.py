@@ -1,4 +1,4 @@
-"""The training loop of recipes: a checkpoint behind every epoch, and every epoch's random numbers its own.
+"""The training loop of recipes: a checkpoint after every epoch, and every epoch's random numbers its own.
 
 What an epoch draws is seeded by the recipe's seed, the stage and the number of the epoch. So a training that was killed
 and goes on from its last checkpoint ends with the same bits as one that was not.
@@ -69,7 +69,7 @@ class Trainer:
         key: names the training: seeds what it draws.
         teacher: makes what adds the loss of a distillation; called when training begins.
         task: what the loss on the targets is multiplied by.
-        tick: called behind every minibatch with the share of the epoch that is done.
+        tick: called after every minibatch with the share of the epoch that is done.
     """
 
     batches: Iterable[Any]
@@ -104,7 +104,7 @@ class Trainer:
             number: of the epoch: seeds what it draws.
             drawn: seeds that in its place.
             criterion: in place of the trainer's loss.
-            after_step: called behind each step of the optimizer.
+            after_step: called after each step of the optimizer.
 
         Raises:
             TorchpareError: the loss is not finite, or there are no batches.
@@ -154,7 +154,7 @@ class Trainer:
             epochs: how many.
             folder: where the checkpoint lies; None keeps none.
             listeners: told of every epoch and step.
-            evaluate: called behind every epoch.
+            evaluate: called after every epoch.
             after_epoch: called with what each came to, also those of before.
             optimizer: in place of a new one.
         """
@@ -179,7 +179,7 @@ class Trainer:
 
         for number, epoch in enumerate(history):
             after_epoch(number, epoch)
-        self.teaching = None if self.teacher is None else self.teacher()  # behind the copy that is averaged
+        self.teaching = None if self.teacher is None else self.teacher()  # after the copy that is averaged
         try:
             for number in range(len(history), epochs):
                 for listener in listeners:

@@ -1,4 +1,4 @@
-"""All that a training is, as one file behind every epoch, so that it goes on where it was killed."""
+"""All that a training is, as one file after every epoch, so that it goes on where it was killed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Epoch:
     loss: float
     """The mean over its minibatches."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Of the model behind it."""
+    """Of the model after it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""One line through a whole run: how good the model was behind every epoch and every stage."""
+"""One line through a whole run: how good the model was after every epoch and every stage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LEAST = 78.0
 
 @dataclass(frozen=True)
 class Leg:
-    """One stage: what was measured in it, in order, the last behind it."""
+    """One stage: what was measured in it, in order, the last after it."""
 
     name: str
     values: tuple[float, ...]

@@ -31,7 +31,7 @@ class Headline:
     Args:
         what: it counts.
         figure: as it is to be read, such as "4.0" and a sign for times.
-        unit: a word behind it, in smaller type.
+        unit: a word after it, in smaller type.
         detail: a line below it, such as from what to what.
         tone: ``"good"`` and ``"bad"`` colour it.
     """

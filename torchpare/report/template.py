@@ -17,7 +17,7 @@ __all__ = ["printable", "render_template", "style_sheet"]
 # turns the direction of writing is left out too: it makes a name look like another one.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
 
-# Behind an underscore, a slash or a dot, unless the dot is that of a number.
+# After an underscore, a slash or a dot, unless the dot is that of a number.
 _BREAKS = re.compile(r"(?<=[_/])|(?<=\D\.)|(?<=\d\.)(?!\d)")
 
 
@@ -40,7 +40,7 @@ def render_template(name: str, **values: Any) -> str:
     from markupsafe import Markup, escape
 
     def breakable(words: str) -> Markup:
-        """A name that may go on in the next line behind its dots and underscores."""
+        """A name that may go on in the next line after its dots and underscores."""
         parts = _BREAKS.split(printable(words))
         return Markup("<wbr/>").join(escape(part) for part in parts)
 

@@ -21,7 +21,7 @@ from torchpare.config import output_layout
 from torchpare.errors import QuantizationError
 from torchpare.files.calibration import Calibration, check_calibration, load_calibration
 from torchpare.numerics.affine import Grid, fake_quantize, scale_and_zero_point
-from torchpare.quantization.places import folds_of
+from torchpare.quantization.folds import folds_of
 from torchpare.runtimes.explicit import Explicit, FloatPlace, by_group, hang, in_few_bits, site_for
 from torchpare.runtimes.grouped import Grouped
 from torchpare.runtimes.integers import Stored, step_of, store

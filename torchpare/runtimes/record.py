@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from inspect import signature
 from typing import Any
 
 import torch
@@ -31,9 +32,11 @@ def export(module: nn.Module, dummy_input: Any, *, free_batch: bool = True) -> t
         with suppress(Exception):  # whatever it was, the attempt with a fixed size decides
             if free_batch:
                 several_args, several_kwargs, free = with_free_batch(args, kwargs)
-                return torch.export.export(module, several_args, kwargs=several_kwargs, dynamic_shapes=free)
+                return torch.export.export(
+                    module, several_args, kwargs=several_kwargs, dynamic_shapes=free, strict=False
+                )
         try:
-            return torch.export.export(module, args, kwargs=kwargs)
+            return torch.export.export(module, args, kwargs=kwargs, strict=False)
         except Exception as error:
             first = str(error).strip().partition("\n")[0][:300]
             raise ExportError(
@@ -51,7 +54,11 @@ def record(module: nn.Module, dummy_input: Any) -> fx.GraphModule:
     program = export(module, dummy_input)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = program.run_decompositions({}).module(check_guards=False)
+        program = program.run_decompositions({})
+        unguarded = (
+            {"check_guards": False} if "check_guards" in signature(program.module).parameters else {}
+        )  # torch 2.9
+        made = program.module(**unguarded)
     graph = made.graph
     for node in list(graph.nodes):
         # What dropout leaves behind. One that asks for a memory layout may be what a later view needs.

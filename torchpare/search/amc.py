@@ -81,7 +81,8 @@ class AMCPruner(SearchPruner):
         init_delta: the standard deviation of the noise that it explores with.
         delta_decay: by what that is multiplied behind each episode.
         train_episode: how many episodes.
-        output_dir: where the journal and ``search_result.json`` are written; made if it is missing.
+        output_dir: where the journal, ``search_result.json``, ``best_model.pth`` and ``best_mask.pth`` are written;
+            made if it is missing.
         seed: of every random number.
         base_algo: what goes within a layer; ``pruning_algorithm`` is the same.
         objective: ``"macs"`` if not given.
@@ -160,9 +161,11 @@ class AMCPruner(SearchPruner):
             log.warning("AMCPruner: %s have no meaning here and are ignored", ", ".join(sorted(ignored)))
         with suppress(OSError):  # the base says what is wrong
             Path(output_dir).mkdir(parents=True, exist_ok=True)
-        share = _share(config_list, flops_ratio)
+        if flops_ratio is not None and not 0 < flops_ratio < 1:
+            raise ConfigError(f"AMCPruner: flops_ratio is {flops_ratio!r}; it lies between 0 and 1")
+        self.flops_ratio = flops_ratio
         super().__init__(
-            model, _with_sparsity(config_list, share), _with_loader(evaluator, val_loader),
+            model, config_list, _with_loader(evaluator, val_loader),
             optimize_mode=optimize_mode, base_algo=base_algo, experiment_data_dir=output_dir, fine_tuner=fine_tuner,
             objective=objective, dummy_input=dummy_input, executor=executor, seed=seed or 0, resume=resume,
             max_sparsity=min(1 - lbound, 0.999) if 0 < lbound < 1 else 0.999,
@@ -173,7 +176,6 @@ class AMCPruner(SearchPruner):
             raise ConfigError(f"AMCPruner: reward is {reward!r}; it is one of {', '.join(map(repr, REWARDS))}, or a "
                               "function (score, cost) -> float")  # fmt: skip
         self.reward: Reward = REWARDS[reward] if isinstance(reward, str) else reward
-        self.sparsity = share
         self.lbound, self.rbound = lbound, rbound
         self.channel_round = checked_batches("AMCPruner", "channel_round", channel_round)
         self.train_episode = checked_batches("AMCPruner", "train_episode", train_episode)
@@ -181,6 +183,15 @@ class AMCPruner(SearchPruner):
             "hidden": (hidden1, hidden2), "learning_rate": lr_c, "warmup": warmup, "discount": discount,
             "batch_size": bsize, "memory": rmsize, "tau": tau, "noise": init_delta, "noise_decay": delta_decay, **given,
         }  # fmt: skip
+
+    def finish(self, run: SearchRun, best: Trial) -> None:
+        """Write down what was found, and the masked model and its masks."""
+        super().finish(run, best)
+        super().export_model(self.folder / "best_model.pth", self.folder / "best_mask.pth")
+
+    def _share_to_go(self, asked: float | None) -> float:
+        """What ``flops_ratio`` leaves, or what the entries say, or half."""
+        return (asked or 0.5) if self.flops_ratio is None else 1.0 - self.flops_ratio
 
     def settings(self) -> dict[str, Any]:
         """How the agent learns, and what it may say."""
@@ -206,27 +217,6 @@ class AMCPruner(SearchPruner):
         assert walk.best is not None
         run.commit(walk.best)
         return walk.best
-
-
-def _share(config_list: Any, flops_ratio: float | None) -> float:
-    """What has to go: what ``flops_ratio`` says, or the entries, or half."""
-    if flops_ratio is not None:
-        if not 0 < flops_ratio < 1:
-            raise ConfigError(f"AMCPruner: flops_ratio is {flops_ratio!r}; it lies between 0 and 1")
-        return 1.0 - flops_ratio
-    entries = config_list if isinstance(config_list, list | tuple) else []
-    asked = [entry["sparsity"] for entry in entries if isinstance(entry, Mapping) and "sparsity" in entry]
-    return asked[0] if asked and isinstance(asked[0], float) else 0.5
-
-
-def _with_sparsity(config_list: Any, share: float) -> Any:
-    """The entries, where they do not say how much."""
-    if not isinstance(config_list, list | tuple):
-        return config_list
-    return [
-        {"sparsity": share, **entry} if isinstance(entry, Mapping) and not entry.get("exclude") else entry
-        for entry in config_list
-    ]
 
 
 class _WithLoader:

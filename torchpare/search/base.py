@@ -21,11 +21,12 @@ import numpy as np
 from torch import Tensor, nn
 
 from torchpare.attach import attach_masks, detach, masks_of
-from torchpare.config import Target, read_entries
+from torchpare.config import SearchEntry, Target, read_entries
 from torchpare.errors import ConfigError
 from torchpare.files.atomic import atomic_write
 from torchpare.graph import analyse
 from torchpare.pruning.data_driven import DataDrivenPruner
+from torchpare.pruning.granularity import most_of
 from torchpare.pruning.ranked import Criterion, RankedPruner
 from torchpare.pruning.training import checked_batches
 from torchpare.search.arguments import check_arguments, number
@@ -60,11 +61,12 @@ class SearchPruner(RankedPruner):
     """Base of the pruners that search how much each layer can lose.
 
     The ``sparsity`` of the first entry of the ``config_list`` is the overall share that has to go; the entries say from
-    which layers. Layers that share channels get one sparsity together.
+    which layers. With a limit of its own in ``objective`` no entry needs one. Layers that share channels get one
+    sparsity together.
 
     Args:
         model: what to prune. The constructor only reads it.
-        config_list: a list of dicts; see :class:`torchpare.config.Entry`.
+        config_list: a list of dicts; see :class:`torchpare.config.SearchEntry`.
         evaluator: ``evaluator(model) -> float``: how good a candidate is. It is given shrunk copies of the model.
         optimize_mode: ``"maximize"`` or ``"minimize"`` what the evaluator says.
         base_algo: what goes within a layer: ``"level"``, ``"l1"``, ``"l2"``, ``"fpgm"``, ``"random"``, or a pruner
@@ -84,8 +86,10 @@ class SearchPruner(RankedPruner):
         resume: False begins anew where a journal of the same search is found.
 
     Raises:
-        ConfigError: as every pruner, or an argument cannot be used.
+        ConfigError: as every pruner, or an argument cannot be used, or nothing says how much has to go.
     """
+
+    entry = SearchEntry
 
     def __init__(  # noqa: PLR0913 - one for each thing that a search may be told
         self,
@@ -124,10 +128,19 @@ class SearchPruner(RankedPruner):
         self.executor = executor_of(executor)
         self.folder = Path(experiment_data_dir)
         asked = (entry.sparsity for entry in read_entries(config_list, self.entry) if entry.sparsity is not None)
-        self.sparsity = next(asked, 0.0)
+        self.sparsity = self._share_to_go(next(asked, None))
         self._kind_of_example = of_example(dummy_input)  # as it was given: a search without one finds its own
         self._found: dict[str, float] = {}
         self._kept_scores: dict[str, Tensor] = {}
+
+    def _share_to_go(self, asked: float | None) -> float:
+        """Of the dense model's cost, what the entries ask to take away; without a meaning where a limit is given."""
+        if asked is None and self.objective.limit is None:
+            metric = self.objective.metric
+            raise ConfigError(f"{type(self).__name__}: nothing says how much has to go: add 'sparsity': 0.5 to "
+                              f"config_list[0] for half of the {metric}, or give a limit, as in "
+                              f"objective=Objective({metric!r}, limit=...)")  # fmt: skip
+        return asked or 0.0
 
     def _round_of_entries(self) -> int:
         return max((target.entry.round_to or 1 for target in self.targets.values()), default=1)
@@ -262,7 +275,7 @@ class SearchPruner(RankedPruner):
         weight = target.module._parameters["weight"]  # noqa: SLF001 - its shape
         assert weight is not None
         units = len(self._unit(target).fold(weight)) if self.structured else weight.numel()
-        return Layer(units, weight.numel())
+        return Layer(units, weight.numel(), most_of(target))
 
     def _masks_for(self, sparsities: Mapping[str, float]) -> Masks:
         found, self._found = self._found, dict(sparsities)

@@ -107,9 +107,11 @@ class MixedPrecision:
         for enough, colour, label in ((True, "#1d4ed8", "above the floor"), (False, "#9ca3af", "below it")):
             own = [point for point in self.points if point.enough == enough]
             axis.scatter([p.latency for p in own], [p.score for p in own], color=colour, label=label)
-        for point in self.points:
-            axis.annotate(point.described, (point.latency, point.score), fontsize=7, xytext=(4, 4),
-                          textcoords="offset points")  # fmt: skip
+        middle = (min(p.latency for p in self.points) + max(p.latency for p in self.points)) / 2
+        for point in self.points:  # words run towards the middle, so that none leave the picture
+            side, shift = ("right", -8) if point.latency > middle else ("left", 8)
+            axis.annotate(point.described, (point.latency, point.score), fontsize=7, xytext=(shift, -2.5),
+                          textcoords="offset points", ha=side)  # fmt: skip
         axis.axhline(self.floor, color="black", linestyle=":", linewidth=1)
         axis.scatter([self.best.latency], [self.best.score], facecolors="none", edgecolors="#1d4ed8", s=120)
         axis.set_xlabel(f"latency on {self.runtime}, of the float model's")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import math
 import os
@@ -15,6 +16,7 @@ import numpy as np
 from torch import nn
 
 from torchpare.errors import ConfigError, SearchError
+from torchpare.files.atomic import atomic_write
 from torchpare.numerics.allocation import Vector, tolerated_ratio, toward_one
 from torchpare.pruning.ranked import Criterion
 from torchpare.search.arguments import WithModel, check_share
@@ -45,7 +47,9 @@ class SensitivityPruner(SearchPruner):
             lose; by itself the ratios as they are.
         sparsity_per_iter: the share of the dense model's cost that goes in an iteration.
         acc_drop_threshold: what a layer alone may cost the evaluator's value.
-        checkpoint_dir: where the sensitivities of each iteration are written as CSV files.
+        checkpoint_dir: where each iteration writes its sensitivities (``Iter_<i>_sensitivity.csv``) and what came of
+            them: a plain state dict with zeros written in (``Iter_<i>_finetune_acc_<score>_sparsity_<share gone>.pth``)
+            and a ``config_list`` for the pruner that ``base_algo`` names (``..._pruner.json``).
         optimize_mode: ``"maximize"`` or ``"minimize"``.
         experiment_data_dir: where the journal and ``search_result.json`` are written; ``checkpoint_dir``, where that is
             given.
@@ -141,25 +145,36 @@ class SensitivityPruner(SearchPruner):
         iteration, now = run.last_stage("iteration")
         while now.cost > run.limit:
             iteration += 1
-            rows, score = self._analysed(run, now, iteration)
+            rows = self._analysed(run, now, iteration)
             if self.checkpoint_dir is not None:
                 write_sensitivity(self.checkpoint_dir / f"Iter_{iteration}_sensitivity.csv", rows, RATIOS)
             goal = max(run.limit, now.cost - self.sparsity_per_iter * run.dense.cost)
-            vector = self._allocated(run, now, self._ratios(run, rows, score), goal)
+            vector = self._allocated(run, now, self._ratios(run, rows, now.score), goal)
             (now,) = run.try_all(f"iteration {iteration}", [vector])
             run.commit(now)
             if self._finetune is not None:
                 run.train(f"iteration {iteration}", self._finetune)
+                (now,) = run.try_all(f"iteration {iteration}, fine-tuned", [now.vector])
+            self._write_checkpoint(run, now, iteration)
             run, now = run.end_stage("iteration", iteration, now)
             log.info("iteration %d: cost %.6g of at most %.6g, score %.6g", iteration, now.cost, run.limit, now.score)
         return now
 
-    def _analysed(self, run: SearchRun, now: Trial, iteration: int) -> tuple[dict[str, dict[float, float]], float]:
-        """What the evaluator says, by layer and ratio, and of the model as it is."""
-        (base,) = run.try_all(f"iteration {iteration}, as it is", [now.vector])
+    def _write_checkpoint(self, run: SearchRun, now: Trial, iteration: int) -> None:
+        """Write what an iteration has come to, under the older toolkit's names."""
+        if self.checkpoint_dir is None:
+            return
+        gone = 1 - now.cost / run.dense.cost
+        name = f"Iter_{iteration}_finetune_acc_{now.score:.5f}_sparsity_{gone:.4f}"
+        super().export_model(self.checkpoint_dir / f"{name}.pth")
+        with atomic_write(self.checkpoint_dir / f"{name}_pruner.json") as lent:
+            lent.write_text(json.dumps(self.config_of(run.sparsities(now.vector))) + "\n", encoding="utf-8")
+
+    def _analysed(self, run: SearchRun, now: Trial, iteration: int) -> dict[str, dict[float, float]]:
+        """What the evaluator says, by layer and ratio."""
         rows: dict[str, dict[float, float]] = {variable.name: {} for variable in run.variables}
         if iteration == 1 and self._resumed:
-            return {name: self._resumed.get(name, {}) for name in rows}, base.score
+            return {name: self._resumed.get(name, {}) for name in rows}
         alive = list(range(len(run.variables)))
         for ratio in RATIOS:  # all layers at one ratio: as many trials at a time as there are layers left
             vectors = [_alone(run, now.vector, at, ratio) for at in alive]
@@ -168,8 +183,8 @@ class SensitivityPruner(SearchPruner):
             for at, trial in zip(alive, trials, strict=True):
                 rows[run.variables[at].name][ratio] = trial.score
             kept = zip(alive, trials, strict=True)
-            alive = [at for at, trial in kept if trial.gain >= base.gain - self.acc_drop_threshold]
-        return rows, base.score
+            alive = [at for at, trial in kept if trial.gain >= now.gain - self.acc_drop_threshold]
+        return rows
 
     def _ratios(self, run: SearchRun, rows: Mapping[str, dict[float, float]], score: float) -> Vector:
         gains = {name: {ratio: run.gain(value) for ratio, value in row.items()} for name, row in rows.items()}

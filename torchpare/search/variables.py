@@ -23,6 +23,8 @@ class Layer:
     """Filters, or single weights: what goes as a whole."""
     weights: int
     """All its weights."""
+    cap: float = 1.0
+    """The largest share that it may lose."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Variable:
     """Of the layer that has most: the sparsities worth trying are multiples of one over this."""
     weights: int
     """Of all its layers."""
+    cap: float = 1.0
+    """The largest share that each of them may lose."""
 
     @property
     def name(self) -> str:
@@ -43,7 +47,7 @@ class Variable:
     @property
     def most(self) -> float:
         """The largest sparsity: one unit stays."""
-        return (self.units - 1) / self.units
+        return min((self.units - 1) / self.units, self.cap)
 
 
 def variables_of(layers: Mapping[str, Layer], space: PruningSpace | None) -> tuple[Variable, ...]:
@@ -78,6 +82,7 @@ def variables_of(layers: Mapping[str, Layer], space: PruningSpace | None) -> tup
                 ordered,
                 max(layers[layer].units for layer in ordered),
                 sum(layers[layer].weights for layer in ordered),
+                min(layers[layer].cap for layer in ordered),
             )
     return tuple(found.values())
 

@@ -8,7 +8,7 @@ from torchpare.graph import Removal
 from torchpare.speedup.patches import Patches
 from torchpare.speedup.report import FunctionChange
 
-__all__ = ["loud_channels", "norms_over_pruned_axes", "not_compared", "spoilt_channels"]
+__all__ = ["carried_channels", "loud_channels", "norms_over_pruned_axes", "not_compared", "spoilt_channels"]
 
 
 def norms_over_pruned_axes(removal: Removal, made_up_for: Collection[str]) -> tuple[FunctionChange, ...]:
@@ -37,6 +37,18 @@ def loud_channels(patches: Patches) -> tuple[FunctionChange, ...]:
     return tuple(
         FunctionChange(f"{name.removeprefix('aten.')} over removed channels", module, count, detail)
         for (module, name), count in patches.loud.items()
+    )
+
+
+def carried_channels(watches: Patches) -> tuple[FunctionChange, ...]:
+    """Products that read something of channels that go, since the masks do not cover all that makes them."""
+    detail = "the masks do not silence what it reads there, such as the shift of a batch norm"
+    channels: dict[str, int] = {}
+    for (module, _), count in watches.loud.items():
+        channels[module] = max(channels.get(module, 0), count)
+    return tuple(
+        FunctionChange("removed channels still carry a signal", module, count, detail)
+        for module, count in channels.items()
     )
 
 

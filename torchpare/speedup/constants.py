@@ -2,24 +2,25 @@
 
 A mask that covers a convolution alone (a mask file of the original toolkit, a mask made by hand) silences the filter,
 but the batch norm behind it still sends its shift on: the channel is a constant, and removing it changes the function.
-Where a reader of that channel is exact about it (a linear layer, a convolution without zero padding) the constant moves
-into the reader's bias, and nothing changes. Elsewhere the change is real, and is reported by name.
+Where a reader of that channel is exact about it (a linear or a recurrent layer, a convolution without zero padding) the
+constant moves into the reader's bias, and nothing changes. Elsewhere the change is real, and is reported by name.
 """
 
 # ruff: noqa: SLF001 - registered parameters are read and replaced where nn.Module keeps them
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from torchpare.graph import Removal
@@ -27,20 +28,37 @@ from torchpare.speedup.report import FunctionChange
 from torchpare.speedup.runs import run_exact, type_in_run
 from torchpare.speedup.transaction import Transaction
 
-__all__ = ["Leftover", "find_leftovers", "fold"]
+__all__ = ["Leftover", "find_leftovers", "fold", "reads_input"]
 
 _ROUNDING = 1e-12
 
-Reader = tuple[nn.Module, NDArray[np.int64], bool]
-"""A layer, the places of the channels it reads that go, and whether they are constants whatever the input."""
+
+@dataclass(frozen=True)
+class Reader:
+    """One weight of a layer, by its key in it, and the channels it reads that go.
+
+    Attributes:
+        columns: the places of those channels.
+        steady: whether they are constants whatever the input.
+    """
+
+    path: str
+    module: nn.Module
+    weight: str
+    columns: NDArray[np.int64]
+    steady: bool
+
+    @property
+    def bias(self) -> str:
+        """The key of the bias that is added to what the weight makes."""
+        return self.weight.replace("weight", "bias")
 
 
 @dataclass(frozen=True)
 class Leftover:
     """The constants that one layer reads from channels that go, where its bias can take them over exactly."""
 
-    module: str
-    columns: NDArray[np.int64]
+    reader: Reader
     constant: Tensor
 
 
@@ -56,8 +74,8 @@ def find_leftovers(
     Returns:
         What can be moved into biases, and the places where the function changes by nature.
     """
-    readers = dict(_readers(model, removal, masks))
-    seen: dict[str, list[Tensor]] = {path: [] for path in readers}
+    readers = tuple(_readers(model, removal, masks))
+    seen: list[list[Tensor]] = [[] for _ in readers]
     for offset in (0.0, 1.0):
         generator = torch.Generator().manual_seed(0)
 
@@ -71,30 +89,29 @@ def find_leftovers(
         with _collecting(readers, seen):
             run_exact(model, varied, masks, dtype=dtype)
     leftovers, changes = [], []
-    for path, (module, columns, steady) in readers.items():
-        inputs = seen[path]
+    for reader, inputs in zip(readers, seen, strict=True):
         if not inputs or all(not tensor.any() for tensor in inputs):
             continue
-        if not steady:
-            changes.append(_signal(path, columns))
+        if not reader.steady:
+            changes.append(_signal(reader))
             continue
         # (N, channels, everything else) -> one row of values a channel, over both runs
         values = torch.cat([tensor.movedim(1, 0).flatten(1) for tensor in inputs], dim=1)
         constant = values[:, 0]
         scale = values.abs().max()
         if (values - constant[:, None]).abs().max() > _ROUNDING * scale:
-            changes.append(_signal(path, columns))
+            changes.append(_signal(reader))
             continue
         reads_once = len(inputs) == 2
-        if reads_once and _is_exact(module):
-            leftovers.append(Leftover(path, columns, constant))
+        if reads_once and _is_exact(reader.module):
+            leftovers.append(Leftover(reader, constant))
         else:
-            kind = "a constant at a padded border" if isinstance(module, _ConvNd) else "a constant"
+            kind = "a constant at a padded border" if isinstance(reader.module, _ConvNd) else "a constant"
             changes.append(
                 FunctionChange(
                     kind,
-                    path,
-                    len(columns),
+                    reader.path,
+                    len(reader.columns),
                     f"channels that go still carry a constant (up to {float(constant.abs().max()):.3g}), such as the "
                     "shift of a batch norm that the masks do not cover",
                 )
@@ -109,22 +126,22 @@ def fold(change: Transaction, leftovers: list[Leftover], masks: Mapping[str, Ten
         The new biases, twice as precise, by qualified name: the proof computes with them, for the rounding of a sum to
         float32 is not what it looks for.
     """
-    modules = dict(change.model.named_modules(remove_duplicate=False))
     biases = {}
     for leftover in leftovers:
-        module = modules[leftover.module]
-        weight = module._parameters["weight"]
+        reader = leftover.reader
+        module = reader.module
+        weight = module._parameters[reader.weight]
         assert weight is not None
-        prefix = f"{leftover.module}." if leftover.module else ""
+        prefix = f"{reader.path}." if reader.path else ""
         seen = _wide(weight.detach())
-        if f"{prefix}weight" in masks:
-            seen = seen * masks[f"{prefix}weight"].to(weight.device)
-        total = _contribution(module, seen, leftover)
-        bias = module._parameters.get("bias")
+        if prefix + reader.weight in masks:
+            seen = seen * masks[prefix + reader.weight].to(weight.device)
+        total = _contribution(seen, leftover)
+        bias = module._parameters.get(reader.bias)
         if bias is not None:
             total = total + _wide(bias.detach())
-        biases[f"{prefix}bias"] = total
-        change.set_tensor(module, "bias", nn.Parameter(total.to(weight.dtype), requires_grad=weight.requires_grad))
+        biases[prefix + reader.bias] = total
+        change.set_tensor(module, reader.bias, nn.Parameter(total.to(weight.dtype), requires_grad=weight.requires_grad))
     return biases
 
 
@@ -132,13 +149,13 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.to(type_in_run(tensor, torch.float64))
 
 
-def _signal(path: str, columns: NDArray[np.int64]) -> FunctionChange:
+def _signal(reader: Reader) -> FunctionChange:
     detail = "the masks do not silence what it reads, which depends on the input"
-    return FunctionChange("removed channels still carry a signal", path, len(columns), detail)
+    return FunctionChange("removed channels still carry a signal", reader.path, len(reader.columns), detail)
 
 
-def _readers(model: nn.Module, removal: Removal, masks: Mapping[str, Tensor]) -> Iterator[tuple[str, Reader]]:
-    """Convolutions and linear layers that stay and read channels that go, with the places of those channels.
+def _readers(model: nn.Module, removal: Removal, masks: Mapping[str, Tensor]) -> Iterator[Reader]:
+    """Convolutions, linear and recurrent layers that stay and read channels that go.
 
     A depthwise filter that goes with its channel reads nothing that matters, nor does a masked column.
     """
@@ -146,7 +163,7 @@ def _readers(model: nn.Module, removal: Removal, masks: Mapping[str, Tensor]) ->
     for (uid, axis), role in removal.space.roles.items():
         path, _, key = removal.space.program.values[uid].names[0].rpartition(".")
         module = modules.get(path)
-        if role.kind != "reads" or key != "weight" or not isinstance(module, (_ConvNd, nn.Linear)):
+        if role.kind != "reads" or not reads_input(module, key):
             continue
         reads = removal.lost(role.labels)
         for other, kept in enumerate(removal.kept_axes(uid)):
@@ -158,30 +175,43 @@ def _readers(model: nn.Module, removal: Removal, masks: Mapping[str, Tensor]) ->
             reads = reads & masks[name].cpu().numpy().any(axis=others, keepdims=True)
         size = reads.shape[axis]
         groups = 1
+        rows_of = removal.space.program.values[uid].shape[0]
         if isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd):
             groups = module.groups  # rows are filters, group by group, and each group has slots of its own
         rows = np.moveaxis(reads, axis, -1).reshape(-1, size)
         if groups > 1:
-            rows = np.broadcast_to(rows, (module.weight.shape[0], size)).reshape(groups, -1, size)
+            rows = np.broadcast_to(rows, (rows_of, size)).reshape(groups, -1, size)
             columns = np.flatnonzero(rows.any(axis=1).reshape(-1))
         else:
             columns = np.flatnonzero(rows.any(axis=0))
         if columns.size:
-            yield path, (module, columns, (uid, axis) in removal.space.steady_readers)
+            steady = (uid, axis) in removal.space.steady_readers
+            yield Reader(path, module, key, columns, steady)
+
+
+def reads_input(module: nn.Module | None, key: str) -> TypeGuard[nn.Module]:
+    """Whether a parameter of a layer reads what the layer is called with."""
+    if isinstance(module, nn.RNNBase):
+        return key in ("weight_ih_l0", "weight_ih_l0_reverse")
+    if isinstance(module, nn.RNNCellBase):
+        return key == "weight_ih"
+    return isinstance(module, (_ConvNd, nn.Linear)) and key == "weight"
 
 
 @contextmanager
-def _collecting(readers: Mapping[str, Reader], seen: dict[str, list[Tensor]]) -> Iterator[None]:
+def _collecting(readers: Sequence[Reader], seen: Sequence[list[Tensor]]) -> Iterator[None]:
     handles = []
-    for path, (module, columns, _) in readers.items():
+    for reader, met in zip(readers, seen, strict=True):
 
-        def keep(module: nn.Module, args: Any, path: str = path, columns: NDArray[np.int64] = columns) -> None:
-            x = args[0]
-            axis = x.dim() - 1 if isinstance(module, nn.Linear) else 1
+        def keep(
+            module: nn.Module, args: Any, met: list[Tensor] = met, columns: NDArray[np.int64] = reader.columns
+        ) -> None:
+            x = args[0].data if isinstance(args[0], PackedSequence) else args[0]
+            axis = 1 if isinstance(module, _ConvNd) else x.dim() - 1
             picked = x.index_select(axis, torch.from_numpy(columns).to(x.device)).detach()
-            seen[path].append(picked.movedim(axis, 1) if picked.dim() > 1 else picked[None])
+            met.append(picked.movedim(axis, 1) if picked.dim() > 1 else picked[None])
 
-        handles.append(module.register_forward_pre_hook(keep))
+        handles.append(reader.module.register_forward_pre_hook(keep))
     try:
         yield
     finally:
@@ -191,9 +221,11 @@ def _collecting(readers: Mapping[str, Reader], seen: dict[str, list[Tensor]]) ->
 
 def _is_exact(module: nn.Module) -> bool:
     """Whether a constant input channel is a constant in every output element."""
-    if isinstance(module, nn.Linear):
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return module.bias  # without one there is no parameter that could be added
+    if not isinstance(module, _ConvNd):
         return True
-    if isinstance(module, _ConvTransposeNd) or not isinstance(module, _ConvNd):
+    if isinstance(module, _ConvTransposeNd):
         return False  # border elements of a transposed convolution see fewer taps
     return module.padding_mode != "zeros" or module.padding == "valid" or not any(_amounts(module.padding))
 
@@ -202,14 +234,14 @@ def _amounts(padding: Any) -> tuple[Any, ...]:
     return ("same",) if isinstance(padding, str) else tuple(padding)
 
 
-def _contribution(module: nn.Module, weight: Tensor, leftover: Leftover) -> Tensor:
+def _contribution(weight: Tensor, leftover: Leftover) -> Tensor:
     """What the constants add to each output channel."""
-    constant = leftover.constant.to(weight.device, weight.dtype)
-    if isinstance(module, nn.Linear):
-        return weight[:, torch.from_numpy(leftover.columns)] @ constant
-    assert isinstance(module, _ConvNd)
+    constant, reader = leftover.constant.to(weight.device, weight.dtype), leftover.reader
+    module = reader.module
+    if not isinstance(module, _ConvNd):
+        return weight[:, torch.from_numpy(reader.columns)] @ constant
     full = torch.zeros(module.in_channels, dtype=weight.dtype, device=weight.device)
-    full[torch.from_numpy(leftover.columns)] = constant
+    full[torch.from_numpy(reader.columns)] = constant
     taps = weight.flatten(2).sum(2)  # (O, I/G)
     per_group = full.reshape(module.groups, -1).repeat_interleave(weight.shape[0] // module.groups, dim=0)
     return (taps * per_group).sum(1)

@@ -58,7 +58,7 @@ class ChannelDependency(_Dependency):
         """Sets of layers that share at least one channel, directly or through others."""
         groups: list[tuple[set[str], set[int]]] = []
         for layer in self.space.producers:
-            merged_layers, merged_classes = {layer}, set(self.space.channels(layer).classes.tolist()) - {0}
+            merged_layers, merged_classes = {layer}, set(self.space.classes(layer).tolist()) - {0}
             if not merged_classes:
                 continue  # an output layer, say: nothing of it can go, so it depends on nobody
             apart = []
@@ -104,7 +104,7 @@ class GroupDependency(_Dependency):
         found = ((name, modules.get(name)) for name in self.space.producers)
         convolutions = {name: module for name, module in found if isinstance(module, _ConvNd)}
         divisors = dict.fromkeys(convolutions, 1)
-        classes = {name: set(self.space.channels(name).classes.tolist()) - {0} for name in convolutions}
+        classes = {name: set(self.space.classes(name).tolist()) - {0} for name in convolutions}
         for name, module in convolutions.items():
             groups = module.groups
             if groups in (1, module.in_channels):

@@ -14,11 +14,12 @@ __all__ = ["grouped_product", "in_float64"]
 def in_float64(func: Any, args: tuple[Any, ...]) -> Any:
     """What to call for an operator: itself, unless it is given float64 tensors and has no kernel for them."""
     doubles = bool(args) and isinstance(args[0], Tensor) and args[0].dtype is torch.float64
-    if doubles and func is torch.ops.aten._grouped_mm.default:  # noqa: SLF001
+    if doubles and getattr(func, "overloadpacket", None) is _GROUPED:
         return grouped_product
     return partial(_with_short_scale, func) if doubles and func in _SHORT_SCALES else func
 
 
+_GROUPED = getattr(torch.ops.aten, "_grouped_mm", object())  # older releases have none
 _SHORT_SCALES = (
     torch.ops.aten.fake_quantize_per_channel_affine_cachemask.default,
     torch.ops.aten._fake_quantize_learnable_per_channel_affine.default,  # noqa: SLF001

@@ -16,7 +16,14 @@ from torchpare.graph import OnConflict, PruningSpace, Removal, analyse, group_ma
 from torchpare.graph.garbage import paused_garbage_collection
 from torchpare.numerics.shards import refuse_sharded
 from torchpare.speedup.attention_scales import scale_queries
-from torchpare.speedup.changes import loud_channels, norms_over_pruned_axes, not_compared, spoilt_channels
+from torchpare.speedup.carried import find_watches
+from torchpare.speedup.changes import (
+    carried_channels,
+    loud_channels,
+    norms_over_pruned_axes,
+    not_compared,
+    spoilt_channels,
+)
 from torchpare.speedup.constants import find_leftovers, fold
 from torchpare.speedup.given import MasksOrFile, covers, flatten_masks, masked, merge_masks, read_masks
 from torchpare.speedup.lifted import lift_quantizers, put_back
@@ -193,15 +200,18 @@ class ModelSpeedup:
         biases: dict[str, Tensor] = {}
         known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         with clock("proof"):
-            reference = as_given = self._outputs(given) if self.verify else None
-            if not covers(given, group):
+            partial = not covers(given, group)
+            watches = find_watches(removal, model) if partial and self.verify else None
+            reference = as_given = self._outputs(given, patches=watches) if self.verify else None
+            if partial:
                 leftovers, more = find_leftovers(
                     model, self.dummy_input, removal, given, as_given.dtype if as_given else torch.float64
                 )
+                if watches is not None:
+                    more = (*more, *carried_channels(watches))
                 changes = (*changes, *more)
                 biases = fold(change, leftovers, given)
-                if more:
-                    by_nature = True
+                by_nature = bool(more)
             patches, spoilt = Patches(), as_given is not None and not as_given.all_finite
             if self.verify:
                 patches = find_patches(removal, {norm.mean for norm in norms}, spoilt=spoilt)
@@ -236,7 +246,7 @@ class ModelSpeedup:
             masked_difference=from_given,
             output_change=output_change,
             changes=changes,
-            folded=tuple(name.rpartition(".")[0] for name in biases),
+            folded=tuple(dict.fromkeys(name.rpartition(".")[0] for name in biases)),
             rescaled=tuple(dict.fromkeys(name.rpartition(".")[0] for name in scaled)),
             restored=removal.restored,
             unknown=dict(removal.space.unknown),
@@ -345,7 +355,7 @@ def _layers(model: nn.Module, removal: Removal, before: Mapping[str, int]) -> tu
     modules = dict(model.named_modules(remove_duplicate=False))
     rows = []
     for layer in removal.space.producers:
-        classes = removal.space.channels(layer).classes
+        classes = removal.space.classes(layer)
         prefix = f"{layer}." if layer else ""
         own = [f"{prefix}{name}" for name, _ in modules[layer].named_parameters(recurse=False)]
         rows.append(

@@ -9,7 +9,7 @@ reference run these operators see what stays alone. Each such place is named in 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, TypeAlias
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from torchpare.graph import Removal
-from torchpare.graph.program import Op, Ref
+from torchpare.graph.program import Op, Program, Ref
 from torchpare.graph.reduced import reduced_axes
 
-__all__ = ["Patches", "find_patches"]
+__all__ = ["Kept", "Patch", "Patches", "find_patches", "keyed", "without"]
 
 Kept: TypeAlias = NDArray[np.bool_]
 Key: TypeAlias = "tuple[str, str, tuple[tuple[int, ...], ...], int]"
@@ -94,21 +94,25 @@ def find_patches(removal: Removal, skip: Collection[int] = (), *, spoilt: bool =
             zero are zeros, too.
     """
     patches = Patches()
-    counter: Counter[tuple[str, str, tuple[tuple[int, ...], ...]]] = Counter()
-    calls: Counter[tuple[str, str]] = Counter()
-    values = removal.space.program.values
-    for number, op in enumerate(removal.space.program.ops):
-        place = (op.module, op.name, tuple(values[ref.uid].shape for ref in op.inputs))
-        key = (*place, counter[place])
-        counter[place] += 1
+    for number, (op, key, calls) in enumerate(keyed(removal.space.program)):
         patch = None if number in skip else _patch_of(op, removal, patches)
         if patch is None and spoilt and op.name in _UNBOUNDED:
             lost = [mask for mask in removal.kept_axes(op.outputs[0]) if not mask.all()]
-            patch = _finite(lost, patches, place[:2]) if lost else None
+            patch = _finite(lost, patches, key[:2]) if lost else None
         if patch is not None and op.inputs:
-            patches.by_key[key], patches.numbers[key] = patch, calls[op.module, op.name]
-        calls[op.module, op.name] += 1
+            patches.by_key[key], patches.numbers[key] = patch, calls
     return patches
+
+
+def keyed(program: Program) -> Iterator[tuple[Op, Key, int]]:
+    """Every operator of a program, its key, and how many calls of that operator there were before it in its module."""
+    counter: Counter[tuple[str, str, tuple[tuple[int, ...], ...]]] = Counter()
+    calls: Counter[tuple[str, str]] = Counter()
+    for op in program.ops:
+        place = (op.module, op.name, tuple(program.values[ref.uid].shape for ref in op.inputs))
+        yield op, (*place, counter[place]), calls[op.module, op.name]
+        counter[place] += 1
+        calls[op.module, op.name] += 1
 
 
 def _patch_of(  # noqa: PLR0911 - a line for each family of operators
@@ -150,14 +154,20 @@ def _tensor(mask: Kept, like: Tensor) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(mask)).to(like.device)
 
 
+def without(x: Tensor, masks: Sequence[Kept]) -> Tensor:
+    """``x`` with zeros where channels go."""
+    for mask in masks:
+        x = x.masked_fill(~_tensor(mask, x), 0)
+    return x
+
+
 def _without(x: Tensor, masks: Sequence[Kept], patches: Patches, place: tuple[str, str]) -> Tensor:
     """``x`` with zeros where channels go; what was not zero there is remembered."""
     for mask in masks:
-        keep = _tensor(mask, x)
-        lost = x.masked_fill(keep, 0)
+        lost = x.masked_fill(_tensor(mask, x), 0)
         if bool(lost.any()):
             patches.loud[place] = max(patches.loud.get(place, 0), int((~mask).sum()))
-        x = x.masked_fill(~keep, 0)
+        x = without(x, [mask])
     return x
 
 

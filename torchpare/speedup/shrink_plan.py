@@ -80,13 +80,17 @@ class Cut:
         }
 
     def _apply_box(self, tensor: Tensor, dependent: list[int]) -> Tensor:
-        """Cut axes whose kept indices depend on other axes, which must come first for the order to hold."""
-        order = sorted(range(tensor.dim()), key=lambda axis: (axis in dependent, axis))
+        """Cut axes whose kept indices depend on other axes, which must come first for the order to hold.
+
+        Axes along which nothing varies come last: then what is picked are whole runs of memory.
+        """
         box = np.ones((1,) * tensor.dim(), dtype=bool)
         for mask in self.axes:
-            box = box & mask
-        kept = torch.from_numpy(np.broadcast_to(box, self.before).transpose(order).copy()).to(tensor.device)
-        small = tensor.permute(order)[kept].reshape([self.after[axis] for axis in order])
+            box = box if mask.all() else box & mask
+        order = sorted(range(tensor.dim()), key=lambda axis: (box.shape[axis] == 1, axis in dependent, axis))
+        kept = torch.from_numpy(np.flatnonzero(box.transpose(order))).to(tensor.device)
+        runs = tensor.permute(order).reshape(box.size, -1)
+        small = runs.index_select(0, kept).reshape([self.after[axis] for axis in order])
         return small.permute([order.index(axis) for axis in range(tensor.dim())])
 
 
@@ -99,8 +103,12 @@ def _picked(tensor: Tensor, picks: Mapping[int, Tensor], after: tuple[int, ...])
         return tensor
     small = tensor.new_empty(after)
     rows = picks.pop(0).split(max(1, _BLOCK * len(tensor) // tensor.numel()))
+    *others, last = picks.items()
     for place, block in zip(small.split(len(rows[0])), rows, strict=True):
-        place.copy_(_picked(tensor.index_select(0, block), picks, after))
+        piece = tensor.index_select(0, block)
+        for axis, kept in others:
+            piece = piece.index_select(axis, kept)
+        torch.index_select(piece, *last, out=place)
     return small
 
 

@@ -12,10 +12,13 @@ from nni.compression.pytorch.pruning import (
     AGPPruner,
     LinearPruner,
     LotteryTicketPruner,
+    PruningScheduler,
+    SlimPruner,
 )
+from nni.compression.pytorch.pruning.tools import LinearTaskGenerator
 
 from tests.support.rounds import ASKED, X, net, pruned, rounds, sgd, train
-from torchpare.errors import CompatError, ConfigError
+from torchpare.errors import ConfigError
 
 
 def test_linear_rounds_prune_as_much_each():
@@ -126,7 +129,7 @@ def test_an_evaluator_fine_tunes_and_judges_rounds():
 @pytest.mark.parametrize(
     ("named", "error", "message"),
     [
-        ({"pruning_params": {"mode": "global"}}, CompatError, r"\['mode'\] is 'global'; in rounds it is 'normal'"),
+        ({"pruning_params": {"mode": "globl"}}, ConfigError, "mode is 'globl'; it is one of 'normal'"),
         ({"pruning_params": {"iterations": 3}}, ConfigError, "there is no such thing"),
         ({"speedup": True}, ConfigError, "speedup=True makes the model small, which needs dummy_input"),
         ({"depth": 3}, ConfigError, r"unexpected keyword argument 'depth'; .* it takes \(pruning_algorithm"),
@@ -135,3 +138,43 @@ def test_an_evaluator_fine_tunes_and_judges_rounds():
 def test_what_rounds_cannot_do_is_refused(named, error, message):
     with pytest.raises(error, match=message):
         AGPPruner(net(), ASKED, "l1", 2, **named)
+
+
+def test_rounds_of_layers_that_share_what_goes():
+    model = net()
+    with torch.no_grad():
+        model[3].weight.mul_(1e-3)
+    everywhere = [{"op_types": ["Conv2d"], "total_sparsity": 0.5, "max_sparsity_per_layer": 0.75}]
+    AGPPruner(model, everywhere, "l1", 3, pruning_params={"mode": "global"}).compress()
+    assert int((model[3].weight.flatten(1) == 0).all(dim=1).sum()) == 6
+    assert pruned(model) == 6
+
+
+@pytest.mark.parametrize("by", ["trainer", "evaluator", "scheduler"])
+def test_rounds_of_slimming_train_the_scales_towards_zero(by):
+    left = []
+    for scale in (0.0, 1.0):
+        model, norms, epochs = net(), [{"op_types": ["BatchNorm2d"], "total_sparsity": 0.5}], []
+        optimizer = sgd(model)
+
+        def trainer(model, optimizer, criterion, epochs=epochs):
+            epochs.append(1)
+            train(model, optimizer, criterion)
+
+        def training(model, optimizer, criterion, schedulers, max_steps, max_epochs, trainer=trainer):
+            for _ in range(max_epochs):
+                trainer(model, optimizer, criterion)
+
+        if by == "scheduler":
+            slim = SlimPruner(model, norms, trainer, optimizer, F.cross_entropy, 2, scale)
+            PruningScheduler(slim, LinearTaskGenerator(3, model, norms)).compress()
+        else:
+            own = {"trainer": trainer, "traced_optimizer": optimizer, "criterion": F.cross_entropy}
+            own = own if by == "trainer" else {"evaluator": TorchEvaluator(training, optimizer, F.cross_entropy)}
+            LinearPruner(
+                model, norms, "slim", 3, pruning_params={**own, "training_epochs": 2, "scale": scale}
+            ).compress()
+        assert len(epochs) == 6
+        assert int((model[1].weight == 0).sum()) == 8
+        left.append(float(model[1].old_weight.detach().abs().sum()))
+    assert left[1] < 0.9 * left[0]

@@ -1,6 +1,6 @@
 """NNI's import paths, for scripts that were written for it: one added line, ``import torchpare.compat.nni``.
 
-Behind it ``nni.compression.pytorch...``, ``nni.algorithms.compression.pytorch...`` and ``nni.compression...`` can be
+After it ``nni.compression.pytorch...``, ``nni.algorithms.compression.pytorch...`` and ``nni.compression...`` can be
 imported, with the names and the calls of NNI 2.2 to 3.0. What behaves differently is told once, as an
 :class:`NNIChangeWarning` with the reason; what has no counterpart says when it is used what to write instead.
 

@@ -51,7 +51,7 @@ CHANGES: dict[str, Change] = {
         "exactly the share that was asked for goes", "a layer must not vanish because its weights are equal"),
     "groups": Change(
         "pruning filters", "masked the layer's own filters",
-        "masks also the norm behind them and the inputs that read them",
+        "masks also the norm after them and the inputs that read them",
         "a norm's shift that still flows is learnt, and gone when the model is shrunk"),
     "masks": Change(
         "`export_model(..., mask_path)`", "wrote float masks as large as the weights",
@@ -107,7 +107,7 @@ CHANGES: dict[str, Change] = {
         "mask the model that was passed", "one model, one state"),
     "rounds_speedup": Change(
         "`speedup=True` of pruners that go in rounds", "made the model small in each round",
-        "masks in each round and makes the model small once, behind the last one",
+        "masks in each round and makes the model small once, after the last one",
         "masks compose; an optimizer of the user stays valid until the end"),
     "rounds_log": Change(
         "`log_dir`, `keep_intermediate_result`", "wrote each round's model and masks to files",

@@ -1,7 +1,7 @@
 """Training as NNI 2.9 and later were told of it: an evaluator that a pruner asks to train and to evaluate a model.
 
 NNI's evaluators took optimizers and losses apart to get between their steps. Here the tasks that have to run before or
-behind a step hang on the optimizer's own hooks, or on the callbacks of the library that trains.
+after a step hang on the optimizer's own hooks, or on the callbacks of the library that trains.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Evaluator(ABC):
         Args:
             model: what to train.
             before: what to call before each step of the optimizer, when gradients are there.
-            after: what to call behind each step.
+            after: what to call after each step.
             max_steps: how many steps; as many as the training itself says, if not given.
             max_epochs: how many epochs; as many as the training itself says, if not given.
         """
@@ -91,7 +91,7 @@ class Evaluator(ABC):
         self.model = None
 
     def patch_optimizer_step(self, before_step_tasks: Sequence[Task], after_step_tasks: Sequence[Task]) -> None:
-        """Call these tasks before and behind each step of the training to come."""
+        """Call these tasks before and after each step of the training to come."""
         self._before, self._after = (*self._before, *before_step_tasks), (*self._after, *after_step_tasks)
 
     def revert_optimizer_step(self) -> None:
@@ -215,7 +215,7 @@ class TorchEvaluator(Evaluator):
 
 @contextmanager
 def restored_modes(model: nn.Module) -> Iterator[None]:
-    """Train and eval as they were, behind whatever changes them."""
+    """Train and eval as they were, after whatever changes them."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield

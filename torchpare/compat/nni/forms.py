@@ -38,7 +38,7 @@ def called_with(
         signature.bind(*args, **named)
     except TypeError as error:
         takes = signature.replace(return_annotation=inspect.Signature.empty)
-        raise ConfigError(f"{name}: {error}; behind model and config_list it takes {takes}") from None
+        raise ConfigError(f"{name}: {error}; after model and config_list it takes {takes}") from None
     return form(*args, **named)
 
 

@@ -90,7 +90,7 @@ class LegacyCompressor:
             handle.remove()
 
     def patch_optimizer(self, *tasks: Callable[[], Any]) -> None:
-        """Call the tasks behind each step of the optimizer, by its own hooks; nothing to do without one."""
+        """Call the tasks after each step of the optimizer, by its own hooks; nothing to do without one."""
         if self.optimizer is not None:
             Steps(self.optimizer, after=partial(_run, tasks))
 

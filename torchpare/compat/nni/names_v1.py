@@ -81,7 +81,7 @@ _TENSORRT = {
     "ModelSpeedupTensorRT": "torchpare.runtimes:ModelSpeedupTensorRT",
     "BaseModelSpeedup": ":torchpare.runtimes.ModelSpeedupRuntime",
     "CalibrateType": ":a quantizer's 'observer': 'min_max', 'percentile', 'kl' or 'mse'; see docs/quantizers.md",
-    "Calibrator": ":torchpare.quantization.ObserverQuantizer, which calibrates, and ModelSpeedupTensorRT behind it",
+    "Calibrator": ":torchpare.quantization.ObserverQuantizer, which calibrates, and ModelSpeedupTensorRT after it",
 }
 _DEPENDENCIES = {
     **here("small", "ChannelDependency", "GroupDependency"),

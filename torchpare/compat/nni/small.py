@@ -75,7 +75,7 @@ class ModelSpeedupV3(speedup.ModelSpeedup):
     """
 
     report: SpeedupReport | None = None
-    """What was done, behind `speedup_model`."""
+    """What was done, after `speedup_model`."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - the arguments of NNI 3
         self,

@@ -9,7 +9,7 @@ from torch import nn
 
 from torchpare.compat.nni.legacy_compressor import tell_of_entries
 from torchpare.config import plain_class
-from torchpare.errors import CompatError, ConfigError
+from torchpare.errors import ConfigError
 
 __all__ = ["entries_of_v2", "take_key"]
 
@@ -26,7 +26,6 @@ def entries_of_v2(model: nn.Module, config_list: Any, supported: Sequence[type[n
 
     Raises:
         ConfigError: an entry says the same in two ways, or a part of a name reaches no layer.
-        CompatError: a key has no counterpart.
     """
     if not isinstance(config_list, list | tuple) or not all(isinstance(entry, Mapping) for entry in config_list):
         return config_list
@@ -52,9 +51,6 @@ def take_key(entries: Any, key: str, usual: Any) -> tuple[Any, Any]:
 def _entry(
     model: nn.Module, entry: dict[str, Any], where: str, supported: tuple[type[nn.Module], ...]
 ) -> dict[str, Any]:
-    if "max_sparsity_per_layer" in entry:
-        raise CompatError(f"{where}['max_sparsity_per_layer'] has no counterpart in this pruner: each layer keeps one "
-                          "unit; torchpare.search.BudgetSearchPruner takes max_sparsity")  # fmt: skip
     given = [key for key in _SPARSITY if key in entry]
     if len(given) > 1:
         raise ConfigError(f"{where} has both {given[0]!r} and {given[1]!r}; say it once")

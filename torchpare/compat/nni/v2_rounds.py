@@ -14,14 +14,15 @@ from torchpare.compat.nni.evaluators import Evaluator
 from torchpare.compat.nni.forms import called_with, evaluator_form, without_epoch
 from torchpare.compat.nni.v2_pruning import V2Pruner
 from torchpare.compat.nni.views import entry_of, full_masks
-from torchpare.errors import CompatError, ConfigError
+from torchpare.errors import ConfigError
+from torchpare.pruning.training import training_of
 from torchpare.speedup import ModelSpeedup
 
 __all__ = ["AGPPruner", "LinearPruner", "LotteryTicketPruner", "RoundsPruner", "score_of"]
 
 _STATISTICS = ("trainer", "traced_optimizer", "optimizer", "criterion", "training_batches", "training_steps",
-               "training_epochs", "evaluator")  # fmt: skip
-_SHARED = ("mode", "dummy_input")
+               "training_epochs", "evaluator", "scale")  # fmt: skip
+_SHARED = ("mode", "balance_gran", "dummy_input")
 
 
 class RoundsPruner(V2Pruner):
@@ -42,7 +43,7 @@ class RoundsPruner(V2Pruner):
             tell("rounds_speedup")
 
     def finish_round(self, at: int) -> None:
-        """Fine-tune and evaluate behind the mask of a round, and remember the best."""
+        """Fine-tune and evaluate after the mask of a round, and remember the best."""
         if isinstance(self.evaluator, Evaluator):
             self.evaluator.run(self.bound_model)
         elif self.finetuner is not None:
@@ -85,8 +86,7 @@ class _Gradual(RoundsPruner, pruning.GradualPruner):
         super().__init__(
             model, config_list, optimizer, num_iterations=given["total_iteration"] + 1,
             pruning_algorithm=given["pruning_algorithm"],
-            dependency_aware=parameters.get("mode") == "dependency_aware",
-            dummy_input=_first(given["dummy_input"], parameters.get("dummy_input")),
+            dummy_input=_first(given["dummy_input"], parameters.get("dummy_input")), **_allocation(parameters),
         )  # fmt: skip
         self.parameters = parameters
         self.take_rounds(given)
@@ -106,8 +106,11 @@ class _Gradual(RoundsPruner, pruning.GradualPruner):
         self.shrink()
 
     def _show_data(self) -> None:
-        """Let criteria that look at data see some."""
+        """Let criteria that look at data see some, and scales become sparse."""
         inner, trainer = self.parameters.get("evaluator"), self.parameters.get("trainer")
+        if isinstance(self.ranking, pruning.SlimPruner):
+            self._train_scales(self.ranking, inner, trainer)
+            return
         steps = self.parameters.get("training_steps", self.parameters.get("training_batches"))
         if isinstance(inner, Evaluator):
             inner.run(self.bound_model, before=None if inner.optimizer else self.step, max_steps=steps)
@@ -115,6 +118,16 @@ class _Gradual(RoundsPruner, pruning.GradualPruner):
             without_epoch(trainer)(
                 self.bound_model, optimizer=self.optimizer, criterion=self.parameters.get("criterion"), epoch=0
             )
+
+    def _train_scales(self, slim: pruning.SlimPruner, inner: Any, trainer: Any) -> None:
+        slim.scale = self.parameters.get("scale", slim.scale)
+        slim.epochs = self.parameters.get("training_epochs", 1)
+        if isinstance(inner, Evaluator):
+            inner.run(self.bound_model, before=slim.sparsify, max_epochs=slim.epochs)
+            return
+        criterion = self.parameters.get("criterion")
+        slim.training = training_of(type(self).__name__, without_epoch(trainer), self.optimizer, criterion)
+        slim.train_scales()
 
 
 class LinearPruner(_Gradual, pruning.LinearPruner):
@@ -152,9 +165,10 @@ class LotteryTicketPruner(RoundsPruner, pruning.LotteryTicketPruner):
             {**entry, "prune_iterations": rounds} if isinstance(entry, Mapping) and not entry.get("exclude") else entry
             for entry in config_list
         ]
+        parameters = _checked(name, given["pruning_params"])
         super().__init__(
             model, entries, reset_weights=reset, pruning_algorithm=given["pruning_algorithm"],
-            dummy_input=_first(given["dummy_input"], given["pruning_params"].get("dummy_input")),
+            dummy_input=_first(given["dummy_input"], parameters.get("dummy_input")), **_allocation(parameters),
         )  # fmt: skip
         self.take_rounds(given)
 
@@ -202,18 +216,19 @@ def _checked(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         ConfigError: it is no such thing.
-        CompatError: a mode that rounds do not have.
     """
     for key in parameters:
         if key not in (*_STATISTICS, *_SHARED):
             raise ConfigError(f"{name}: pruning_params[{key!r}]: there is no such thing; there are "
                               f"{', '.join((*_STATISTICS, *_SHARED))}")  # fmt: skip
-    if parameters.get("mode", "normal") not in ("normal", "dependency_aware"):
-        raise CompatError(f"{name}: pruning_params['mode'] is {parameters['mode']!r}; in rounds it is 'normal' or "
-                          "'dependency_aware' here")  # fmt: skip
     given = dict(parameters)
     given.setdefault("traced_optimizer", given.pop("optimizer", None))
     return given
+
+
+def _allocation(parameters: Mapping[str, Any]) -> Any:
+    """How layers share what goes."""
+    return {key: parameters[key] for key in ("mode", "balance_gran") if key in parameters}
 
 
 def _first(*given: Any) -> Any:

@@ -12,6 +12,7 @@ from torchpare.compat.nni.evaluators import Evaluator
 from torchpare.compat.nni.forms import evaluator_form
 from torchpare.compat.nni.v2_pruning import StatisticsPruner, V2Pruner
 from torchpare.compat.nni.v2_rounds import AGPPruner, LinearPruner, LotteryTicketPruner, RoundsPruner
+from torchpare.compat.nni.v2_trained import SlimPruner
 from torchpare.errors import CompatError, ConfigError
 from torchpare.pruning.ranked import CRITERIA
 
@@ -82,8 +83,8 @@ class PruningScheduler:
     Args:
         pruner: what goes: a pruner that has not pruned yet.
         task_generator: how much goes in each round.
-        finetuner: ``finetuner(model)`` trains behind each mask.
-        speedup: make the model small behind the last round; ``speed_up`` is the same.
+        finetuner: ``finetuner(model)`` trains after each mask.
+        speedup: make the model small after the last round; ``speed_up`` is the same.
         dummy_input: an example input, for ``speedup``.
         evaluator: ``evaluator(model) -> float``, or an evaluator of 2.9.
         reset_weight: rounds begin with the weights of the first one; with a `LotteryTicketTaskGenerator` alone.
@@ -149,8 +150,11 @@ def _parameters(pruner: V2Pruner, dummy_input: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"mode": "dependency_aware" if pruner.dependency_aware else "normal"}
     if example is not None and pruner.structured:
         found["dummy_input"] = example
+    if isinstance(pruner, SlimPruner):
+        found |= {"training_epochs": pruner.epochs, "scale": pruner.scale}
     if isinstance(pruner, StatisticsPruner):
         found["training_steps"] = pruner.batches
+    if isinstance(pruner, StatisticsPruner | SlimPruner):
         if isinstance(pruner.evaluator, Evaluator):
             found["evaluator"] = pruner.evaluator
         elif pruner.training is not None:

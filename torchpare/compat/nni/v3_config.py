@@ -19,7 +19,6 @@ _LATER = ("sparse_ratio", "sparse_threshold", "target_names", "target_settings",
           "max_sparse_ratio", "min_sparse_ratio", "align", "apply_method", "internal_metric_block")  # fmt: skip
 _NOT_PRUNING = {
     "sparse_threshold": "sparse_ratio, a share; how large a threshold has to be depends on the weights",
-    "max_sparse_ratio": "torchpare.search.BudgetSearchPruner(..., max_sparsity=...)",
     "min_sparse_ratio": "an entry of its own for that layer",
     "align": "dummy_input, with which groups of layers are masked together",
     "internal_metric_block": "'round_to', which keeps multiples, or TransformerHeadPruner for heads",
@@ -146,7 +145,9 @@ def _sparsity(said: dict[str, Any], where: str) -> dict[str, Any]:
     share = said.get("sparse_ratio", said.get("sparsity"))
     if share is None:
         raise ConfigError(f"{where} has no 'sparse_ratio', so it says nothing about the layers it reaches")
-    known = {"sparse_ratio", "sparsity", "granularity", "apply_method"}
+    if said.get("max_sparse_ratio") is not None:
+        found["max_sparsity_per_layer"] = said["max_sparse_ratio"]
+    known = {"sparse_ratio", "sparsity", "granularity", "apply_method", "max_sparse_ratio"}
     rest = {key: value for key, value in said.items() if key not in known and key not in _NOT_PRUNING}
     return {"sparsity": share, **found, **rest}
 

@@ -57,7 +57,7 @@ class V3Pruner(V2Pruner):
         Args:
             compressor: whose model and, where none is given, whose evaluator.
             new_config_list: what to prune.
-            *args: the further arguments of the pruner, behind the evaluator.
+            *args: the further arguments of the pruner, after the evaluator.
             **named: as ``args``, by name.
             evaluator: who trains.
         """

@@ -33,7 +33,7 @@ class V3Quantizer(LegacyQuantizer):
 
     Args:
         model: what to quantize.
-        config_list: in the words of NNI 3, of earlier versions, or of torchpare. With ``fuse_names`` the norms behind
+        config_list: in the words of NNI 3, of earlier versions, or of torchpare. With ``fuse_names`` the norms after
             quantized layers are found by the evaluator's ``dummy_input``.
         evaluator: who trains.
         existed_wrappers: must be None: masks and quantizers are on the model already.
@@ -75,7 +75,7 @@ class V3Quantizer(LegacyQuantizer):
         Args:
             compressor: whose model and, where none is given, whose evaluator.
             new_config_list: what to quantize.
-            *args: the further arguments of the quantizer, behind the evaluator.
+            *args: the further arguments of the quantizer, after the evaluator.
             **named: as ``args``, by name.
             evaluator: who trains.
         """
@@ -164,7 +164,7 @@ class PtqQuantizer(V3Quantizer, quantization.PtqQuantizer):
         existed_wrappers: Any = None,
     ) -> None:  # fmt: skip
         if is_bias_correction:
-            raise CompatError("PtqQuantizer: is_bias_correction is a call of its own here: behind compress(), "
+            raise CompatError("PtqQuantizer: is_bias_correction is a call of its own here: after compress(), "
                               "torchpare.quantization.correct_biases(model, batches)")  # fmt: skip
         super().__init__(model, config_list, evaluator, existed_wrappers)
 

@@ -54,7 +54,7 @@ class _Scheduled(V3Pruner, pruning.GradualPruner):
         return cls(compressor, interval_steps, total_times, evaluator)
 
     def begin(self) -> None:
-        """Let the evaluator train, and prune behind each interval."""
+        """Let the evaluator train, and prune after each interval."""
         self.tell_changes()
         self.look_again()
         steps, epochs = self.limits
@@ -76,7 +76,7 @@ class _Scheduled(V3Pruner, pruning.GradualPruner):
 
 
 class LinearPruner(_Scheduled, pruning.LinearPruner):
-    """Prunes as much behind each interval of the evaluator's training.
+    """Prunes as much after each interval of the evaluator's training.
 
     Args:
         pruner: what to prune, where and by what; it must not have pruned yet.

@@ -24,12 +24,13 @@ def convolution(flow: Flow, op: Op) -> None:
     shape, rank = flow.shape(weight), len(flow.shape(weight))
     why = f"the convolution in {op.where}"
     for axis in range(2, rank):
-        flow.freeze(weight, axis, f"kernel axis of {why}")
         flow.freeze(x, axis, f"spatial axis of {why}")
     inputs = flow.vector(x, 1, why)
     channels_in = len(inputs)
     slots = channels_in // groups
     group_in, slot_in = _groups(flow, inputs, (groups, slots), why)
+    read = {} if groups > 1 else {0 if transposed else 1: along(inputs, 0 if transposed else 1, rank)}
+    flow.follow(weight, {**read, **dict(enumerate(flow.fixed(shape)[2:], start=2))}, why)  # a kernel stays as it is
     if transposed:  # weight is (I, O/G, ...): its rows read, its columns make
         flow.store.unify(flow.vector(weight, 0, why), inputs, why)
         columns = np.broadcast_to(_two(flow, weight, 1, why), (channels_in, shape[1]))
@@ -44,8 +45,10 @@ def convolution(flow: Flow, op: Op) -> None:
         per_group = shape[0] // groups
         group_out, _slot_out = _groups(flow, rows, (groups, per_group), why)
         flow.store.unify(group_in, group_out, why)
-        wanted = slot_in if groups == 1 else np.repeat(np.broadcast_to(slot_in, (groups, slots)), per_group, axis=0)
-        flow.store.unify(_two(flow, weight, 1, why), wanted, why)
+        if groups > 1:
+            columns = np.broadcast_to(_two(flow, weight, 1, why), (shape[0], slots)).reshape(groups, per_group, slots)
+            alike = (columns == columns[:, :1]).all()  # all rows of a group have the same labels: one will do
+            flow.store.unify(columns[:, :1] if alike else columns, slot_in[:, None], why)
         out = rows
         flow.makes(weight, 0, out)
         if groups == 1:
@@ -58,7 +61,7 @@ def convolution(flow: Flow, op: Op) -> None:
     elif groups > 1:
         flow.store.freeze(group_in, f"the number of groups of {why} is fixed")
     if isinstance(bias, Ref):
-        flow.store.unify(flow.vector(bias, 0, why), out, why)
+        flow.follow(bias, {0: out}, why)
         flow.makes(bias, 0, out)
     result = op.outputs[0]
     batch = flow.tied(x, 0, why)
@@ -176,7 +179,7 @@ def linear(flow: Flow, op: Op) -> None:
     flow.makes(weight, 0, rows)
     flow.reads(weight, 1, x)
     if isinstance(bias, Ref):
-        flow.store.unify(flow.vector(bias, 0, why), rows, why)
+        flow.follow(bias, {0: rows}, why)
         flow.makes(bias, 0, rows)
     carried = [flow.tied(x, axis, why, depends=[a for a in range(last) if a != axis]) for axis in range(last)]
     flow.define(op.outputs[0], [*carried, along(rows, last, last + 1)])

@@ -41,6 +41,7 @@ __all__ = ["merge_aligned", "pointwise"]
     "_neg_view",
     *("fake_quantize_per_tensor_affine_cachemask", "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams"),
     "_fake_quantize_learnable_per_tensor_affine",
+    *("leaky_relu", "elu", "selu", "_conj_physical"),  # up to torch 2.8 not all of their forms say that they are
     *("uniform", "normal", "exponential", "random", "normal_functional", "log_normal", "cauchy", "geometric"),
 )
 def pointwise(flow: Flow, op: Op) -> None:

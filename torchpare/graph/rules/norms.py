@@ -33,7 +33,7 @@ def batch_norm(flow: Flow, op: Op) -> None:
     channels = flow.vector(x, 1, why)
     for ref in op.inputs[1:]:
         if flow.shape(ref) == channels.shape:
-            flow.store.unify(flow.vector(ref, 0, why), channels, why)
+            flow.follow(ref, {0: channels}, why)
     if not op.name.endswith(("no_training", "no_update")):  # statistics of this batch, over all other axes
         for axis, labels in enumerate(flow.labels(x)):
             if axis != 1:
@@ -55,7 +55,7 @@ def layer_norm(flow: Flow, op: Op) -> None:
     for axis in range(first, rank):
         labels = flow.vector(x, axis, why)
         for ref in parameters:
-            flow.store.unify(flow.vector(ref, axis - first, why), labels, why)
+            flow.follow(ref, {axis - first: along(labels, axis - first, len(normalized))}, why)
         flow.note("a norm over the pruned axis", labels, op)
         if op.call is None or op.call.sizes is None or len(op.call.sizes) != len(normalized):
             flow.store.freeze(labels, f"the normalised shape is fixed in {op.where}")
@@ -79,7 +79,7 @@ def group_norm(flow: Flow, op: Op) -> None:
     channels = flow.vector(x, 1, why)
     for ref in affine:
         if isinstance(ref, Ref):
-            flow.store.unify(flow.vector(ref, 0, why), channels, why)
+            flow.follow(ref, {0: channels}, why)
     grid = np.ascontiguousarray(channels).reshape(groups, -1)
     number = None if op.call is None else op.call.number
     if groups > 1 and number is not None and not isinstance(number, Const):

@@ -18,9 +18,7 @@ def run(settings: StudyStage, job: Job) -> Outcome:
         ConfigError: masks or quantizers hang on it, or nothing evaluates it and sensitivities are asked for.
     """
     if is_attached(job.model) or next(quantizers_of(job.model), None) is not None:
-        raise ConfigError(
-            "what is looked at is a plain model: put the stage 'study' before 'prune', or behind 'shrink'"
-        )
+        raise ConfigError("what is looked at is a plain model: put the stage 'study' before 'prune', or after 'shrink'")
     job.progress("looking at every layer", 0.1)
     evaluate = job.materials.score() if settings.sensitivity else None
     found = study(
