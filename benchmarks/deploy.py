@@ -64,7 +64,7 @@ def bert() -> tuple[nn.Module, Callable[[], Any], bool]:
     """A classifier of 6 layers, 768 wide, on 128 tokens: behind its head no width is bound to what it returns."""
     from transformers import BertConfig, BertForSequenceClassification
 
-    model = BertForSequenceClassification(BertConfig(vocab_size=8000, num_hidden_layers=6, num_labels=10))
+    model = BertForSequenceClassification(BertConfig(vocab_size=8000, num_hidden_layers=6))
     return model.eval(), lambda: {"input_ids": torch.randint(0, 8000, (1, 128))}, True
 
 
