@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -167,7 +168,9 @@ def contend(net: str, runs: int, compiled: bool, rivals: bool, only: list[str] |
             if name not in ("torchao", "brevitas"):
                 raise
             failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"[:90]
-    return {name: taken.to_dict() for name, taken in measure(steps, runs=runs, warmup=3).items()} | failed
+    return {
+        name: taken.to_dict() for name, taken in measure(steps, runs=runs, warmup=3, clock=time.process_time).items()
+    } | failed
 
 
 def render(known: dict[str, Any], *, page: bool) -> Table:
@@ -188,7 +191,7 @@ def render(known: dict[str, Any], *, page: bool) -> Table:
         table.add_row(*words)
         lines.append("| " + " | ".join(words) + " |")
     if page:
-        about = f"Medians of {known['runs']} turns or more, one thread, {known['machine']}."
+        about = f"CPU time: medians of {known['runs']} turns or more, one thread, {known['machine']}."
         write_between("qat", "\n".join([*lines, "", about]), "benchmarks/qat.py", page=PAGE)
     return table
 
