@@ -59,7 +59,7 @@ def vision(name: str) -> tuple[nn.Module, Callable[[], Any], bool]:
 
 
 def bert() -> tuple[nn.Module, Callable[[], Any], bool]:
-    """A classifier of 6 layers, 768 wide, on 128 tokens: behind its head no width is bound to what it returns."""
+    """A classifier of 6 layers, 768 wide, on 128 tokens: after its head no width is bound to what it returns."""
     from transformers import BertConfig, BertForSequenceClassification
 
     model = BertForSequenceClassification(BertConfig(vocab_size=8000, num_hidden_layers=6))

@@ -40,7 +40,7 @@ Step = Callable[[], object]
 
 
 class Block(nn.Module):
-    """Attention and two linear layers, each behind a norm and beside a residual."""
+    """Attention and two linear layers, each after a norm and beside a residual."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -60,7 +60,7 @@ class CompressedLayer(nn.Module):
     """The parameters that are read through properties."""
 
     torchpare_fold: tuple[nn.Module, ...] = ()
-    """The batch norm behind the layer, if the weight is quantized as it will be once that is folded into it. In a
+    """The batch norm after the layer, if the weight is quantized as it will be once that is folded into it. In a
     tuple, where ``nn.Module`` does not take it for a child."""
 
     torchpare_gradient_watch: Callable[[Tensor], None] | None = None

@@ -63,7 +63,7 @@ def attach_weight_quantizer(
         layer: stays the same object; only its class becomes a subclass.
         name: the parameter's own name in the layer, such as ``"weight"``.
         quantizer: called with the masked parameter at each reading.
-        fold: a batch norm behind the layer: the weight is quantized as it will be once that is folded into it.
+        fold: a batch norm after the layer: the weight is quantized as it will be once that is folded into it.
     """
     quantizer.to(layer._parameters[name].device)  # type: ignore[union-attr]
     layer._modules[name + QUANTIZER] = quantizer

@@ -65,7 +65,7 @@ class FakeQuantize(GridState):
     """Whether scale and zero point with the integers of ``spec`` are all there is to know."""
 
     keeps_zero = True
-    """Whether zero is a value of the grid; if not, a pruned weight is masked behind it once more."""
+    """Whether zero is a value of the grid; if not, a pruned weight is masked after it once more."""
 
     def __init__(
         self, spec: QuantSpec, name: str, *, axis: int = 0, follows: bool = False, counts_passes: bool = True
@@ -143,7 +143,7 @@ class FakeQuantize(GridState):
             self.see_whether_active()
 
     def check_range(self) -> None:
-        """See that the range so far is one. Compiled code, which cannot stop for that, is asked behind it.
+        """See that the range so far is one. Compiled code, which cannot stop for that, is asked after it.
 
         Raises:
             QuantizationError: values were not finite.

@@ -31,10 +31,10 @@ __all__ = [
 ]  # fmt: skip
 
 MASK = "_mask"
-"""Behind a parameter's name, the name of its mask among the layer's buffers."""
+"""After a parameter's name, the name of its mask among the layer's buffers."""
 
 QUANTIZER = "_quantizer"
-"""Behind a parameter's name, the name of its quantizer among the layer's children."""
+"""After a parameter's name, the name of its quantizer among the layer's children."""
 
 ACTIVATIONS = {"output": "output_quantizer", "input": "input_quantizer"}
 """The names of the children that quantize what a layer returns and what it is called with."""
@@ -66,7 +66,7 @@ def _parameter(layer: nn.Module, name: str) -> Tensor:
 def in_use(layer: nn.Module, name: str) -> Tensor:
     """A parameter as the model uses it: ``quantizer(parameter * mask)``, of the two what there is.
 
-    Where zero is no value of the grid, what is masked is made zero behind it once more. Of a sharded layer it is the
+    Where zero is no value of the grid, what is masked is made zero after it once more. Of a sharded layer it is the
     whole parameter: all processes have to ask together.
     """
     if name not in getattr(layer, "torchpare_shadowed", ()):

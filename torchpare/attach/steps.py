@@ -91,7 +91,7 @@ def steps_not(optimizer: Optimizer) -> bool:
     """Whether a fused optimizer, in its step, will leave all parameters alone, for gradients that are not finite.
 
     Of others a ``GradScaler`` does not call the step then. Fused ones it does call, after it has written on them, as
-    ``found_inf``, how it stands; it takes that away behind the step.
+    ``found_inf``, how it stands; it takes that away after the step.
     """
     found = vars(optimizer).get("found_inf")
     return found is not None and bool(found)

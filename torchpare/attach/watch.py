@@ -80,7 +80,7 @@ class GradientWatch:
         self._apart: dict[str, Tensor] = {}
         self._handles: list[Any] = []
         self._own_steps = optimizer is None
-        # Where gradients are averaged behind the step, the weights that they belong to are those from before it.
+        # Where gradients are averaged after the step, the weights that they belong to are those from before it.
         self._weights = self._weights_now() if optimizer is None and many_ranks() else {}
         if optimizer is not None:
             self._handles.append(before_step(optimizer, self._before_step))

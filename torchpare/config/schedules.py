@@ -29,7 +29,7 @@ class GradualEntry(Entry):
     """The first epoch with masks."""
 
     end_epoch: int | None = None
-    """The first epoch behind the schedule."""
+    """The first epoch after the schedule."""
 
     frequency: int = 1
     """Epochs from one mask to the next."""

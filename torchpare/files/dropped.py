@@ -58,7 +58,7 @@ def as_built(path: str, dropped: Mapping[str, Sequence[int]]) -> str:
 
 
 def _renamed(items: Mapping[str, Any], dropped: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """Names behind a dropped block move up, in stacks within stacks too; names inside one are gone."""
+    """Names after a dropped block move up, in stacks within stacks too; names inside one are gone."""
     new = {name: moved_up(name, dropped) for name in items}
     return {now: items[name] for name, now in new.items() if now is not None}
 

@@ -10,7 +10,7 @@ parameter gets a *label*, and labels ride on the tensors of one recorded run, op
 columns take them over: column 70 carries the label of whichever filter made channel 70, and goes with it.
 
 *A flatten.* ``(N, C, 7, 7) -> (N, 49 C)``: the label of each channel is repeated 49 times, so that dropping one channel
-drops 49 columns of the linear layer behind it.
+drops 49 columns of the linear layer after it.
 
 Nothing here knows what a module is: rules are about ATen operators, a few dozen of them. What has no rule is frozen,
 and named. The files, in the order in which data goes through them: `capture` writes a `program`; `rules` carry

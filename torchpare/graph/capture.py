@@ -47,7 +47,7 @@ def capture(
     """Record a forward pass of a copy of ``model`` in evaluation mode; the model itself is not touched.
 
     Where that pass leaves parameters or buffers unread (auxiliary heads and statistics that only training uses), a pass
-    in training mode is recorded behind it, so that they follow the channels they read.
+    in training mode is recorded after it, so that they follow the channels they read.
 
     Args:
         model: any module, on any device.

@@ -46,7 +46,7 @@ class Chain:
         transposed: whether the reading convolution is.
         first_groups: of the making convolution.
         first_transposed: whether the making convolution is.
-        repeat: how many columns in a row of the second weight read each channel: more than one behind a flatten.
+        repeat: how many columns in a row of the second weight read each channel: more than one after a flatten.
     """
 
     first: str
@@ -155,7 +155,7 @@ def _sole_reader(program: Program, readers: Mapping[int, list[int]], uid: int, a
 
 
 def _behind(program: Program, op: Op, axis: int, repeat: int) -> tuple[int, int] | None:
-    """The axis of the channels behind an operator, and how many places each has there; None if they are no longer."""
+    """The axis of the channels after an operator, and how many places each has there; None if they are no longer."""
     shape = program.values[op.inputs[0].uid].shape
     if op.name in _VIEWS:
         moved = _seen_as(shape, program.values[op.outputs[0]].shape, axis)
@@ -166,7 +166,7 @@ def _behind(program: Program, op: Op, axis: int, repeat: int) -> tuple[int, int]
 
 
 def _pools_behind(op: Op, axis: int, rank: int) -> bool:
-    """Whether a pooling leaves channels alone: a mean over axes behind theirs, or a pool, which is over the last."""
+    """Whether a pooling leaves channels alone: a mean over axes after theirs, or a pool, which is over the last."""
     if op.name != "aten.mean":
         return axis == 1 and rank == (5 if "3d" in op.name else 4)
     given = op.args[1] if len(op.args) > 1 else None

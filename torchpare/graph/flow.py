@@ -314,7 +314,7 @@ class Flow:
         return axes
 
     def nest(self, axes: Sequence[LabelArray]) -> None:
-        """Note that each of several axes that are one in memory holds those behind it: groups their slots, say."""
+        """Note that each of several axes that are one in memory holds those after it: groups their slots, say."""
         present = [array for array in axes if array.any()]
         self.levels.extend((outer, inner) for at, outer in enumerate(present) for inner in present[at + 1 :])
 

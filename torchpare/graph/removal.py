@@ -106,7 +106,7 @@ def group_masks(removal: Removal, masks: Masks, *, unmask_returned: bool = False
     """``masks``, completed over the whole group of every channel that will leave the model.
 
     Masked are the filter that makes the channel and its bias, the scale and shift of its norm, and, where the channel
-    does not arrive as zero (behind a sigmoid, say), the columns that read it. A model that is fine-tuned under these
+    does not arrive as zero (after a sigmoid, say), the columns that read it. A model that is fine-tuned under these
     masks is the same function as the small one.
 
     Args:

@@ -1,6 +1,6 @@
 """Layers whose channels a batch norm silences: masked scale and shift ask for the filters in front of them, too.
 
-Network slimming (Liu et al., ICCV 2017) masks norms and no convolution. Behind such a norm a channel is zero whatever
+Network slimming (Liu et al., ICCV 2017) masks norms and no convolution. After such a norm a channel is zero whatever
 its filter makes, so the filter can go, if nobody else reads what it makes.
 """
 
@@ -23,7 +23,7 @@ __all__ = ["silenced_classes"]
 
 
 def silenced_classes(space: PruningSpace, masks: dict[int, NDArray[np.bool_]]) -> dict[int, NDArray[np.int64]]:
-    """By the uid of a parameter that makes channels, the classes of those that the norm behind it takes away.
+    """By the uid of a parameter that makes channels, the classes of those that the norm after it takes away.
 
     Args:
         space: the analysis of the model.
@@ -47,7 +47,7 @@ def silenced_classes(space: PruningSpace, masks: dict[int, NDArray[np.bool_]]) -
             parameter = space.parameter_of(ref.uid)
             if parameter is not None:
                 found[parameter].append(dead)
-    # A layer that runs several times loses what every norm behind it takes away.
+    # A layer that runs several times loses what every norm after it takes away.
     return {
         parameter: reduce(np.intersect1d, dead) for parameter, dead in found.items() if len(dead) == users[parameter]
     }

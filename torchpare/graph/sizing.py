@@ -130,7 +130,7 @@ class Sizing:
     # -- rows --------------------------------------------------------------------------------------------------------
 
     def _variable_table(self) -> NDArray[np.int64]:
-        """By class id, the variables of its atoms, in rising order; -1 behind them."""
+        """By class id, the variables of its atoms, in rising order; -1 after them."""
         last = len(self.cells)
         variables = np.append(self.variable_of, last)[self.cell_of]  # of a class without a cell: the last place
         table = np.full(self._parts.shape, -1, dtype=np.int64)

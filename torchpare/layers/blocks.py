@@ -1,6 +1,6 @@
 """Taking whole blocks out of a stack of layers, with every number that counts them; and putting them back.
 
-A stack is an ``nn.ModuleList`` or ``nn.Sequential`` (of experts, an ``nn.ModuleDict`` too). Behind a block that goes,
+A stack is an ``nn.ModuleList`` or ``nn.Sequential`` (of experts, an ``nn.ModuleDict`` too). After a block that goes,
 the others move up: their names change, and so do the indices that blocks remember of themselves (``layer_idx``) and the
 numbers and lists by which the model or its settings count them (``config.num_hidden_layers``, ``config.layer_types``).
 """

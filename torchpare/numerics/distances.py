@@ -85,7 +85,7 @@ def spatial_attention_error(student: Tensor, teacher: Tensor, counted: Tensor | 
 
 
 def attention_score_error(student: Tensor, teacher: Tensor, counted: Tensor | None = None) -> Tensor:
-    """The mean squared difference of attentions, before a softmax or behind it: ``(N, H, T, S) -> ()``.
+    """The mean squared difference of attentions, before a softmax or after it: ``(N, H, T, S) -> ()``.
 
     Jiao et al., "TinyBERT: Distilling BERT for Natural Language Understanding", EMNLP 2020, equation 7. As there, a
     place that a mask hides (a score of -10,000 or less) counts for 0 and not for what the mask wrote.

@@ -63,7 +63,7 @@ def activation_sums(activation: Tensor, axis: int) -> tuple[Tensor, Tensor, int]
     Tyree, Karras, Aila, Kautz, ICLR 2017, section 2.2).
 
     Args:
-        activation: behind the activation function.
+        activation: after the activation function.
         axis: where the channels lie.
     """
     entries = activation.detach().movedim(axis, 0).flatten(1)

@@ -54,7 +54,7 @@ def at_epoch(epoch: int, *, start: int, end: int, every: int) -> float:
     Args:
         epoch: the epoch that begins, counted from 0.
         start: the first epoch with masks.
-        end: the first epoch behind the schedule.
+        end: the first epoch after the schedule.
         every: epochs between two moves.
 
     Returns:

@@ -36,7 +36,7 @@ class DataDrivenPruner(FilterPruner):
         config_list: a list of dicts; see :class:`torchpare.config.Entry`.
         optimizer: whose steps count minibatches; it may change places with ``trainer``.
         trainer: ``trainer(model, optimizer=..., criterion=..., epoch=...)`` trains for one epoch. Without it, you train
-            behind ``compress()``.
+            after ``compress()``.
         criterion: handed to the trainer.
         sparsifying_training_batches: how many minibatches to look at.
         dependency_aware: choose channels together where layers can only lose them together.

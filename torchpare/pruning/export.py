@@ -51,7 +51,7 @@ def export(
             try_to_complete(model, dummy_input)
         else:
             warnings.warn(
-                "the masks that are exported cover the selected layers only, not the norms and consumers behind them: "
+                "the masks that are exported cover the selected layers only, not the norms and consumers after them: "
                 "call the model once before, or pass input_shape or the pruner's dummy_input",
                 stacklevel=3,
             )

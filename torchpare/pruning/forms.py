@@ -32,7 +32,7 @@ def form_of(
     mode: str,
     balance_gran: Sequence[int] | None,
 ) -> Form:
-    """What stands behind ``(model, config_list)``.
+    """What stands after ``(model, config_list)``.
 
     Args:
         name: the pruner's, for messages.

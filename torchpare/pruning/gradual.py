@@ -1,6 +1,6 @@
 """Pruning more from epoch to epoch, so that what is left can take over what goes.
 
-Who trains is up to you: give a ``trainer`` and ``compress()`` runs it, epoch by epoch, with a mask behind each that is
+Who trains is up to you: give a ``trainer`` and ``compress()`` runs it, epoch by epoch, with a mask after each that is
 due; give none, and you say ``update_epoch(epoch)`` at the start of each epoch of your own, which masks where it is due.
 """
 
@@ -89,7 +89,7 @@ class GradualPruner(RankedPruner):
 
     @property
     def end_epoch(self) -> int:
-        """The first epoch behind the schedule, for entries that do not give their own."""
+        """The first epoch after the schedule, for entries that do not give their own."""
         return self.num_iterations * self.freq
 
     def compute_target_sparsity(self, config: Mapping[str, Any] | GradualEntry) -> float:

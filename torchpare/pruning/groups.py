@@ -1,6 +1,6 @@
 """Masks of whole groups: what is fine-tuned is what is shipped.
 
-A filter that goes takes more with it than its own weights: the scale and shift of the norm behind it, and the inputs of
+A filter that goes takes more with it than its own weights: the scale and shift of the norm after it, and the inputs of
 whoever reads its channel. Masked in the convolution alone it would still send the norm's shift onwards, the model would
 learn to use that constant, and shrinking would take it away. So filter masks are completed over their groups before the
 model learns anything: in ``compress()`` where there is an example input, otherwise with the first batch that arrives.
@@ -86,7 +86,7 @@ def try_to_complete(
             attach_masks(model, complete_masks(analyse(model, example), masks_of(model), model))
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the user's own forward pass must go on
             message = (
-                "the masks cover the selected layers only, not the norms and consumers behind them, because the model "
+                "the masks cover the selected layers only, not the norms and consumers after them, because the model "
                 f"could not be analysed ({type(error).__name__}: {error}). A shrunk model may then differ from the "
                 "masked one; pass dummy_input to the pruner to see this error in compress()"
             )

@@ -103,7 +103,7 @@ class TransformerHeadPruner(Pruner):
         self.epochs_per_iteration = checked_batches(name, "epochs_per_iteration", epochs_per_iteration)
         self.forward_runner = forward_runner
         self.attentions: tuple[tuple[str, ...], ...] = ()
-        """The layers that make the heads of each attention that was pruned; there are some behind ``compress()``."""
+        """The layers that make the heads of each attention that was pruned; there are some after ``compress()``."""
 
     def find_targets(self, model: nn.Module, config_list: Any) -> dict[str, Target]:
         """No layers of their own: heads are found in ``compress()``. Names and types are checked.

@@ -38,7 +38,7 @@ class MovementPruner(Pruner):
         config_list: a list of dicts; see :class:`torchpare.config.Entry`.
         optimizer: steps the weights; its steps count.
         trainer: ``trainer(model, optimizer=..., criterion=..., epoch=...)`` trains for one epoch. Without it, you train
-            behind ``compress()``, and say ``step()`` after each minibatch if there is no optimizer.
+            after ``compress()``, and say ``step()`` after each minibatch if there is no optimizer.
         criterion: handed to the trainer.
         training_epochs: how many epochs ``compress()`` trains.
         warm_up_step: the first step with a mask.

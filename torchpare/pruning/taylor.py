@@ -90,7 +90,7 @@ class TaylorFOActivationFilterPruner(_StatisticsPruner):
 
     Of each example and channel the mean of activation times gradient, in absolute value; then the mean over examples,
     and of a layer's scores their share of the layer's Euclidean norm, so that layers can be compared. A filter in front
-    of a ReLU is worth the same before and behind it: where the ReLU is zero, so is the gradient before it.
+    of a ReLU is worth the same before and after it: where the ReLU is zero, so is the gradient before it.
 
     Molchanov, Tyree, Karras, Aila, Kautz, "Pruning Convolutional Neural Networks for Resource Efficient Inference",
     ICLR 2017, equation 8 and, for the normalization, section 2.3.

@@ -53,7 +53,7 @@ class Quantizer(Compressor):
             they are added to it as a group without weight decay. Without one, training passes through a layer count,
             and an optimizer made of ``model.parameters()`` after ``compress()`` trains the grids.
         dummy_input: an example input (a tensor, a tuple of positional arguments, or a dict of keyword arguments). With
-            it, batch norms directly behind quantized layers are found: such a weight is quantized as it will be once
+            it, batch norms directly after quantized layers are found: such a weight is quantized as it will be once
             the norm is folded into it, and what is quantized as the layer's output is that of the norm. Outputs that
             meet in a concatenation are found too, and get one grid between them, as integer runtimes need it.
 

@@ -30,8 +30,8 @@ _SIGN = QuantSpec(Grid(1))
 class BNNQuantizer(Quantizer):
     """Weights and activations +1 or -1, zero being +1; gradients pass where the value lies within [-1, 1].
 
-    Meant for training from the start, with norms behind the layers and no ReLU before a sign: a ``Hardtanh`` is usual.
-    A pruned weight is made zero behind the sign.
+    Meant for training from the start, with norms after the layers and no ReLU before a sign: a ``Hardtanh`` is usual.
+    A pruned weight is made zero after the sign.
 
     Courbariaux, Hubara, Soudry, El-Yaniv, Bengio, "Binarized Neural Networks: Training Neural Networks with Weights and
     Activations Constrained to +1 or -1", 2016.
@@ -86,7 +86,7 @@ class Signs(FixedLevels):
 
     @torch.no_grad()
     def observe(self, *tensors: Tensor) -> None:
-        """Warn where nothing is below zero: behind a ReLU all signs are +1, and the layers behind learn nothing."""
+        """Warn where nothing is below zero: after a ReLU all signs are +1, and the layers after learn nothing."""
         if torch.compiler.is_compiling() or not any(x.numel() for x in tensors):
             return
         self.observing = False

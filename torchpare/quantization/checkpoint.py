@@ -33,7 +33,7 @@ _SHAPED = ("scale", "zero_point", "low", "high", "offset")
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Writes a model, shrunk, quantized, both or neither, as one safetensors file without pickle.
 
-    Parameters and persistent buffers are written with their dtypes, dense weights behind quantized ones among them;
+    Parameters and persistent buffers are written with their dtypes, dense weights after quantized ones among them;
     tensors that share memory are written once, and are shared again after loading. Of quantizers, the kind, the grid
     and the place go into the record, and what they know (scales, ranges, counted steps) is written as tensors.
 

@@ -28,8 +28,8 @@ class DoReFaQuantizer(Quantizer):
     """Weights on ``2**bits`` levels from -1 to 1, activations on as many from 0 to 1; gradients are left alone.
 
     The weights of a layer come to have another size than before, so a net is trained with it, from the start or at
-    length; norms behind the layers help. Of an even number of levels none is zero: a pruned weight is made zero once
-    more behind the rounding.
+    length; norms after the layers help. Of an even number of levels none is zero: a pruned weight is made zero once
+    more after the rounding.
 
     Zhou, Wu, Ni, Zhou, Wen, Zou, "DoReFa-Net: Training Low Bitwidth Convolutional Neural Networks with Low Bitwidth
     Gradients", 2016. For the arguments see :class:`~torchpare.quantization.Quantizer`.

@@ -106,7 +106,7 @@ def _equalize(pair: Chain, exact: dict[str, Tensor], statistics: dict[str, Tenso
 
 
 def _made(pair: Chain, exact: dict[str, Tensor], statistics: dict[str, Tensor]) -> Tensor:
-    """The largest absolute weight of each channel where it is made, ``(O,)``; a norm behind it included."""
+    """The largest absolute weight of each channel where it is made, ``(O,)``; a norm after it included."""
     largest = _outputs_first(exact[pair.first], pair).abs().amax(1)
     if not pair.norm:
         return largest

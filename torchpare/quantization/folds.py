@@ -21,14 +21,14 @@ __all__ = ["folds_of"]
 
 
 def folds_of(model: nn.Module, targets: Mapping[str, Target], dummy_input: Any) -> dict[str, nn.Module]:
-    """The batch norm directly behind each target, found by running the model: what one returned, the other was given.
+    """The batch norm directly after each target, found by running the model: what one returned, the other was given.
 
     Where something else reads it too, such as an addition, or an activation function in place, the norm cannot be
     folded: what would be read there is gone then.
 
     Args:
         model: run once in evaluation mode, and not changed.
-        targets: the layers to look behind, by name.
+        targets: by name, the layers after which a norm is looked for.
         dummy_input: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
 
     Raises:

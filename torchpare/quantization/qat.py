@@ -26,7 +26,7 @@ class QATQuantizer(Quantizer):
 
     Weights are rounded on the range that they have at each moment; activations on the range that training has shown,
     which evaluation leaves alone. With ``dummy_input`` a weight before a batch norm is rounded as it will be once the
-    norm is folded into it, by the norm's running statistics, and its output is quantized behind the norm.
+    norm is folded into it, by the norm's running statistics, and its output is quantized after the norm.
 
     Jacob, Kligys, Chen, Zhu, Tang, Howard, Adam, Kalenichenko, "Quantization and Training of Neural Networks for
     Efficient Integer-Arithmetic-Only Inference", CVPR 2018. For the arguments see

@@ -1,7 +1,7 @@
 """A plain model and a calibration: what a quantizer wrote down, put to use where the quantizer itself is gone.
 
 The model is usually the one whose weights ``export_model`` wrote, so that they lie on the grids of the calibration
-already and are read out exactly; others are rounded to those grids. A weight may have been rounded as a norm behind it
+already and are read out exactly; others are rounded to those grids. A weight may have been rounded as a norm after it
 scales it: then its scale is told for the scaled weight, and the norm is found as the quantizer found it.
 """
 

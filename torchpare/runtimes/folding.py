@@ -62,7 +62,7 @@ def fold_norms(module: fx.GraphModule, stored: dict[str, Stored]) -> list[FloatP
         if not isinstance(layer, fx.Node):
             continue
         if layer.target not in WEIGHTED:
-            stay.append(FloatPlace(owner(norm), f"a batch norm behind {layer.name}, into which it cannot be folded"))
+            stay.append(FloatPlace(owner(norm), f"a batch norm after {layer.name}, into which it cannot be folded"))
             continue
         reason = _fold(module, stored, layer, norm)
         if reason is not None:

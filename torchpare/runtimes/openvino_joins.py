@@ -1,6 +1,6 @@
 """Concatenations that OpenVINO gets wrong: of values on a grid with others that lie on none.
 
-OpenVINO moves a dequantization behind what only moves values. Where that ends in a concatenation of which other inputs
+OpenVINO moves a dequantization after what only moves values. Where that ends in a concatenation of which other inputs
 have none (a picture's patches beside a class token, which is how vision transformers begin) what version 2026.4 returns
 is wrong. There the rounding is written out, as a division, a ``Round`` and a ``Clip`` in float: the same numbers, which
 it leaves alone.

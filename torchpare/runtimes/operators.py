@@ -54,7 +54,7 @@ def rounded(x: Tensor, step: Step) -> Tensor:
 
 
 def rounding_nodes(graph: fx.Graph, value: fx.Node, step: Step, name: str) -> fx.Node:
-    """The same as nodes behind ``value``, named for the site; returns the last."""
+    """The same as nodes after ``value``, named for the site; returns the last."""
     ops = library()
     if not step.whole:
         value = graph.call_function(torch.ops.aten.clamp.default, (value, *step.bounds))

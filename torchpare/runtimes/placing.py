@@ -56,7 +56,7 @@ def passes(node: fx.Node) -> bool:
 
 
 def chain_end(node: fx.Node) -> fx.Node:
-    """A node, or the activation function behind it that its kernel takes in."""
+    """A node, or the activation function after it that its kernel takes in."""
     readers = list(node.users)
     return chain_end(readers[0]) if len(readers) == 1 and readers[0].target in _ACTIVATIONS else node
 

@@ -122,7 +122,7 @@ def build_program(
 
     The model stays as it is. What its quantizers learnt is taken over to the bit: weights become int8 at their scales,
     batch norms go into scales and biases, activations are rounded where they were. With ``calibration`` the program
-    also rounds where integer kernels need it and no quantizer is: behind convolutions, sums, means. Without, a layer
+    also rounds where integer kernels need it and no quantizer is: after convolutions, sums, means. Without, a layer
     that lacks this stays float, and ``floats`` says so. Of a model without any quantizer the weights of all
     convolutions, linear layers and tables are quantized too, each output channel or row for itself.
 

@@ -2,7 +2,7 @@
 
 ONNX Runtime keeps a DequantizeLinear of a weight for the integer kernels that may take it in. Where none does (a linear
 layer whose inputs are floats and whose weight has eight bits, a transposed convolution, a weight in four bits that
-several layers read) it runs each time, and costs more than the product behind it. Such weights are floats in memory,
+several layers read) it runs each time, and costs more than the product after it. Such weights are floats in memory,
 then, as they would be in a float model; the file stays as small as it is.
 """
 

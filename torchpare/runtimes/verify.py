@@ -2,7 +2,7 @@
 
 Each part of the program, from the roundings before it to its own, is run in the runtime by itself, on the integers that
 PyTorch has there. So what is told of a layer is that layer's own doing: in the whole program a last bit that falls the
-other way is handed on, and behind fifty layers much of the difference is everybody's. Both are measured, the whole run
+other way is handed on, and after fifty layers much of the difference is everybody's. Both are measured, the whole run
 as a signal-to-noise ratio; it is the part by itself that passes or fails.
 """
 

@@ -79,7 +79,7 @@ class AMCPruner(SearchPruner):
         rmsize: how many episodes it remembers.
         tau: how fast its target networks follow.
         init_delta: the standard deviation of the noise that it explores with.
-        delta_decay: by what that is multiplied behind each episode.
+        delta_decay: by what that is multiplied after each episode.
         train_episode: how many episodes.
         output_dir: where the journal, ``search_result.json``, ``best_model.pth`` and ``best_mask.pth`` are written;
             made if it is missing.

@@ -152,7 +152,7 @@ class SearchRun:
             ) from error
         self.costs.forget()
 
-    # A search that changes the model goes in stages. Behind each, the model is kept; a restart begins at the last.
+    # A search that changes the model goes in stages. After each, the model is kept; a restart begins at the last.
 
     def end_stage(self, name: str, number: int, trial: Trial) -> tuple[SearchRun, Trial]:
         """Keep what a stage has come to, and go on with it: workers get the model anew, the trial the stage's key."""

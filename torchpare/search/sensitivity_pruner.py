@@ -40,7 +40,7 @@ class SensitivityPruner(SearchPruner):
         config_list: a list of dicts; the first one's ``sparsity`` is the overall share that has to go.
         evaluator: ``evaluator(*eval_args, **eval_kwargs) -> float``, of a shrunk copy: where the arguments that
             ``compress()`` is given say the model, a candidate takes its place; where they do not, it comes first.
-        finetuner: ``finetuner(*finetune_args, **finetune_kwargs)`` trains the model behind each iteration; the model is
+        finetuner: ``finetuner(*finetune_args, **finetune_kwargs)`` trains the model after each iteration; the model is
             put first where the arguments do not name it.
         base_algo: what goes within a layer.
         sparsity_proportion_calc: turns the tolerated ratios ``{layer: ratio}`` into the proportions in which layers

@@ -75,7 +75,7 @@ def anneal(
 
     Each proposal depends on the seed, its number, the present state and temperature alone, and a rejection changes
     neither of the last two. So as many next proposals as there are workers are tried at once, each as if the ones
-    before it were rejected; those behind an accepted one are forgotten. The search is the same for any number of them.
+    before it were rejected; those after an accepted one are forgotten. The search is the same for any number of them.
 
     Args:
         run: the search.
@@ -152,7 +152,7 @@ class SimulatedAnnealingPruner(SearchPruner):
         base_algo: what goes within a layer.
         start_temperature: where annealing begins.
         stop_temperature: where it ends.
-        cool_down_rate: by what the temperature is multiplied behind each accepted step, and behind ten rejected ones.
+        cool_down_rate: by what the temperature is multiplied after each accepted step, and after ten rejected ones.
         perturbation_magnitude: how far a sparsity moves at most, at the start; less as it cools.
         experiment_data_dir: where the journal, ``search_result.json`` and ``search_history.csv`` are written.
         fine_tuner: trains a candidate a little before it is evaluated.

@@ -1,6 +1,6 @@
 """What removed channels still carry to readers that are no layers of torch: found in the run under the given masks.
 
-A mask of a convolution leaves the shift of the batch norm behind it. Where a `torch.nn` layer reads that, `constants`
+A mask of a convolution leaves the shift of the batch norm after it. Where a `torch.nn` layer reads that, `constants`
 moves it into a bias. A recurrent layer, a linear layer written by hand, a convolution whose weight is computed: these
 read it by operators alone. Each such product is computed twice here, with and without what goes; where that makes a
 difference to what stays, the function changes by nature, and the report says so.

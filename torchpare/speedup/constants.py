@@ -1,7 +1,7 @@
 """What a removed channel still contributed.
 
 A mask that covers a convolution alone (a mask file of the original toolkit, a mask made by hand) silences the filter,
-but the batch norm behind it still sends its shift on: the channel is a constant, and removing it changes the function.
+but the batch norm after it still sends its shift on: the channel is a constant, and removing it changes the function.
 Where a reader of that channel is exact about it (a linear or a recurrent layer, a convolution without zero padding) the
 constant moves into the reader's bias, and nothing changes. Elsewhere the change is real, and is reported by name.
 """

@@ -79,7 +79,7 @@ def _alone(norm: RmsNorm, found: list[RmsNorm]) -> bool:
 def _norm(
     removal: Removal, module: nn.Module, place: int, users: dict[int, list[int]], maker: dict[int, int]
 ) -> RmsNorm | None:
-    """The norm around one mean: squares before it; epsilon, a root, the input and a weight behind it."""
+    """The norm around one mean: squares before it; epsilon, a root, the input and a weight after it."""
     space, ops = removal.space, removal.space.program.ops
     mean = ops[place]
     square = ops[maker[mean.args[0].uid]] if mean.args[0].uid in maker else None

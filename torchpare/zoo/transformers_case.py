@@ -100,7 +100,7 @@ def image(
 
 
 def floats(**shapes: tuple[int, ...]) -> Callable[[torch.Generator], Inputs]:
-    """Normal numbers under each name, of the shape given behind the batch dim."""
+    """Normal numbers under each name, of the shape given after the batch dim."""
 
     def make(generator: torch.Generator) -> Inputs:
         return {name: torch.randn((BATCH, *shape), generator=generator) for name, shape in shapes.items()}

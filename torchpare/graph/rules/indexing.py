@@ -281,7 +281,7 @@ def complex_view(flow: Flow, op: Op) -> None:
 
 
 def _packed(shape: Sequence[int]) -> tuple[int, ...]:
-    """The strides of a tensor whose entries lie one behind the other."""
+    """The strides of a tensor whose entries lie one after the other."""
     return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
@@ -329,7 +329,7 @@ def by_value(flow: Flow, op: Op) -> None:
 
 @rule("_pack_padded_sequence", "_pad_packed_sequence")
 def packed(flow: Flow, op: Op) -> None:
-    """Sequences of several lengths laid one behind the other, and back: features are carried, all else is order."""
+    """Sequences of several lengths laid one after the other, and back: features are carried, all else is order."""
     why = f"{op.name} in {op.where} knows steps and sequences by number"
     x = op.args[0]
     rank = len(flow.shape(x))

@@ -140,7 +140,7 @@ def _merge(
 ) -> LabelArray:
     """The labels of a group of axes as one array over the new axes: removed where any of its axes is.
 
-    An axis may depend on the axes before it, but not on one behind it: the elements that stay would come out in another
+    An axis may depend on the axes before it, but not on one after it: the elements that stay would come out in another
     order than they had (a channel shuffle interleaves its groups), so such an axis is tied over the later ones.
     """
     merged = np.zeros((1,) * len(new), dtype=np.int64)
