@@ -15,10 +15,13 @@ from torch import Tensor
 from torchpare.errors import QuantizationError
 from torchpare.numerics.affine import Grid
 
-__all__ = ["ROUNDING", "Step", "Stored", "step_of", "store", "stored_levels"]
+__all__ = ["EXACT", "ROUNDING", "Step", "Stored", "step_of", "store", "stored_levels"]
 
 ROUNDING = 1e-3
 """How far, in steps, a weight may lie from its level: float32 rounding of value, scale and the factor of a norm."""
+
+EXACT = 64
+"""The largest absolute weight of which two products with 255 are sure to be added exactly in 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +107,15 @@ def stored_levels(levels: Tensor, scale: Tensor, axis: int) -> Stored | str:
 
 
 def _finest(low: Tensor, high: Tensor) -> Tensor:
-    """The largest power of two, for each channel, by which its levels may be multiplied and still be int8.
+    """The largest power of two, for each channel, by which its levels may be multiplied and still be of 7 bits.
 
     The values stay the same to the bit, and the steps get smaller. Runtimes round a bias to the product of the steps of
-    input and weight, so that with steps of four bits it would be far off.
+    input and weight, so that with steps of four bits it would be far off. Up to 64 sums are exact on every processor
+    (see `torchpare.runtimes.saturation`), which is why somebody may have asked for 7 bits.
     """
     finer = torch.ones_like(low)
     for power in range(1, 8):
-        roomy = (low * 2**power >= -128) & (high * 2**power <= 127) & (low < high)
+        roomy = (low * 2**power >= -EXACT) & (high * 2**power <= EXACT) & (low < high)
         finer = torch.where(roomy, 2**power, finer)
     return finer
 

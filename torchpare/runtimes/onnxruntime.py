@@ -19,6 +19,7 @@ from torchpare.runtimes.parts import Part, parts_of
 from torchpare.runtimes.program import QuantizedProgram
 from torchpare.runtimes.protocol import ModelSpeedupRuntime, Runner
 from torchpare.runtimes.qdq import write_qdq
+from torchpare.runtimes.saturation import warn_of_saturation
 from torchpare.runtimes.unpacking import unpacked
 
 __all__ = ["ModelSpeedupONNXRuntime", "onnx_session"]
@@ -32,7 +33,7 @@ class ModelSpeedupONNXRuntime(ModelSpeedupRuntime):
     """A quantized model in ONNX Runtime, on the CPU. Its file is ONNX QDQ, which other runtimes read too.
 
     On x86 without VNNI instructions ONNX Runtime's kernels add up two products in 16 bits, which may saturate: there
-    quantize weights with 7 bits.
+    it warns; weights of 7 bits and fewer are exact everywhere.
 
     For the arguments see :class:`~torchpare.runtimes.protocol.ModelSpeedupRuntime`.
     """
@@ -48,6 +49,7 @@ class ModelSpeedupONNXRuntime(ModelSpeedupRuntime):
 
     def take(self, program: QuantizedProgram) -> Runner:
         """Write the file, and load it."""
+        warn_of_saturation(program.module)
         path = self.folder() / "model.onnx"
         write_qdq(program, path, blocks=self.blocks)
         return self.read(path)
