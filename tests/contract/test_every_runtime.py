@@ -264,6 +264,17 @@ def test_tensorrt_gets_a_valid_file_of_symmetric_grids_and_others_are_named(tmp_
         assert float((onnx - runtime.model_output(X)).abs().max()) < 1e-3 * float(onnx.abs().max())
 
 
+def test_a_plain_model_is_calibrated_on_grids_that_tensorrt_takes(tmp_path):
+    runtime = ModelSpeedupTensorRT(plain(), dummy_input=X, calib_data_loader=[X])
+    runtime.compress()
+    runtime.export_quantized_model(tmp_path / "model.onnx")
+    assert runtime.program is not None
+    assert runtime.program.sites
+    assert all(site.step.zero_point == 0 and site.step.dtype is torch.int8 for site in runtime.program.sites)
+    onnx = case_on_file(tmp_path / "model.onnx")
+    assert float((onnx - runtime.model_output(X)).abs().max()) < 0.1 * float(onnx.abs().max())
+
+
 def case_on_file(path):
     """What ONNX Runtime computes of a file that was made for another runtime."""
     runtime = ModelSpeedupONNXRuntime(nn.Identity(), dummy_input=X, threads=1)

@@ -14,7 +14,7 @@ from torchpare.attach import FakeQuantize
 from torchpare.config.quantization import Observer as ObserverName
 from torchpare.errors import ConfigError, QuantizationError
 from torchpare.graph.capture import call_arguments
-from torchpare.numerics.affine import check_finite
+from torchpare.numerics.affine import Grid, check_finite
 from torchpare.quantization.post_training import Observer
 from torchpare.quantization.qat import ACTIVATION, WEIGHT
 from torchpare.runtimes.explicit import FloatPlace
@@ -61,7 +61,12 @@ def weight_in_eight_bits(module: fx.GraphModule, stored: dict[str, Stored], excl
 
 
 def calibrated_steps(
-    module: fx.GraphModule, places: Sequence[tuple[fx.Node, str]], batches: Iterable[Any], observer: str
+    module: fx.GraphModule,
+    places: Sequence[tuple[fx.Node, str]],
+    batches: Iterable[Any],
+    observer: str,
+    *,
+    symmetric: bool = False,
 ) -> list[Step]:
     """Grids for values of a graph, each over the range that it has in some batches.
 
@@ -70,6 +75,7 @@ def calibrated_steps(
         places: the nodes whose values are watched, with their names for messages.
         batches: inputs as the module takes them.
         observer: how a range follows from what was seen.
+        symmetric: whether zero is the middle of every grid, int8; where the data lie, uint8, if not.
 
     Raises:
         ConfigError: there is no such observer.
@@ -77,7 +83,8 @@ def calibrated_steps(
     """
     if observer not in get_args(ObserverName):
         raise ConfigError(f"observer is {observer!r}; it is one of {', '.join(map(repr, get_args(ObserverName)))}")
-    spec = replace(ACTIVATION, observer=observer)
+    grid = Grid(ACTIVATION.grid.bits, signed=True, symmetric=True) if symmetric else ACTIVATION.grid
+    spec = replace(ACTIVATION, grid=grid, observer=observer)
     watched = {node: Observer(spec, name) for node, name in places}
 
     class Watch(fx.Interpreter):

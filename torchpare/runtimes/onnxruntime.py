@@ -44,12 +44,16 @@ class ModelSpeedupONNXRuntime(ModelSpeedupRuntime):
     blocks: ClassVar[bool] = True
     """Whether it reads weights of linear layers in four bits, and in groups."""
 
+    adds_pairs: ClassVar[bool] = True
+    """Whether its kernels, where there is no VNNI, add two products in 16 bits."""
+
     file: Path
     """The QDQ file that is being executed."""
 
     def take(self, program: QuantizedProgram) -> Runner:
         """Write the file, and load it."""
-        warn_of_saturation(program.module)
+        if self.adds_pairs:
+            warn_of_saturation(program.module)
         path = self.folder() / "model.onnx"
         write_qdq(program, path, blocks=self.blocks)
         return self.read(path)

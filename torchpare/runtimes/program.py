@@ -117,6 +117,7 @@ def build_program(
     calibration: Iterable[Any] | None = None,
     observer: str = "min_max",
     exclude: Sequence[str] = (),
+    symmetric: bool = False,
 ) -> QuantizedProgram:
     """One explicit program from a quantized model, or from a plain one and a few batches.
 
@@ -138,6 +139,7 @@ def build_program(
         calibration: batches in the form of ``dummy_input``, such as the model will meet; no labels.
         observer: how the ranges of places that are added are found; see :class:`torchpare.config.QuantEntry`.
         exclude: of a plain model, the layers that stay float, by name.
+        symmetric: whether places that are added have zero in the middle of their grids.
 
     Raises:
         ExportError: the model cannot be recorded as one program.
@@ -162,7 +164,8 @@ def build_program(
     if calibration is not None:
         wanted, joined = wishes(module, kernels)
         kernels |= joined
-        steps = calibrated_steps(module, [(wish.value, wish.name) for wish in wanted], calibration, observer)
+        places = [(wish.value, wish.name) for wish in wanted]
+        steps = calibrated_steps(module, places, calibration, observer, symmetric=symmetric)
         for wish, step in zip(wanted, steps, strict=True):
             readers = [reader for reader in wish.value.users if wish.produced or reader in kernels]
             names[_insert(module, wish.value, step, readers, wish.name).name] = wish.name, True

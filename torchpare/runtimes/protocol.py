@@ -79,6 +79,9 @@ class ModelSpeedupRuntime(ABC):
     rounds_inputs: ClassVar[bool] = False
     """Whether it knows ``round_inputs``."""
 
+    symmetric: ClassVar[bool] = False
+    """Whether grids that are found by calibration have zero in their middle, because it takes no others."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -152,7 +155,7 @@ class ModelSpeedupRuntime(ABC):
         if self.program is None:
             self.program = build_program(
                 self.model, self.example, config=self.config, calibration=self.calibration, observer=self.observer,
-                exclude=self.exclude,
+                exclude=self.exclude, symmetric=self.symmetric,
             )  # fmt: skip
         self._run = self.take(self.program)
 

@@ -25,7 +25,8 @@ class ModelSpeedupTensorRT(ModelSpeedupONNXRuntime):
     ``compress()`` writes and checks the QDQ file everywhere; ``inference()`` builds an engine from it first, which
     needs the tensorrt library and a CUDA card. ``export_quantized_model`` writes the engine if one was built, and the
     QDQ file, which ``trtexec --onnx=FILE --int8`` builds one from, if not. TensorRT takes symmetric grids alone:
-    quantize activations with ``"quant_scheme": "symmetric"``; ``compress()`` names those that are not.
+    what is calibrated here has them; quantize activations with ``"quant_scheme": "symmetric"``, for ``compress()``
+    takes over what a quantizer chose or names what is not symmetric.
 
     For the arguments see :class:`~torchpare.runtimes.protocol.ModelSpeedupRuntime`.
     """
@@ -33,6 +34,8 @@ class ModelSpeedupTensorRT(ModelSpeedupONNXRuntime):
     runtime: ClassVar[str] = "TensorRT"
     blocks: ClassVar[bool] = False
     rounds_inputs: ClassVar[bool] = False
+    symmetric: ClassVar[bool] = True
+    adds_pairs: ClassVar[bool] = False
 
     _engine: bytes | None = None
 
