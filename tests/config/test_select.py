@@ -134,6 +134,8 @@ def test_subclasses_of_what_can_be_handled_are_selected_when_named_and_not_by_de
         ({"op_types": ["default", "BatchNorm2d"]}, "['op_types'][1]", ["'BatchNorm2d' is a type"]),
         ({"op_names": ["conv1", "embed"]}, "['op_names'][1]", ["'embed' is of type Embedding, which cannot be pruned"]),
         ({"op_names": ["block"]}, "['op_names'][0]", ["'block' is of type Sequential", "such as 'block.0'"]),
+        ({"structures": ["mlp"]}, "['structures']", ["L1FilterPruner selects layers", "torchpare.plan"]),
+        ({"structures": ["heads"], "op_types": ["Linear"]}, "['structures']", ["TransformerHeadPruner"]),
         ({"op_types": ["Linear"], "op_names": ["conv1", "up"]}, "", ["reaches no layer", "'conv1' is of type Conv2d"]),
     ],
 )  # fmt: skip

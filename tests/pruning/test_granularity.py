@@ -14,7 +14,15 @@ from torchpare.attach import masks_of
 from torchpare.errors import ConfigError
 from torchpare.numerics import Block, drop_count
 from torchpare.numerics.selection import keep_of_blocks, keep_of_runs, select_common
-from torchpare.pruning import ADMMPruner, AGPPruner, L1FilterPruner, LevelPruner, LotteryTicketPruner, SlimPruner
+from torchpare.pruning import (
+    ADMMPruner,
+    AGPPruner,
+    L1FilterPruner,
+    LevelPruner,
+    LotteryTicketPruner,
+    RandomFilterPruner,
+    SlimPruner,
+)
 
 
 def layers():
@@ -102,6 +110,13 @@ def test_the_groups_of_a_convolution_lose_as_many_and_it_shrinks_as_asked():
     assert model[1].weight.shape == (4, 4, 3, 3)
 
 
+def test_inputs_of_a_transposed_convolution_lie_along_its_first_axis():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ConvTranspose2d(8, 6, 3))  # six outputs, which four does not divide
+    LevelPruner(model, [{"granularity": "2:4", "op_types": ["default"]}]).compress()
+    assert (mask(model, "0").reshape(2, 4, 6, 3, 3).sum(1) == 2).all()
+
+
 @pytest.mark.parametrize("kind", [L1FilterPruner, LevelPruner])
 def test_all_layers_share_what_goes(kind):
     model = randomised(Residual())
@@ -132,6 +147,27 @@ def test_no_layer_loses_more_than_its_entry_allows(kind):
     total = sum(mask(model, name).numel() for name in (first, last))
     assert gone[0] == drop_count(mask(model, first).numel(), 0.2)
     assert sum(gone) == drop_count(total, 0.4)
+
+
+def test_filters_by_lot_take_the_same_options():
+    model = randomised(Residual())
+    asked = [{"sparsity": 0.25, "op_names": ["inner", "outer", "up"]}]
+    RandomFilterPruner(model, asked, mode="global", seed=1).compress()
+    kept = {name: mask(model, name).flatten() for name in ("inner", "outer")}
+    assert kept["inner"].float().mean() != kept["outer"].float().mean()  # each its share would be a quarter
+
+
+def test_tickets_of_filters_are_chosen_together_where_layers_share_them():
+    model = randomised(Residual())
+    asked = [{"sparsity": 0.5, "prune_iterations": 1, "op_names": ["stem", "outer"]}]
+    pruner = LotteryTicketPruner(
+        model, asked, pruning_algorithm="l1", dependency_aware=True, dummy_input=torch.ones(1, 3, 6, 6)
+    )
+    pruner.compress()
+    for _ in pruner.get_prune_iterations():
+        pruner.prune_iteration_start()
+    assert torch.equal(mask(model, "stem").flatten(), mask(model, "outer").flatten())
+    assert int(mask(model, "stem").sum()) == 4
 
 
 def test_what_caps_leave_too_little_of_is_said(caplog):

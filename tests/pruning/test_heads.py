@@ -221,6 +221,8 @@ def test_grouped_queries_of_a_llama_that_still_generates():
         (HEADS, {"ranking_criterion": "l2_activation"}, "a trainer or a forward_runner"),
         ([{"sparsity": 0.5, "op_names": ["layers.9"]}], {}, "did you mean 'layers"),
         ([{"sparsity": 0.5, "structures": ["mlp"]}], {}, r"use torchpare\.plan"),
+        ([{**HEADS[0], "round_to": 2}], {}, r"config_list\[0\]\['round_to'\].*whole heads"),
+        ([{**HEADS[0], "granularity": [4]}], {}, r"config_list\[0\]\['granularity'\].*whole heads"),
     ],
 )
 def test_what_cannot_work_says_so(config_list, options, message):

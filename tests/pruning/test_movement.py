@@ -145,3 +145,38 @@ def test_a_mask_that_nobody_watches_costs_no_hook():
     model = Small()
     attach_masks(model, {"b": {"weight": torch.ones(8, 1, 1, 1, dtype=torch.bool)}})
     assert model.b.weight._backward_hooks is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "options", "shape", "axes", "left"),
+    [
+        ({"granularity": "2:4"}, {}, (8, 2, 4, 9), 2, {2}),
+        ({"granularity": [8, 2, 3, 3], "sparsity": 0.5}, {}, (8, 4, 2, 9), (0, 2, 3), {0, 144}),
+        ({"sparsity": 0.5}, {"mode": "balanced", "balance_gran": [1, 8, 3, 3]}, (8, 72), 1, {36}),
+    ],
+    ids=["pattern", "blocks", "balanced"],
+)
+def test_scores_decide_on_what_the_entry_takes_as_a_whole(entry, options, shape, axes, left):
+    torch.manual_seed(0)
+    model = Small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    pruner = MovementPruner(model, [{"op_names": ["b"], **entry}], optimizer, train, None, 2, 0, 4, **options)
+    pruner.compress()
+    kept = masks_of(model)["b"]["weight"]
+    assert set(kept.reshape(shape).sum(axes).flatten().tolist()) == left
+    if entry.get("granularity") == [8, 2, 3, 3]:
+        means = pruner.weight_scores["b"].detach().double().reshape(shape).mean(axes)
+        stays = kept.reshape(shape).sum(axes) > 0
+        assert means[stays].min() > means[~stays].max()
+
+
+def test_all_layers_share_what_goes_where_the_mode_says_so():
+    torch.manual_seed(0)
+    model = Small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+    pruner = MovementPruner(model, ASKED, optimizer, train, None, 2, 0, 4, mode="global")
+    pruner.compress()
+    kept = torch.cat([masks_of(model)[name]["weight"].flatten() for name in ("b", "head")])
+    scores = torch.cat([pruner.weight_scores[name].detach().flatten() for name in ("b", "head")])
+    assert int((~kept).sum()) == drop_count(576 + 16, 0.5)
+    assert scores[kept].min() >= scores[~kept].max()

@@ -289,6 +289,19 @@ def test_single_weights_are_searched_too(tmp_path: Path) -> None:
     assert zeros / (144 + 96 + 324 + 12) == pytest.approx(0.7, abs=0.01)
 
 
+@pytest.mark.parametrize("granularity", [[4, 2], "2:4"])
+def test_what_was_found_goes_as_a_whole_again(granularity: Any, tmp_path: Path) -> None:
+    entries = [{"sparsity": 0.5, "granularity": granularity, "op_names": ["stem", "inner"]}]
+    model, again = trained(Chain), trained(Chain)
+    pruner = BudgetSearchPruner(model, entries, likelihood, 3, base_algo="level", experiment_data_dir=tmp_path)
+    pruner.compress()
+    found = json.loads((tmp_path / "search_result.json").read_text())["config_list"]
+    assert found == pruner.get_config_list()
+    LevelPruner(again, found).compress()
+    for layer, own in pruner.get_masks().items():
+        assert torch.equal(again.get_submodule(layer).weight_mask, own["weight"])
+
+
 @pytest.mark.parametrize("name", ["net_adapt", "annealing", "sensitivity", "budget"])
 def test_layers_keep_multiples_where_that_is_asked_for(name: str, tmp_path: Path) -> None:
     model = trained(Chain)

@@ -66,9 +66,14 @@ def select(
 
     Raises:
         ConfigError: a key, value, name or type that cannot be used, an entry that reaches nothing, or one that asks for
-            layers that the algorithm cannot handle.
+            layers that the algorithm cannot handle, or for structures.
     """
     entries = read_entries(config_list, kind)
+    for at, entry in enumerate(entries):
+        if getattr(entry, "structures", None) is not None:
+            raise ConfigError(f"config_list[{at}]['structures']: {algorithm} selects layers, by 'op_types' or "
+                              "'op_names'; structures of a model are for torchpare.plan, and heads for "
+                              "TransformerHeadPruner too")  # fmt: skip
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model is a {type(model).__name__}, not a torch.nn.Module")
     view = _View(model, tuple(supported), tuple(supported if default is None else default), algorithm)

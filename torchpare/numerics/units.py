@@ -52,10 +52,12 @@ class Pattern(Element):
 
     left: int = 2
     of: int = 4
+    axis: int = 1
+    """Where inputs lie in the weight: 0 for a transposed convolution's ``(I, O/G, K...)``."""
 
     def keep(self, scores: Tensor, sparsity: float) -> Tensor:  # noqa: ARG002 - the pattern says how many
         """The highest scores of each run."""
-        return keep_of_runs(scores, self.left, self.of, axis=min(1, scores.dim() - 1))
+        return keep_of_runs(scores, self.left, self.of, axis=min(self.axis, scores.dim() - 1))
 
 
 @dataclass(frozen=True)

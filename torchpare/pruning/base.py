@@ -212,6 +212,7 @@ class Pruner(Compressor):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a run was when it was saved. Call ``compress()`` before, and load the model's state too.
 
+        ``load_model_state_dict`` takes over masks that a fresh model has not yet, as at the start of a schedule.
         Masks that the saved model did not have, because a fresh one chooses other channels at first, are opened.
 
         Args:

@@ -39,7 +39,8 @@ def unit_of(target: Target, structured: bool, mode: str, balance_gran: tuple[int
     if isinstance(granularity, tuple):
         return Block(granularity)
     if granularity is not None and ":" in granularity:
-        return Pattern(*map(int, granularity.split(":")))
+        outputs, _ = output_layout(target.module)
+        return Pattern(*map(int, granularity.split(":")), axis=1 - outputs)
     return Bank(balance_gran) if mode == "balanced" else Element()
 
 

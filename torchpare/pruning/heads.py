@@ -124,6 +124,10 @@ class TransformerHeadPruner(Pruner):
             if entry.structures not in (None, ("heads",)):
                 raise ConfigError(f"config_list[{at}]['structures']: TransformerHeadPruner prunes ['heads']; "
                                   "for others use torchpare.plan")  # fmt: skip
+            for key in ("granularity", "round_to"):
+                if getattr(entry, key) is not None:
+                    raise ConfigError(f"config_list[{at}][{key!r}]: TransformerHeadPruner prunes whole heads, by "
+                                      "their share: leave it out")  # fmt: skip
         return {}
 
     def score(self, weight: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ class LotteryTicketPruner(RankedPruner):
         pruning_algorithm: what goes; see :class:`torchpare.pruning.GradualPruner`.
         rewind_epoch: the epoch of the first round to whose beginning to rewind; say ``update_epoch(epoch)`` at the
             start of each epoch, where it is not 0.
+        dependency_aware: choose channels together where layers can only lose them together.
         dummy_input: an example input, for whole groups from the first mask on.
         allocation: ``mode``, ``balance_gran``, ``group_score``: as every pruner.
 
@@ -59,10 +60,11 @@ class LotteryTicketPruner(RankedPruner):
         *,
         pruning_algorithm: Criterion = "level",
         rewind_epoch: int = 0,
+        dependency_aware: bool = False,
         dummy_input: Any = None,
         **allocation: Unpack[Allocation],
     ) -> None:
-        super().__init__(model, config_list, pruning_algorithm, optimizer, False, dummy_input, **allocation)
+        super().__init__(model, config_list, pruning_algorithm, optimizer, dependency_aware, dummy_input, **allocation)
         rounds = {_rounds(target) for target in self.targets.values()}
         if len(rounds) > 1:
             asked = ", ".join(map(str, sorted(rounds)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,9 @@ from torchpare.attach.steps import Steps
 from torchpare.attach.watch import MaskGradientWatch
 from torchpare.config import WEIGHTED, Target
 from torchpare.errors import ConfigError
-from torchpare.numerics import cubic, drop_count, keep_highest, with_warm_up
+from torchpare.numerics import cubic, with_warm_up
 from torchpare.pruning.base import Pruner
+from torchpare.pruning.granularity import Allocation
 from torchpare.pruning.training import checked_batches, in_order, training_of
 from torchpare.types import Masks
 
@@ -44,6 +45,8 @@ class MovementPruner(Pruner):
         warm_up_step: the first step with a mask.
         cool_down_beginning_step: the step at which the sparsity is what was asked for.
         scores_lr: learning rate of the scores, which Adam trains.
+        allocation: ``mode``, ``balance_gran``: as every pruner. Patterns are whole from the first mask on; a block is
+            worth the mean of its scores.
 
     Raises:
         ConfigError: as every pruner, or for steps that do not follow each other.
@@ -64,9 +67,10 @@ class MovementPruner(Pruner):
         cool_down_beginning_step: int = 1,
         *,
         scores_lr: float = 1e-2,
+        **allocation: Unpack[Allocation],
     ) -> None:
         steps, trains = in_order(optimizer, trainer)
-        super().__init__(model, config_list, steps)
+        super().__init__(model, config_list, steps, **allocation)
         if not 0 <= warm_up_step < cool_down_beginning_step:
             raise ConfigError(f"MovementPruner: warm_up_step is {warm_up_step} and cool_down_beginning_step "
                               f"{cool_down_beginning_step}; the second comes after the first")  # fmt: skip
@@ -170,11 +174,12 @@ class MovementPruner(Pruner):
 
     def mask(self) -> None:
         """Mask by the scores. What they masked before may come back, what was masked before ``compress()`` may not."""
+        units = {name: self._unit(target) for name, target in self.targets.items()}
+        scores = {name: unit.gather(self.weight_scores[name].detach()) for name, unit in units.items()}
         masks: Masks = {}
-        for name, share in self.sparsities().items():
-            scores = self.weight_scores[name].detach()
-            keep = keep_highest(scores, drop_count(scores.numel(), share))
-            masks[name] = {"weight": keep & self._given[name].to(keep.device) if name in self._given else keep}
+        for name, keep in self.select(scores, self.sparsities()).items():
+            mask = units[name].unfold(keep, self.weight_scores[name], None)["weight"]
+            masks[name] = {"weight": mask & self._given[name].to(mask.device) if name in self._given else mask}
         attach_masks(self.bound_model, masks)
 
     def _begin_to_watch(self) -> None:

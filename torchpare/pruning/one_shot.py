@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Unpack
 from zlib import crc32
 
 import torch
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torchpare.config import CONVOLUTIONS, FILTERED, WEIGHTED, Target
 from torchpare.numerics import filter_norm, geometric_median_distance, magnitude, random_scores
 from torchpare.pruning.base import Pruner
+from torchpare.pruning.granularity import Allocation
 
 __all__ = ["FPGMPruner", "FilterPruner", "L1FilterPruner", "L2FilterPruner", "LevelPruner", "RandomFilterPruner"]
 
@@ -88,13 +89,14 @@ class RandomFilterPruner(FilterPruner):
         self,
         model: nn.Module,
         config_list: Sequence[Mapping[str, Any]],
-        optimizer: Optimizer | bool | None = None,
+        optimizer: Optimizer | bool | str | None = None,
         dependency_aware: Any = False,
         dummy_input: Any = None,
         *,
         seed: int = 0,
+        **allocation: Unpack[Allocation],
     ) -> None:
-        super().__init__(model, config_list, optimizer, dependency_aware, dummy_input)
+        super().__init__(model, config_list, optimizer, dependency_aware, dummy_input, **allocation)
         self.seed = seed
 
     def score_of(self, target: Target, weight: Tensor) -> Tensor:

@@ -163,11 +163,7 @@ class SearchPruner(RankedPruner):
 
     def config_of(self, sparsities: Mapping[str, float]) -> list[dict[str, Any]]:
         """Sparsities of layers as a ``config_list``."""
-        return [
-            {"sparsity": sparsity, "op_types": [self.targets[name].type], "op_names": [name]}
-            for name, sparsity in sparsities.items()
-            if sparsity > 1e-6
-        ]
+        return [_entry_of(self.targets[name], sparsity) for name, sparsity in sparsities.items() if sparsity > 1e-6]
 
     # ---------------------------------------------------------------------------------------------------- at work
 
@@ -301,3 +297,13 @@ def _copied(model: nn.Module) -> dict[str, Any]:
 
 def _plain(value: float) -> float | None:
     return value if math.isfinite(value) else None  # JSON knows no others
+
+
+def _entry_of(target: Target, sparsity: float) -> dict[str, Any]:
+    """What makes the masks of a layer again: how much goes, and what goes as a whole where its entry says so."""
+    granularity, said = target.entry.granularity, {}
+    if granularity is not None:
+        said["granularity"] = granularity if isinstance(granularity, str) else list(granularity)
+    if ":" in str(granularity):
+        sparsity = target.sparsity  # the pattern's own, whatever was searched for
+    return {"sparsity": sparsity, "op_types": [target.type], "op_names": [target.name], **said}
