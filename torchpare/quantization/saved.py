@@ -124,8 +124,8 @@ def described(model: nn.Module) -> dict[str, Any] | None:
         check_numbers(own, f"{type(model).__name__} cannot be saved")
         fold = layer.torchpare_fold[0] if layer.torchpare_fold and of == "weight" else None
         if fold is not None and id(fold) not in paths:
-            raise CheckpointError(f"{own.name} is quantized as a batch norm leaves it that is not in the model any more: "
-                                  "put the norm back, or quantize the model anew")  # fmt: skip
+            raise CheckpointError(f"{own.name} is quantized as a batch norm leaves it that is not in the model any "
+                                  "more: put the norm back, or quantize the model anew")  # fmt: skip
         hung.append(Hung(
             layer=path, of=of, kind=own.kind, name=own.name, **vars(spec.grid), granularity=spec.granularity,
             group_size=spec.group_size, observer=spec.observer, percentile=float(spec.percentile),
@@ -140,7 +140,7 @@ def check_numbers(quantizer: FakeQuantize, where: str) -> None:
     """See that what a quantizer knows makes a grid.
 
     Raises:
-        CheckpointError: something is NaN or infinite, a step is not above zero, or a zero point is none of the integers.
+        CheckpointError: something is NaN or infinite, a step is not above zero, a zero point is none of the integers.
     """
     if quantizer.zero_point.is_meta:
         return  # which has no numbers, and is refused for that
