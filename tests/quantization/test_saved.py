@@ -219,7 +219,7 @@ def test_a_model_in_float64_comes_back_whose_scales_are_float64_too(kind, tmp_pa
 
 @pytest.mark.parametrize("with_optimizer", [True, False])
 def test_what_was_saved_when_rounding_had_just_begun_computes_the_same(with_optimizer, tmp_path):
-    model = Small()
+    model: Any = Small()
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
     asked = [{**EVERYTHING[0], "quant_bits": 4, "quant_start_step": 2}]
     QAT_Quantizer(model, asked, optimizer if with_optimizer else None).compress()
@@ -267,3 +267,30 @@ def test_a_folded_norm_that_is_gone_is_told_when_saving(tmp_path):
     model.norm = nn.Identity()
     with pytest.raises(CheckpointError, match=r"conv\.weight is quantized as a batch norm leaves it"):
         torchpare.save(model, tmp_path / "model.safetensors")
+
+
+class Twice(nn.Module):
+    """A module under two names, and slopes, of which each is a channel of one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(4, 4)
+        self.again, self.slopes = self.one, nn.PReLU(4)
+
+    def forward(self, x):
+        return self.slopes(self.again(self.one(x)))
+
+
+@pytest.mark.parametrize("kind", [QAT_Quantizer, LsqQuantizer, ObserverQuantizer])
+def test_modules_under_two_names_and_weights_of_one_axis_come_back(kind, tmp_path):
+    model, x = Twice(), torch.randn(5, 4)
+    asked = [{**EVERYTHING[0], "op_types": ["Linear", "PReLU"]}]
+    if kind is ObserverQuantizer:
+        kind(model.eval(), asked).calibrate([x])
+    else:
+        kind(model, asked).compress()
+        model(x)
+    torchpare.save(model, tmp_path / "model.safetensors")
+    loaded = torchpare.load(Twice(), tmp_path / "model.safetensors")
+    assert_same(loaded, model, x)
+    assert loaded.again is loaded.one

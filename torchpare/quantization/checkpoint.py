@@ -75,13 +75,19 @@ def _prepared(
     """Quantizers made of words and tensors, all of them checked: which tensors are theirs, and what hangs them on."""
     saved = read_quantizers(words, source)
     modules = dict(model.named_modules())
+    paths: dict[int, list[str]] = {}  # a module that lies in several places is saved under each of its names
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(id(module), []).append(path)
     made: list[FakeQuantize] = []
     taken: set[str] = set()
     for at, own in enumerate(saved.hung):
         _check_place(modules, own, source)
-        prefix = f"{own.layer}.{child_of(own.of)}." if own.layer else f"{child_of(own.of)}."
-        state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        taken |= {prefix + name for name in state}
+        state: dict[str, Tensor] = {}
+        for path in paths[id(modules[own.layer])]:
+            prefix = f"{path}.{child_of(own.of)}.".lstrip(".")
+            named = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            state |= {name.removeprefix(prefix): tensor for name, tensor in named.items()}
+            taken |= set(named)
         if own.same_as is not None:
             if not 0 <= own.same_as < at:
                 raise CheckpointError(f"{source}: {own.name} shares the quantizer of place {own.same_as}, which is "
@@ -135,9 +141,10 @@ def _check_granularity(own: Hung, weight: Tensor | None, source: str) -> None:
 def _fill(quantizer: FakeQuantize, state: Mapping[str, Tensor], weight: Tensor | None, source: str) -> None:
     """Give a quantizer what it knew; of a weight, the shapes are checked beside it."""
     shapes: list[Sequence[int]] = [()]
-    if weight is not None and weight.dim() > 1:
+    if weight is not None:
         granules = quantizer.granules(weight)
-        over = quantizer.dims(granules) or range(granules.dim())
+        over = quantizer.dims(granules)
+        over = range(granules.dim()) if over is None else over
         shapes.append([1 if at in over else size for at, size in enumerate(granules.shape)])
     for key, given in state.items():
         known = quantizer._parameters.get(key, quantizer._buffers.get(key))  # noqa: SLF001 - to change a shape
