@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
 from torchpare.config import read_entries
 from torchpare.config.quantization import QuantEntry, QuantSpec
 from torchpare.errors import ConfigError
 from torchpare.numerics import Grid
+from torchpare.quantization import QAT_Quantizer
 
 WHERE = {"op_types": ["Conv2d"]}
 GOOD = {"quant_types": ["weight", "output"], "quant_bits": 8, **WHERE}
@@ -133,3 +135,11 @@ def test_words_of_later_nni_configs_are_understood():
 def test_what_they_contradict_is_named(more, said):
     with pytest.raises(ConfigError, match=said):
         of(**more)
+
+
+def test_a_model_is_not_told_that_it_is_a_layer_itself():
+    asked = [{**GOOD, "op_types": ["conv2d"]}]
+    for model, told in ((nn.Sequential(nn.Conv2d(1, 1, 1)), False), (nn.Linear(1, 1), True)):
+        with pytest.raises(ConfigError) as error:
+            QAT_Quantizer(model, asked)
+        assert ("The model itself is one" in str(error.value)) == told

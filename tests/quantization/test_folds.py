@@ -76,3 +76,15 @@ def test_only_a_norm_directly_behind_is_folded(name):
     at = {path: type(layer).__name__.startswith("BatchNorm") for path, layer, kind, _ in quantizers_of(model)
           if kind == "output"}  # fmt: skip
     assert all(norm == bool(folded) for norm in at.values())
+
+
+@pytest.mark.parametrize("scheme", ["symmetric", "affine"])
+def test_a_norm_in_float32_behind_weights_in_half_precision_is_folded(scheme):
+    model: Any = nn.Sequential(nn.Conv2d(3, 4, 3).bfloat16(), nn.BatchNorm2d(4))
+    x = IMAGE.bfloat16()
+    entry = {**ENTRY, "quant_types": ["weight"], "quant_scheme": scheme}
+    quantizer = QAT_Quantizer(model, [entry], dummy_input=x)
+    assert list(quantizer.folded) == ["0"]
+    quantizer.compress()
+    model(x).sum().backward()
+    assert model[0].weight.dtype == model[0].old_weight.grad.dtype == torch.bfloat16

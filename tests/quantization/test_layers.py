@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from torchpare.attach import quantizers_of
 from torchpare.errors import ConfigError
-from torchpare.quantization import LsqPlusQuantizer, LsqQuantizer, NaiveQuantizer, ObserverQuantizer, QAT_Quantizer
+from torchpare.quantization import (
+    LsqPlusQuantizer,
+    LsqQuantizer,
+    NaiveQuantizer,
+    ObserverQuantizer,
+    PACTQuantizer,
+    QAT_Quantizer,
+)
 
 
 class Recurrent(nn.Module):
@@ -224,3 +231,13 @@ def test_a_layer_that_is_called_twice_observes_both_calls(generator):
     scale = model.layer.scale
     low, high = min(float(x.min()), float(inner.min())), max(float(x.max()), float(inner.max()))
     torch.testing.assert_close(float(scale), (high - low) / 255)
+
+
+@pytest.mark.parametrize("quantizer", [QAT_Quantizer, PACTQuantizer, ObserverQuantizer])
+def test_the_quantizer_of_a_layer_without_parameters_lies_where_the_model_does(quantizer):
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU()).to("meta")  # stands for a GPU
+    made = quantizer(model, [{"quant_types": ["output"], "quant_bits": 8, "op_types": ["ReLU"]}])
+    if quantizer is not ObserverQuantizer:  # whose observers hang already
+        made.compress()
+    ((_, _, _, own),) = quantizers_of(model)
+    assert {tensor.device.type for tensor in own.state_dict().values()} == {"meta"}

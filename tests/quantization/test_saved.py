@@ -167,6 +167,9 @@ def test_what_was_calibrated_stays_fixed(tmp_path):
         (lambda words: words["hung"][0].update(fold="side"), "no batch norm in this model"),
         (lambda words: words["hung"][0].update(joined_with=[99]), "shares its grid with places that are none"),
         (lambda words: words["hung"][0].update(same_as=3), "none before it"),
+        (lambda words: words["hung"][0].update(granularity="group", group_size=0), "no scales by group"),
+        (lambda words: words["hung"][0].update(granularity="group", group_size=5), "no scales by group"),
+        (lambda words: words["hung"][1].update(granularity="group", group_size=2), "no scales by group"),
         (lambda words: words["hung"][0].update(colour="red"), "colour"),
         (lambda words: words["hung"].pop(), "does not fit this Small: it has"),
     ],
@@ -202,3 +205,92 @@ def test_a_file_without_quantizers_is_loaded_as_ever_and_a_quantized_model_takes
     assert not any(True for _ in quantizers_of(torchpare.load(Small(), tmp_path / "plain.safetensors")))
     with pytest.raises(CheckpointError, match="wants a freshly built model"):
         torchpare.load(quantized(), tmp_path / "plain.safetensors")
+
+
+@pytest.mark.parametrize("kind", [QAT_Quantizer, LsqQuantizer])
+def test_a_model_in_float64_comes_back_whose_scales_are_float64_too(kind, tmp_path):
+    model: Any = Small().double()
+    kind(model, EVERYTHING).compress()
+    model(IMAGES.double())
+    assert kind is LsqQuantizer or model.conv.scale.dtype == torch.float64
+    torchpare.save(model, tmp_path / "model.safetensors")
+    assert_same(torchpare.load(Small().double(), tmp_path / "model.safetensors"), model, IMAGES.double())
+
+
+@pytest.mark.parametrize("with_optimizer", [True, False])
+def test_what_was_saved_when_rounding_had_just_begun_computes_the_same(with_optimizer, tmp_path):
+    model: Any = Small()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    asked = [{**EVERYTHING[0], "quant_bits": 4, "quant_start_step": 2}]
+    QAT_Quantizer(model, asked, optimizer if with_optimizer else None).compress()
+    for _ in range(2):
+        model(IMAGES).sum().backward()
+        optimizer.step()
+    model.eval()
+    torchpare.save(model, tmp_path / "model.safetensors")
+    assert_same(torchpare.load(Small().eval(), tmp_path / "model.safetensors"), model)
+    again = Small().eval()
+    QAT_Quantizer(again, asked).compress()  # as the tutorial has it, where no optimizer counts
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again(IMAGES), model(IMAGES))
+    assert len(model.conv.weight.unique()) <= 15 * 8 < model.conv.old_weight.numel()  # two steps lie behind
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("low", torch.tensor(torch.nan)),
+        ("scale", torch.tensor(torch.inf)),
+        ("scale", torch.tensor(0.0)),
+        ("zero_point", torch.tensor(999, dtype=torch.int32)),
+    ],
+)
+def test_numbers_that_make_no_grid_are_neither_saved_nor_loaded(name, value, tmp_path):
+    model = quantized()
+    torchpare.save(model, tmp_path / "model.safetensors")
+    archive = read_archive(tmp_path / "model.safetensors")
+    archive.tensors[f"side.output_quantizer.{name}"] = value
+    write_archive(tmp_path / "changed.safetensors", archive)
+    fresh = Small().eval()
+    before = {key: own.clone() for key, own in fresh.state_dict().items()}
+    with pytest.raises(CheckpointError, match=rf"side\.output makes no grid: {name}"):
+        torchpare.load(fresh, tmp_path / "changed.safetensors")
+    assert list(before) == list(fresh.state_dict())
+    assert all(torch.equal(before[key], own) for key, own in fresh.state_dict().items())
+    setattr(model.side.output_quantizer, name, value)
+    with pytest.raises(CheckpointError, match=rf"side\.output makes no grid: {name}"):
+        torchpare.save(model, tmp_path / "again.safetensors")
+
+
+def test_a_folded_norm_that_is_gone_is_told_when_saving(tmp_path):
+    model = quantized(dummy_input=IMAGES)
+    model.norm = nn.Identity()
+    with pytest.raises(CheckpointError, match=r"conv\.weight is quantized as a batch norm leaves it"):
+        torchpare.save(model, tmp_path / "model.safetensors")
+
+
+class Twice(nn.Module):
+    """A module under two names, and slopes, of which each is a channel of one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(4, 4)
+        self.again, self.slopes = self.one, nn.PReLU(4)
+
+    def forward(self, x):
+        return self.slopes(self.again(self.one(x)))
+
+
+@pytest.mark.parametrize("kind", [QAT_Quantizer, LsqQuantizer, ObserverQuantizer])
+def test_modules_under_two_names_and_weights_of_one_axis_come_back(kind, tmp_path):
+    model, x = Twice(), torch.randn(5, 4)
+    asked = [{**EVERYTHING[0], "op_types": ["Linear", "PReLU"]}]
+    if kind is ObserverQuantizer:
+        kind(model.eval(), asked).calibrate([x])
+    else:
+        kind(model, asked).compress()
+        model(x)
+    torchpare.save(model, tmp_path / "model.safetensors")
+    loaded = torchpare.load(Twice(), tmp_path / "model.safetensors")
+    assert_same(loaded, model, x)
+    assert loaded.again is loaded.one

@@ -45,7 +45,9 @@ class GridState(nn.Module):
         for name in ("scale", "zero_point", "low", "high"):
             given, known = state_dict.get(prefix + name), self._buffers.get(name)
             if given is not None and known is not None and given.shape != known.shape:
-                self._buffers[name] = torch.empty(given.shape, dtype=known.dtype, device=known.device)
+                # The scales of a float64 weight are float64; those that somebody made half of are float32 again.
+                kind = torch.promote_types(given.dtype, known.dtype)
+                self._buffers[name] = torch.empty(given.shape, dtype=kind, device=known.device)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )  # type: ignore[arg-type]

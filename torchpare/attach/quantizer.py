@@ -152,10 +152,14 @@ class FakeQuantize(GridState):
             check_finite(self.low, self.high, self.name)
 
     def train(self, mode: bool = True) -> FakeQuantize:
-        """Set the mode. Where that changes, the range is checked."""
-        if mode != self.training:
-            self.check_range()
-        return super().train(mode)
+        """Set the mode. Where that changes, the range is checked, and a pass that was counted lies behind."""
+        if mode == self.training:
+            return super().train(mode)
+        self.check_range()
+        super().train(mode)
+        if self.spec.start_step:
+            self.see_whether_active()
+        return self
 
     def _range_of(self, granules: Sequence[Tensor]) -> Range | None:
         """The range of tensors, in all processes that train together; None where none of them has a value.
@@ -267,8 +271,8 @@ class FakeQuantize(GridState):
         """Work out ``active`` anew, from the steps and from what was observed."""
         # Inside of compiled code a count is no number yet: there a delayed start waits for the next call from outside.
         if not torch.compiler.is_compiling():
-            # A pass is counted when it begins, and is not behind us then.
-            past = int(self.steps) - (self.counts_passes and self.spec.start_step > 0)
+            # A pass is counted when it begins, and is not behind us as long as it may be the one that trains now.
+            past = int(self.steps) - (self.counts_passes and self.training and self.spec.start_step > 0)
             self.active = past >= self.spec.start_step and (self.knows_range or bool(self.seen))
 
     @property

@@ -80,7 +80,8 @@ def in_use(layer: nn.Module, name: str) -> Tensor:
         value = quantizer(value)
     else:
         factor = fold_factor(layer, fold)
-        value = quantizer(value * factor) / factor
+        # Norms are often kept in float32 beside weights of half precision, to which the product comes back.
+        value = (quantizer(value * factor) / factor).to(value.dtype)
     mask = None if quantizer.keeps_zero else layer._buffers.get(name + MASK)
     return value if mask is None else masked(value, mask)
 

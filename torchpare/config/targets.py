@@ -162,7 +162,9 @@ class _View:
         return text + (", ..." if len(names) > 3 else "")
 
     def _alone(self) -> str:
-        if not isinstance(self.root, self.supported):
+        # To an algorithm that takes any module the whole model is one too, which is no mistake of the user's.
+        whole = nn.Module in self.supported and next(self.root.children(), None) is not None
+        if whole or not isinstance(self.root, self.supported):
             return ""
         return ". The model itself is one; only layers inside a model are selected: wrap it in nn.Sequential"
 

@@ -31,6 +31,7 @@ from torchpare.config.layers import WEIGHTED
 from torchpare.config.quantization import Observer, QuantType
 from torchpare.errors import ConfigError, ExportError, QuantizationError
 from torchpare.files.calibration import Calibration
+from torchpare.files.example import device_of
 from torchpare.numerics.affine import check_finite
 from torchpare.numerics.ranges import min_max
 from torchpare.numerics.shards import is_sharded, refuse_sharded, whole
@@ -155,9 +156,7 @@ class Quantizer(Compressor):
                 for layer, key in place.holders:
                     fold = self.folded.get(place.target.name) if len(place.holders) == 1 else None
                     attach_weight_quantizer(layer, key, quantizer, fold)
-            for place, quantizer in activations:
-                for layer, kind in place.holders:
-                    attach_activation_quantizer(layer, kind, quantizer)  # type: ignore[arg-type]
+            self._hang_on_activations(activations)
             self._hung = list(dict.fromkeys(own for _, own in (*weights, *activations)))  # one may hang in two places
             self._follow_optimizer()
             if is_sharded(self.bound_model):
@@ -272,6 +271,13 @@ class Quantizer(Compressor):
                    for kind in target.entry.quant_types if kind in kinds}
             for name, target in self.targets.items()
         }  # fmt: skip
+
+    def _hang_on_activations(self, activations: Sequence[tuple[Place, FakeQuantize]]) -> None:
+        device = device_of(self.bound_model)  # of layers that have no parameters to tell it, such as a ReLU
+        for place, quantizer in activations:
+            quantizer.to(device)
+            for layer, kind in place.holders:
+                attach_activation_quantizer(layer, kind, quantizer)  # type: ignore[arg-type]
 
     def _join(self, activations: Sequence[tuple[Place, FakeQuantize]]) -> list[tuple[Place, FakeQuantize]]:
         """Let those that need it have one grid: ranges are united; what is learnt is learnt once, by one quantizer."""

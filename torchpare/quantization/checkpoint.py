@@ -21,7 +21,8 @@ from torchpare.attach.quantized import check_quantizable
 from torchpare.attach.reading import ACTIVATIONS
 from torchpare.errors import CheckpointError, QuantizationError
 from torchpare.files import checkpoint
-from torchpare.quantization.saved import Hung, child_of, described, read_quantizers
+from torchpare.files.example import device_of
+from torchpare.quantization.saved import Hung, check_numbers, child_of, described, read_quantizers
 
 __all__ = ["load", "save"]
 
@@ -74,13 +75,19 @@ def _prepared(
     """Quantizers made of words and tensors, all of them checked: which tensors are theirs, and what hangs them on."""
     saved = read_quantizers(words, source)
     modules = dict(model.named_modules())
+    paths: dict[int, list[str]] = {}  # a module that lies in several places is saved under each of its names
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(id(module), []).append(path)
     made: list[FakeQuantize] = []
     taken: set[str] = set()
     for at, own in enumerate(saved.hung):
         _check_place(modules, own, source)
-        prefix = f"{own.layer}.{child_of(own.of)}." if own.layer else f"{child_of(own.of)}."
-        state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        taken |= {prefix + name for name in state}
+        state: dict[str, Tensor] = {}
+        for path in paths[id(modules[own.layer])]:
+            prefix = f"{path}.{child_of(own.of)}.".lstrip(".")
+            named = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            state |= {name.removeprefix(prefix): tensor for name, tensor in named.items()}
+            taken |= set(named)
         if own.same_as is not None:
             if not 0 <= own.same_as < at:
                 raise CheckpointError(f"{source}: {own.name} shares the quantizer of place {own.same_as}, which is "
@@ -89,6 +96,7 @@ def _prepared(
             continue
         quantizer = own.made()
         weight = None if own.of in ACTIVATIONS else tensors.get(f"{own.layer}.{own.of}".lstrip("."))
+        _check_granularity(own, weight, source)
         _fill(quantizer, state, weight, source)
         made.append(quantizer)
     for own, quantizer in zip(saved.hung, made, strict=True):
@@ -97,9 +105,11 @@ def _prepared(
         quantizer.joined = tuple(made[other] for other in own.joined_with)
 
     def hang_on() -> None:
+        device = device_of(model)  # of layers that have no parameters to tell it, such as a ReLU
         for own, quantizer in zip(saved.hung, made, strict=True):
             layer = modules[own.layer]
             if own.of in ACTIVATIONS:
+                quantizer.to(device)
                 attach_activation_quantizer(layer, own.of, quantizer)  # type: ignore[arg-type]
             else:
                 attach_weight_quantizer(layer, own.of, quantizer, None if own.fold is None else modules[own.fold])
@@ -121,23 +131,34 @@ def _check_place(modules: Mapping[str, nn.Module], own: Hung, source: str) -> No
         raise CheckpointError(f"{source}: {error}") from error
 
 
+def _check_granularity(own: Hung, weight: Tensor | None, source: str) -> None:
+    size = own.group_size
+    grouped = weight is not None and weight.dim() > 1 and size > 0 and weight[0].numel() % size == 0
+    if (own.of in ACTIVATIONS and own.granularity != "tensor") or (own.granularity == "group" and not grouped):
+        raise CheckpointError(f"{source}: {own.name} has no scales by {own.granularity} (group_size {size})")
+
+
 def _fill(quantizer: FakeQuantize, state: Mapping[str, Tensor], weight: Tensor | None, source: str) -> None:
     """Give a quantizer what it knew; of a weight, the shapes are checked beside it."""
     shapes: list[Sequence[int]] = [()]
-    if weight is not None and weight.dim() > 1:
+    if weight is not None:
         granules = quantizer.granules(weight)
-        over = quantizer.dims(granules) or range(granules.dim())
+        over = quantizer.dims(granules)
+        over = range(granules.dim()) if over is None else over
         shapes.append([1 if at in over else size for at, size in enumerate(granules.shape)])
     for key, given in state.items():
         known = quantizer._parameters.get(key, quantizer._buffers.get(key))  # noqa: SLF001 - to change a shape
         fits = known is not None and (given.shape == known.shape or (key in _SHAPED and list(given.shape) in shapes))
-        if known is None or not fits or given.dtype != known.dtype:
+        # The scales of a float64 weight are float64.
+        kinds = (known.dtype, torch.float64) if known is not None and known.is_floating_point() else ()
+        if known is None or not fits or given.dtype not in (*kinds, known.dtype):
             raise CheckpointError(f"{source}: the quantizer of {quantizer.name} has no {key!r} of {given.dtype} and of "
                                   f"the shape {tuple(given.shape)}")  # fmt: skip
-        if given.shape != known.shape:
+        if given.shape != known.shape or given.dtype != known.dtype:
             known.data = torch.empty_like(given)
     try:
         quantizer.load_state_dict(dict(state))
     except RuntimeError as error:
         what = " ".join(str(error).split())
         raise CheckpointError(f"{source}: the quantizer of {quantizer.name} is not as the file says: {what}") from error
+    check_numbers(quantizer, source)

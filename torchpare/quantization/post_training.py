@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from torchpare.attach import FakeQuantize, attach_activation_quantizer
+from torchpare.attach import FakeQuantize
 from torchpare.attach.reading import fold_factor
 from torchpare.config import QuantSpec
 from torchpare.config.quantization import QUANT_TYPES, QuantType
@@ -119,9 +119,7 @@ class ObserverQuantizer(Quantizer):
         super().__init__(model, config_list, optimizer, dummy_input)
         self._observers = [(place, Observer(place.spec, place.name)) for place in self.activations]
         self._join(self._observers)
-        for place, observer in self._observers:
-            for layer, kind in place.holders:
-                attach_activation_quantizer(layer, kind, observer)  # type: ignore[arg-type]
+        self._hang_on_activations(self._observers)
 
     def check(self, place: Place) -> None:
         """Counted values are of a tensor, not of its channels; and there are no steps to wait for."""

@@ -23,7 +23,7 @@ from torchpare.quantization.bnn import activation_signs, weight_signs
 from torchpare.quantization.dorefa import activation_levels, weight_levels
 from torchpare.quantization.learned import LearnedBound, LearnedGrid, LearnedStep
 
-__all__ = ["Hung", "SavedQuantizers", "child_of", "described", "read_quantizers"]
+__all__ = ["Hung", "SavedQuantizers", "check_numbers", "child_of", "described", "read_quantizers"]
 
 _STRICT = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -108,7 +108,8 @@ def described(model: nn.Module) -> dict[str, Any] | None:
     """The quantizers of a model in words; None where it has none.
 
     Raises:
-        CheckpointError: one is of a kind that files do not know.
+        CheckpointError: one is of a kind that files do not know, or knows what is no number, or the norm that is folded
+            into its weight is not in the model any more.
     """
     places = list(quantizers_of(model))
     if not places:
@@ -120,7 +121,11 @@ def described(model: nn.Module) -> dict[str, Any] | None:
         if own.kind not in _MAKERS:
             raise CheckpointError(f"{own.name}: a {type(own).__name__} is no quantizer that a checkpoint can name")
         spec, earlier = own.spec, first.setdefault(id(own), at)
+        check_numbers(own, f"{type(model).__name__} cannot be saved")
         fold = layer.torchpare_fold[0] if layer.torchpare_fold and of == "weight" else None
+        if fold is not None and id(fold) not in paths:
+            raise CheckpointError(f"{own.name} is quantized as a batch norm leaves it that is not in the model any "
+                                  "more: put the norm back, or quantize the model anew")  # fmt: skip
         hung.append(Hung(
             layer=path, of=of, kind=own.kind, name=own.name, **vars(spec.grid), granularity=spec.granularity,
             group_size=spec.group_size, observer=spec.observer, percentile=float(spec.percentile),
@@ -129,6 +134,26 @@ def described(model: nn.Module) -> dict[str, Any] | None:
             joined_with=[other for other, (*_, one) in enumerate(places) if one in own.joined],
         ))  # fmt: skip
     return SavedQuantizers(version=1, hung=hung).model_dump(exclude_defaults=True)
+
+
+def check_numbers(quantizer: FakeQuantize, where: str) -> None:
+    """See that what a quantizer knows makes a grid.
+
+    Raises:
+        CheckpointError: something is NaN or infinite, a step is not above zero, a zero point is none of the integers.
+    """
+    if quantizer.zero_point.is_meta:
+        return  # which has no numbers, and is refused for that
+    state = {**dict(quantizer.named_buffers()), **dict(quantizer.named_parameters())}
+    grid, scale, zero = quantizer.spec.grid, quantizer._buffers.get("scale"), quantizer.zero_point  # noqa: SLF001
+    wrong = [name for name, own in state.items() if not bool(own.isfinite().all())]
+    # Of a step that is learnt the size counts.
+    if scale is not None and not wrong and bool((scale <= 0).any()):
+        wrong.append("scale")
+    if bool(((zero < grid.qmin) | (zero > grid.qmax)).any()):
+        wrong.append("zero_point")
+    if wrong:
+        raise CheckpointError(f"{where}: of the quantizer of {quantizer.name} makes no grid: {', '.join(wrong)}")
 
 
 def read_quantizers(words: Any, source: str) -> SavedQuantizers:
