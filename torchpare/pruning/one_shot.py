@@ -101,7 +101,9 @@ class RandomFilterPruner(FilterPruner):
 
     def score_of(self, target: Target, weight: Tensor) -> Tensor:
         """Numbers that depend on the seed and the layer's name alone."""
-        generator = torch.Generator().manual_seed(self.seed * 2**32 + crc32(target.name.encode()))
+        # Torch's generator of the CPU looks at the lower 32 bits of a seed alone.
+        mixed = (crc32(target.name.encode()) + self.seed * 0x9E3779B1) % 2**32
+        generator = torch.Generator().manual_seed(mixed)
         return random_scores(len(weight), generator)
 
     def score(self, weight: Tensor) -> Tensor:

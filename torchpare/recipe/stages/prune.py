@@ -111,15 +111,17 @@ def _arguments(cls: Any, settings: PruneStage, job: Job, replay: Replay) -> dict
 
 
 def _takes(cls: Any) -> set[str]:
-    """The names that a constructor takes, also those that it hands on under ``**options``."""
+    """The names that a constructor takes, also those of the ``**options`` that it hands on.
+
+    What it hands on by itself, as a pruner in rounds does its criterion, is none of them.
+    """
     found: set[str] = set()
-    for each in cls.__mro__:
-        if each is object or "__init__" not in vars(each):
-            continue
-        parameters = inspect.signature(each.__init__).parameters.values()
-        found.update(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
-        if not any(p.kind is p.VAR_KEYWORD and "Unpack" in str(p.annotation) for p in parameters):
-            break  # it hands no named options on
+    for parameter in inspect.signature(cls.__init__).parameters.values():
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            found.add(parameter.name)
+        elif parameter.kind is parameter.VAR_KEYWORD and str(parameter.annotation).startswith("Unpack["):
+            options = str(parameter.annotation).removeprefix("Unpack[").removesuffix("]")
+            found.update(cls.__init__.__globals__[options].__annotations__)
     return found
 
 
