@@ -15,7 +15,7 @@ from torchpare.attach import FakeQuantize
 from torchpare.config import QuantSpec
 from torchpare.errors import QuantizationError
 from torchpare.numerics.affine import Grid
-from torchpare.quantization import QAT_Quantizer
+from torchpare.quantization import LsqPlusQuantizer, LsqQuantizer, PACTQuantizer, QAT_Quantizer
 
 EVERYTHING = [{"quant_types": ["weight", "input", "output"], "quant_bits": 8, "op_types": ["Conv2d", "Linear"]}]
 IMAGES = torch.randn(4, 3, 6, 6)
@@ -70,6 +70,24 @@ def test_nan_met_by_compiled_code_is_named_where_it_is_asked_next(asked):
     compiled(torch.full_like(IMAGES, torch.inf))
     with pytest.raises(QuantizationError, match=r"0\.(input|output) holds NaN or infinite values"):
         quantizer.step() if asked == "step" else model.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [LsqQuantizer, LsqPlusQuantizer, PACTQuantizer])
+@pytest.mark.parametrize("batches", [0, 1])
+def test_grids_that_learn_name_nan_too_from_which_they_started_or_were_led_there(kind, batches):
+    torch._dynamo.reset()
+    model = net()
+    asked = {"quant_types": ["output"], "quant_bits": 8, "op_types": ["ReLU"]}
+    quantizer = kind(model, [asked])
+    quantizer.compress()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    compiled = torch.compile(model.train(), backend="eager")
+    for at in range(batches + 1):
+        compiled(IMAGES if at < batches else torch.full_like(IMAGES, torch.nan)).sum().backward()
+        optimizer.step()
+    with pytest.raises(QuantizationError, match=r"2\.output holds NaN"):
+        quantizer.step()
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])

@@ -64,7 +64,7 @@ def lsq_start(x: Tensor, grid: Grid, dims: Sequence[int] | None = None) -> Tenso
     size = x.detach().float().abs()
     mean = size.mean() if dims is None else size.mean(tuple(dims), keepdim=True) if dims else size
     start = 2 * mean / math.sqrt(max(grid.qmax, 1))
-    return torch.where(start > 0, start, 1.0)
+    return torch.where(start == 0, 1.0, start)  # NaN stays, so that it is found
 
 
 def pact(x: Tensor, alpha: Tensor, grid: Grid) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchpare.attach import FakeQuantize
 from torchpare.attach.ranks import many_ranks, mean_over_ranks, ranks
 from torchpare.config import QuantSpec
-from torchpare.numerics.affine import scale_and_zero_point
+from torchpare.numerics.affine import check_finite, scale_and_zero_point
 from torchpare.numerics.gradients import lsq, lsq_plus, lsq_start, pact, whole_offset
 
 __all__ = ["LearnedBound", "LearnedGrid", "LearnedStep"]
@@ -68,6 +68,16 @@ class LearnedStep(FakeQuantize):
     def _parameters_for(self, granules: Tensor) -> tuple[Tensor, Tensor]:
         del granules
         return self._step(), self.zero_point
+
+    def check_range(self) -> None:
+        """See that what is learnt are numbers: compiled code may have started from NaN, or a loss led there.
+
+        Raises:
+            QuantizationError: they are not.
+        """
+        if not torch.compiler.is_compiling() and not self.low.is_meta:
+            for own in self.parameters():
+                check_finite(own.detach(), own.detach(), self.name)
 
     @torch.no_grad()
     def observe(self, *tensors: Tensor) -> None:
@@ -158,7 +168,7 @@ class LearnedBound(LearnedStep):
 
     def _begin(self, granules: list[Tensor], low: Tensor, high: Tensor) -> None:
         del granules, low
-        self.bound.copy_(torch.where(high > 0, high, 1.0))
+        self.bound.copy_(torch.where(high <= 0, 1.0, high))  # NaN stays, for check_range to find
 
     @torch.no_grad()
     def set_qparams(self, scale: Tensor, zero_point: Tensor) -> None:

@@ -95,4 +95,4 @@ def _three_deviations(quantizer: FakeQuantize, granules: Tensor) -> Tensor:
     over = tuple(range(granules.dim())) if dims is None else dims
     deviation, mean = torch.std_mean(granules.float(), over, correction=0, keepdim=dims is not None)
     step = (mean.abs() + 3 * deviation) / 2 ** (quantizer.spec.grid.bits - 1)
-    return torch.where(step > 0, step, 1.0)
+    return torch.where(step == 0, 1.0, step)
