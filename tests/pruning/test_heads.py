@@ -91,6 +91,51 @@ def test_the_heads_that_the_loss_would_not_miss_go():
     assert gone(model, 0) == [1]
 
 
+@pytest.mark.parametrize(("criterion", "head"), [("l1_weight", 2), ("l2_weight", 0)])
+def test_the_norm_is_the_one_that_was_asked_for(criterion, head):
+    model, x = tokens()
+    with torch.no_grad():
+        weight = model.layers[0].qkv.weight.fill_(1).view(3, 4, 6, 20)
+        model.layers[0].qkv.bias.zero_()
+        weight[:, 0] = 0.9  # a row sums to 18, its squares to 16
+        weight[:, 2] = torch.eye(20)[0] * 10  # 10 and 100
+    asked = [{"sparsity": 0.25, "op_names": ["layers.0"]}]
+    TransformerHeadPruner(model, asked, dummy_input=x, ranking_criterion=criterion).compress()
+    assert gone(model, 0) == [head]
+
+
+def test_taylor_adds_up_squared_products_of_what_makes_and_reads_a_head():
+    model, x = tokens()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    worth = torch.zeros(3, 4, dtype=torch.float64)
+    for seed in range(2):  # as train() does
+        ids = torch.randint(0, 11, (2, 5), generator=torch.Generator().manual_seed(seed))
+        model(ids).square().mean().backward()
+        for at, layer in enumerate(model.layers):
+            made = (layer.qkv.weight * layer.qkv.weight.grad).double().square().view(3, 4, -1).sum((0, 2))
+            biased = (layer.qkv.bias * layer.qkv.bias.grad).double().square().view(3, 4, -1).sum((0, 2))
+            read = (layer.out.weight * layer.out.weight.grad).double().square().view(20, 4, 6).sum((0, 2))
+            worth[at] += made + biased + read
+        optimizer.zero_grad()
+    pruner = TransformerHeadPruner(model, HEADS, dummy_input=x, ranking_criterion="taylorfo", optimizer=optimizer,
+                                   trainer=train)  # fmt: skip
+    sums = {}
+    kept = pruner._products
+
+    def products(names, turn):
+        sums.update(kept(names, turn))
+        return sums
+
+    pruner._products = products
+    pruner.compress()
+    for at in range(3):
+        found = sum(
+            sums[f"layers.{at}.{name}"].view(shape).sum((0, 2))
+            for name, shape in (("qkv.weight", (3, 4, -1)), ("qkv.bias", (3, 4, -1)), ("out.weight", (20, 4, 6)))
+        )
+        torch.testing.assert_close(found, worth[at])
+
+
 def test_the_lowest_heads_of_all_attentions_go_and_each_keeps_one():
     model, x = tokens()
     with torch.no_grad():
