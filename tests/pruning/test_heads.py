@@ -104,6 +104,21 @@ def test_the_norm_is_the_one_that_was_asked_for(criterion, head):
     assert gone(model, 0) == [head]
 
 
+@pytest.mark.parametrize(("criterion", "head"), [("l1_activation", 2), ("l2_activation", 0)])
+def test_what_is_passed_on_is_measured_by_the_norm_that_was_asked_for(criterion, head):
+    model, x = tokens()
+    with torch.no_grad():
+        model.layers[0].qkv.weight.view(3, 4, 6, 20)[2] = 0  # every token has the same values, those of the bias
+        values = model.layers[0].qkv.bias.view(3, 4, 6)[2].fill_(2)
+        values[0] = -0.9  # 5.4 in all, its squares 4.9
+        values[2] = torch.tensor([5.0, 0, 0, 0, 0, 0])  # 5 and 25
+    asked = [{"sparsity": 0.25, "op_names": ["layers.0"]}]
+    TransformerHeadPruner(
+        model, asked, dummy_input=x, ranking_criterion=criterion, forward_runner=lambda model: model(x)
+    ).compress()
+    assert gone(model, 0) == [head]
+
+
 def test_taylor_adds_up_squared_products_of_what_makes_and_reads_a_head():
     model, x = tokens()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
