@@ -358,3 +358,45 @@ def test_level_is_what_it_was(tmp_path: Path) -> None:
                              stop_temperature=90, experiment_data_dir=tmp_path).compress()  # fmt: skip
     LevelPruner(two, [{"sparsity": 0.5, "op_names": ["wide"]}]).compress()
     assert torch.equal(one.wide.weight, two.wide.weight)
+
+
+def test_steps_of_annealing_get_shorter_as_it_cools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchpare.search import simulated_annealing
+
+    widths: list[float] = []
+    plain = simulated_annealing.perturbed
+
+    def watched(sparsities: Any, width: float, generator: np.random.Generator) -> Any:
+        widths.append(width)
+        return plain(sparsities, width, generator)
+
+    monkeypatch.setattr(simulated_annealing, "perturbed", watched)
+    SimulatedAnnealingPruner(
+        trained(Chain), CONVOLUTIONS, likelihood, start_temperature=100,
+        stop_temperature=20, cool_down_rate=0.5, perturbation_magnitude=0.3, experiment_data_dir=tmp_path,
+        dummy_input=example(),
+    ).compress()  # fmt: skip
+    assert widths[0] == pytest.approx(0.3)
+    assert widths[-1] == pytest.approx(0.3 / 4)  # at 25 degrees, the last above where it stops
+    assert {round(width / 0.3, 6) for width in widths} == {1.0, 0.5, 0.25}
+
+
+def test_auto_compress_goes_down_by_the_same_factor_in_each_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchpare.search import auto_compress
+
+    limits: list[float] = []
+    plain = auto_compress.anneal
+
+    def watched(run: Any, cooling: Any, stage: str, limit: float, already: Any) -> Any:
+        limits.append(limit / run.dense.cost)
+        return plain(run, cooling, stage, limit, already)
+
+    monkeypatch.setattr(auto_compress, "anneal", watched)
+    STRATEGIES["auto_compress"](trained(Chain), likelihood, tmp_path).compress()
+    rounds = len(limits)
+    assert rounds > 1
+    assert [limits[n] for n in range(rounds)] == pytest.approx(
+        [limits[-1] ** ((n + 1) / rounds) for n in range(rounds)]
+    )
