@@ -1,13 +1,15 @@
 """What training under fake quantization costs: a step of it over a step of the float model.
 
-    python -m benchmarks.qat [--runs 11] [--net resnet18] [--no-eager] [--compiled] [--no-rivals] [--only NAME]
-        [--json FILE]
+    python -m benchmarks.qat [--runs 11] [--net resnet18] [--no-eager] [--compiled] [--recompute] [--no-rivals]
+        [--only NAME] [--json FILE]
 
 A resnet18 on 16 pictures of 64 x 64, and a small transformer on 16 texts of 64 tokens; weights and outputs of every
 convolution and linear layer at 8 bits. Beside it, where they are installed: torchao (PT2E, the XNNPACK rules of its own
 tests; its rules for x86 refuse a resnet18) and Brevitas (``layerwise_quantize``). Contenders take turns, one thread,
 medians; ratios are what counts. Random weights: what is learnt does not matter here. ``--compiled`` puts everyone,
-the float model too, through ``torch.compile``. The table goes into docs/quantizers.md; what was measured before stays.
+the float model too, through ``torch.compile``; ``--recompute`` lets it work values of the forward pass out again in the
+backward pass where it would keep them for their age, for everyone too. The table goes into docs/quantizers.md; what was
+measured before stays.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch._dynamo import config as torch_dynamo
+from torch._functorch import config as torch_functorch
 
 from benchmarks.pruner_cost import vision
 from benchmarks.pruners_page import write_between
@@ -201,6 +204,7 @@ def main(
     net: Annotated[list[str] | None, typer.Option(help="resnet18, transformer; both if not given")] = None,
     eager: Annotated[bool, typer.Option(help="measure eager steps")] = True,
     compiled: Annotated[bool, typer.Option(help="measure compiled ones")] = False,
+    recompute: Annotated[bool, typer.Option(help="compiled ones that keep less for the backward pass")] = False,
     rivals: Annotated[bool, typer.Option(help="torchao and Brevitas too; compiling these takes minutes")] = True,
     only: Annotated[list[str] | None, typer.Option(help="which contenders; all if not given")] = None,
     out: Annotated[Path, typer.Option("--json", help="the JSON file")] = OUT,
@@ -208,11 +212,13 @@ def main(
 ) -> None:
     """Measure, print, and write the page."""
     torch.set_num_threads(1)
+    torch_functorch.ban_recompute_used_far_apart = not recompute
+    compiling = "compiled, recomputing" if recompute else "compiled"
     if only_render:
         known = json.loads(out.read_text())
     else:
         steps = {
-            f"{chosen}, {'compiled' if through else 'eager'}": contend(chosen, runs, through, rivals, only)
+            f"{chosen}, {compiling if through else 'eager'}": contend(chosen, runs, through, rivals, only)
             for through in (False, True)
             if (compiled if through else eager)
             for chosen in net or NETS

@@ -42,7 +42,7 @@ def test_the_numbers_follow_the_shapes():
     conv = nn.Conv2d(4, 6, 3, groups=2)
     conv.weight = nn.Parameter(torch.ones(3, 1, 3, 3))
     conv.groups = 3
-    assert leaf_attributes(conv) == {"in_channels": 3, "out_channels": 3}
+    assert leaf_attributes(conv) == {"in_channels": 3, "out_channels": 3, "kernel_size": (3, 3)}
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,10 @@ def test_a_weight_on_any_grid_of_up_to_eight_bits_is_stored_to_the_bit(bits, sig
     assert torch.equal(held.value, value)
 
 
-def test_few_levels_are_spread_over_int8_so_that_steps_are_fine():
+def test_few_levels_are_spread_so_that_steps_are_fine_but_not_so_far_that_sums_saturate():
     held = stored_levels(torch.tensor([[-8, 7], [3, -1], [0, 0]]), torch.tensor([0.5, 0.25, 1.0]), 0)
-    assert held.codes.tolist() == [[-128, 112], [96, -32], [0, 0]]
-    assert held.scale.tolist() == [0.5 / 16, 0.25 / 32, 1.0]
+    assert held.codes.tolist() == [[-64, 56], [48, -16], [0, 0]]
+    assert held.scale.tolist() == [0.5 / 8, 0.25 / 16, 1.0]
     assert held.zero_point.tolist() == [0, 0, 0]
 
 

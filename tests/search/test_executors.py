@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -24,12 +25,14 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-def _searched(name: str, folder: Path, executor) -> tuple[object, str]:
+def _searched(name: str, folder: Path, executor) -> tuple[object, str, float]:
+    """What goes, the model, and what the search says that it is worth."""
     folder.mkdir()
     model = trained(Chain)
     pruner = STRATEGIES[name](model, likelihood, folder, executor=executor)
     pruner.compress()
-    return pruner.get_config_list(), of_model(model)
+    worth = json.loads((folder / "search_result.json").read_text())["performance"]
+    return pruner.get_config_list(), of_model(model), worth
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ class AutoCompressPruner(SearchPruner):
             limit = run.dense.cost * (run.limit / run.dense.cost) ** (number / self.num_iterations)
             history = anneal(run, self.cooling, f"round {number}", limit, now)
             best = max(history, key=lambda trial: trial.gain)
-            run.train(f"round {number}", functools.partial(self._train_towards, run.sparsities(best.vector)))
+            run = run.train(f"round {number}", functools.partial(self._train_towards, run.sparsities(best.vector)))
             (now,) = run.try_all(f"round {number}, trained", [best.vector])
             run, now = run.end_stage("round", number, now)
             log.info("round %d: cost %.6g of at most %.6g, score %.6g", number, now.cost, run.limit, now.score)

@@ -161,7 +161,11 @@ class SearchRun:
         self.journal.write(key, vector=[float(s) for s in trial.vector], score=trial.score, cost=trial.cost)
         self.journal.drop_states(keep=key)
         self.costs.forget()
-        return replace(self, bench=replace(self.bench)), replace(trial, key=key)
+        return self._anew(), replace(trial, key=key)
+
+    def _anew(self) -> SearchRun:
+        """The same search after its model was changed: workers, who have a copy of it, get it once more."""
+        return replace(self, bench=replace(self.bench))
 
     def last_stage(self, name: str) -> tuple[int, Trial]:
         """The last stage that ended, with the model put back to its end; stage 0 is the dense model."""
@@ -176,11 +180,14 @@ class SearchRun:
         self._load(key)
         return number, Trial(vector, score, self.gain(score), cost, key)
 
-    def train(self, key: str, does: Callable[[], Any]) -> None:
-        """Run the user's training, with random numbers that depend on the seed and the key alone."""
+    def train(self, key: str, does: Callable[[], Any]) -> SearchRun:
+        """Run the user's training, with random numbers that depend on the seed and the key alone; go on with what it
+        returns.
+        """
         with seeded(int(digest(self.seed, key)[:8], 16)):
             does()
         self.costs.forget()
+        return self._anew()
 
     def meet(self, candidate: Callable[[float], Vector], limit: float) -> Vector | None:
         """The candidate of the least factor whose cost is within a limit, as near as the cost is worth asking for.

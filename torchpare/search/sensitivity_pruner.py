@@ -153,7 +153,7 @@ class SensitivityPruner(SearchPruner):
             (now,) = run.try_all(f"iteration {iteration}", [vector])
             run.commit(now)
             if self._finetune is not None:
-                run.train(f"iteration {iteration}", self._finetune)
+                run = run.train(f"iteration {iteration}", self._finetune)
                 (now,) = run.try_all(f"iteration {iteration}, fine-tuned", [now.vector])
             self._write_checkpoint(run, now, iteration)
             run, now = run.end_stage("iteration", iteration, now)
