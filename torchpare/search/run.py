@@ -181,8 +181,10 @@ class SearchRun:
         return number, Trial(vector, score, self.gain(score), cost, key)
 
     def train(self, key: str, does: Callable[[], Any]) -> SearchRun:
-        """Run the user's training, with random numbers that depend on the seed and the key alone; go on with what it
-        returns.
+        """Run the user's training, with random numbers that depend on the seed and the key alone.
+
+        Returns:
+            the search to go on with, whose workers get the model anew.
         """
         with seeded(int(digest(self.seed, key)[:8], 16)):
             does()
