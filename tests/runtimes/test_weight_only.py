@@ -321,3 +321,14 @@ def test_groups_that_stay_floats_say_why(tmp_path, model, x, name, why):
     write_qdq(program, tmp_path / "model.onnx")
     made = session_runner(onnx_session(tmp_path / "model.onnx"))([x])[0]
     torch.testing.assert_close(made, run(model, x), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_that_would_come_to_two_gigabytes_as_floats_stay_as_they_are(tmp_path, monkeypatch):
+    model = nn.Sequential(nn.Linear(64, 32))
+    entry = {"quant_types": ["weight"], "quant_bits": 8, "op_types": ["Linear"]}
+    QAT_Quantizer(model, [entry]).compress()
+    path = tmp_path / "model.onnx"
+    write_qdq(build_program(model.eval(), torch.randn(1, 64)), path)
+    assert unpacked(path) is not None
+    monkeypatch.setattr("torchpare.runtimes.unpacking._LARGEST", path.stat().st_size + 4 * 64 * 32 - 1)
+    assert unpacked(path) is None

@@ -31,10 +31,10 @@ __all__ = [
 ]  # fmt: skip
 
 MASK = "_mask"
-"""After a parameter's name, the name of its mask among the layer's buffers."""
+"""What follows a parameter's name in the name of its mask, one of the layer's buffers."""
 
 QUANTIZER = "_quantizer"
-"""After a parameter's name, the name of its quantizer among the layer's children."""
+"""What follows a parameter's name in the name of its quantizer, one of the layer's children."""
 
 ACTIVATIONS = {"output": "output_quantizer", "input": "input_quantizer"}
 """The names of the children that quantize what a layer returns and what it is called with."""

@@ -55,10 +55,8 @@ def record(module: nn.Module, dummy_input: Any) -> fx.GraphModule:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = program.run_decompositions({})
-        unguarded = (
-            {"check_guards": False} if "check_guards" in signature(program.module).parameters else {}
-        )  # torch 2.9
-        made = program.module(**unguarded)
+        guards = "check_guards" in signature(program.module).parameters  # older releases have none to leave out
+        made = program.module(**{"check_guards": False} if guards else {})
     graph = made.graph
     for node in list(graph.nodes):
         # What dropout leaves behind. One that asks for a memory layout may be what a later view needs.

@@ -9,6 +9,7 @@ then, as they would be in a float model; the file stays as small as it is.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ _MOVES = {"Transpose", "Reshape"}
 _CUTS = {"Relu", "Clip"}
 _FOUR_BITS = {"INT4", "UINT4"}
 
+_LARGEST = 2**31 - 2**20
+"""Bytes of a model that can be handed over as one message, with room for its graph."""
+
 
 def unpacked(path: Path) -> bytes | None:
     """A file in which the weights that no kernel takes as integers are floats; None if there is none of them.
 
     Args:
-        path: an ONNX file. One whose tensors lie beside it (2 GiB and more) is left alone.
+        path: an ONNX file. One whose tensors lie beside it, or that would come to 2 GiB with floats, is left alone: it
+            runs all the same, and slower.
     """
     import onnx
     from onnx.reference import ReferenceEvaluator
@@ -42,6 +47,9 @@ def unpacked(path: Path) -> bytes | None:
         and node.input[0] in weights
         and links.computes_in_float(node, kinds.Name(weights[node.input[0]].data_type))
     ]
+    floats = sum(4 * prod(weights[node.input[0]].dims) for node in left)
+    if path.stat().st_size + floats > _LARGEST:
+        return None
     for node in left:
         part = onnx.helper.make_graph(
             [node],
