@@ -33,10 +33,11 @@ class Entry(Selector):
     """The share to prune, in [0, 1): of a layer's filters for filter pruners, of its weights for ``LevelPruner``."""
 
     structures: tuple[str, ...] | None = None
-    """What to remove, for :func:`torchpare.plan`: ``"channels"``, ``"mlp"``, ``"embedding"``, ``"heads"``,
-    ``"head_dim"``, ``"groups"``, ``"hidden"``, ``"experts"``, ``"experts_width"``, ``"layers"``, or ``"all"``; see
-    :data:`torchpare.graph.structures.STRUCTURES`. With it, ``op_names`` may name containers, and an entry without
-    ``op_names`` and ``op_types`` reaches the whole model."""
+    """What to remove, for :func:`torchpare.plan` and pruners of filters: ``"channels"``, ``"mlp"``, ``"embedding"``,
+    ``"heads"``, ``"head_dim"``, ``"groups"``, ``"hidden"``, ``"experts"``, ``"experts_width"``, ``"layers"``, or
+    ``"all"``; see :data:`torchpare.graph.structures.STRUCTURES`. With it, ``op_names`` may name containers, and an
+    entry without ``op_names`` and ``op_types`` reaches the whole model. Pruners find structures by running the model on
+    ``dummy_input``, and take no ``"layers"``."""
 
     granularity: str | tuple[int, ...] | None = None
     """What goes as a whole, for pruners of single weights: ``"element"``, the usual; ``"2:4"``, which keeps 2 of every

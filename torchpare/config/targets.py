@@ -72,8 +72,8 @@ def select(
     for at, entry in enumerate(entries):
         if getattr(entry, "structures", None) is not None:
             raise ConfigError(f"config_list[{at}]['structures']: {algorithm} selects layers, by 'op_types' or "
-                              "'op_names'; structures of a model are for torchpare.plan, and heads for "
-                              "TransformerHeadPruner too")  # fmt: skip
+                              "'op_names'; structures are for pruners of filters that give each layer its share, "
+                              "for TransformerHeadPruner, and for torchpare.plan")  # fmt: skip
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model is a {type(model).__name__}, not a torch.nn.Module")
     view = _View(model, tuple(supported), tuple(supported if default is None else default), algorithm)

@@ -14,8 +14,9 @@ from torchpare.graph.removal import Removal, Restored, spread
 from torchpare.graph.sizes import Attribute
 from torchpare.graph.space import PruningSpace
 from torchpare.graph.structures import Group
+from torchpare.numerics import Reduction
 
-__all__ = ["atom_scores", "choose"]
+__all__ = ["atom_scores", "choose", "filter_scores"]
 
 _BLOCK = 2**18  # weights whose absolute values are held at once
 
@@ -115,6 +116,44 @@ def atom_scores(space: PruningSpace, weights: Mapping[str, Tensor], *, p: float 
     np.add.at(total, part, total[whole])
     # Ties (and weights without values) go by position: the later index first.
     return total - np.arange(space.size) * 1e-18
+
+
+def filter_scores(
+    space: PruningSpace, scores: Mapping[str, Tensor], reduction: Reduction = "sum"
+) -> NDArray[np.float64]:
+    """By class id, how important an atom is, told from the filters that make it in every layer that was scored.
+
+    Args:
+        space: the analysis of the model.
+        scores: by layer ``(O,)``, of each of its filters; larger stays, and minus infinity is gone already.
+        reduction: what an atom of several filters is worth (a channel that several layers make, a head of many): their
+            ``"sum"``, their ``"mean"`` or their ``"max"``. Filters that are gone count for nothing; an atom that has no
+            others goes first.
+    """
+    whole, part = space.composites
+    order = np.argsort(whole, kind="stable")
+    whole, part = whole[order], part[order]
+    ids, values = [np.zeros(0, dtype=np.int64)], [np.zeros(0)]
+    for layer, own in scores.items():
+        classes, worth = space.classes(layer), own.detach().double().cpu().numpy()
+        # A channel that lies in a head counts for the head, and for the place that it has in every head.
+        first, last = (np.searchsorted(whole, classes, side=side) for side in ("left", "right"))
+        inside = np.repeat(np.arange(len(classes)), last - first)
+        places = np.arange(len(inside)) - np.repeat(np.cumsum(last - first) - last, last - first)
+        ids += [classes, part[places]]
+        values += [worth, worth[inside]]
+    every, worth = np.concatenate(ids), np.concatenate(values)
+    alive = np.isfinite(worth)
+    count = np.bincount(every[alive], minlength=space.size)
+    total = np.zeros(space.size)
+    if reduction == "max":
+        total[count > 0] = -np.inf
+        np.maximum.at(total, every[alive], worth[alive])
+    else:
+        np.add.at(total, every[alive], worth[alive])
+        total /= np.maximum(count, 1) if reduction == "mean" else 1
+    total[np.setdiff1d(every, every[alive])] = -np.inf
+    return total
 
 
 def _norms(weight: Tensor, overs: Sequence[tuple[int, ...]], p: float) -> list[Tensor]:

@@ -18,9 +18,9 @@ from torch.optim import Optimizer
 
 from torchpare.attach import Compressor, attach_masks, detach, is_attached, masks_of
 from torchpare.attach.loading import masked_names, open_masks
-from torchpare.config import Entry, Target, select
+from torchpare.config import Entry, Target, read_entries, select
 from torchpare.errors import ConfigError, MaskError
-from torchpare.graph import PruningSpace, analyse
+from torchpare.graph import PruningSpace, Removal, analyse, group_masks
 from torchpare.numerics import Reduction, Unit, drop_count, select_common, select_global
 from torchpare.numerics.allocation import rounded
 from torchpare.pruning.export import export, load_state
@@ -28,6 +28,7 @@ from torchpare.pruning.forms import form_of
 from torchpare.pruning.granularity import check_mode, most_of, unit_of
 from torchpare.pruning.groups import complete_masks, complete_on_first_forward, forget_first_forward
 from torchpare.pruning.scoring import scores_of
+from torchpare.pruning.structures import Structures, find_structures
 from torchpare.types import Masks
 
 __all__ = ["Pruner"]
@@ -40,7 +41,9 @@ class Pruner(Compressor):
 
     Args:
         model: what to prune. The constructor only reads it.
-        config_list: a list of dicts; see :class:`torchpare.config.Entry`.
+        config_list: a list of dicts; see :class:`torchpare.config.Entry`. Entries of pruners of filters may say
+            ``structures``: then whole structures go (heads, MLP widths, ...), each worth what its filters are by the
+            pruner's criterion, and the list is read as :func:`torchpare.plan` reads it.
         optimizer: accepted because scripts pass it; masks need no help from it. Where scripts of a later version pass
             ``dependency_aware`` and ``dummy_input`` in third and fourth place, they are told apart by their types.
         dependency_aware: choose channels together where layers can only lose them together, such as across a residual.
@@ -52,8 +55,8 @@ class Pruner(Compressor):
             filters; of single weights, each block of ``balance_gran`` as many. Scripts of a later version pass it in
             third place.
         balance_gran: the sizes of those blocks, along the last axes of the weight.
-        group_score: with ``dependency_aware``, what a channel is worth that several layers share: the ``"sum"`` of its
-            scores, their ``"mean"`` or their ``"max"``.
+        group_score: with ``dependency_aware`` or ``structures``, what a channel or head is worth that several filters
+            make: the ``"sum"`` of their scores, their ``"mean"`` or their ``"max"``.
         dummy_input: an example input (a tensor, a tuple of positional arguments, or a dict of keyword arguments). With
             it, ``compress()`` masks whole groups of coupled channels at once; without it, the first forward pass does,
             which ``torch.compile(fullgraph=True)`` and strict ``torch.export`` can only follow from the second on.
@@ -77,6 +80,11 @@ class Pruner(Compressor):
     entry: ClassVar[type[Entry]] = Entry
     """What its ``config_list`` may say."""
 
+    @property
+    def takes_structures(self) -> bool:
+        """Whether its entries may say ``structures``: those of pruners of filters may, if each layer has its share."""
+        return self.structured and not self.shared
+
     def __init__(
         self,
         model: nn.Module,
@@ -93,8 +101,9 @@ class Pruner(Compressor):
         if not isinstance(model, nn.Module):
             raise ConfigError(f"{name}: model is a {type(model).__name__}, not a torch.nn.Module")
         form = form_of(name, self.structured, optimizer, dependency_aware, dummy_input, mode, balance_gran)
+        self.mode, self.balance_gran, self.dummy_input = form.mode, form.balance_gran, form.dummy_input
+        self._structures: Structures | None = None
         self.targets = self.find_targets(model, config_list)
-        self.mode, self.balance_gran = form.mode, form.balance_gran
         self.group_score: Reduction = group_score
         shared = self.shared or self.mode == "global"
         check_mode(name, self.targets, self.structured, self.mode, self.balance_gran, group_score, shared)
@@ -102,25 +111,33 @@ class Pruner(Compressor):
         self.config_list = config_list
         self.optimizer = form.optimizer
         self.dependency_aware = form.dependency_aware
-        self.dummy_input = form.dummy_input
         self._compressed = False
         self._space: PruningSpace | None = None
         self._unwrapped: Masks = {}
         self._was_incomplete = False
 
     def find_targets(self, model: nn.Module, config_list: Any) -> dict[str, Target]:
-        """The layers that the ``config_list`` selects.
+        """The layers that the ``config_list`` selects, or that make the structures that it reaches.
 
         Raises:
             ConfigError: it cannot be used.
+            CaptureError: it asks for structures, and the model cannot be run on ``dummy_input``.
         """
         name = type(self).__name__
+        if self.takes_structures and (entries := self._structured_entries(config_list)):
+            self._structures = find_structures(name, model, entries, self.dummy_input, self.supported)
+            return self._structures.targets
         targets = select(
             model, config_list, supported=self.supported, default=self.default, algorithm=name, kind=self.entry
         )
         for target in targets.values():
             _check_weight(target, name)
         return targets
+
+    def _structured_entries(self, config_list: Any) -> tuple[Any, ...]:
+        """The entries, if any of them says ``structures``; none otherwise."""
+        entries = read_entries(config_list, self.entry)
+        return entries if any(entry.structures is not None for entry in entries) else ()
 
     @abstractmethod
     def score(self, weight: Tensor) -> Tensor:
@@ -176,7 +193,9 @@ class Pruner(Compressor):
             CaptureError: the model does not run on ``dummy_input``. In each case the model is as it was.
         """
         if not self._compressed:
-            if self.structured and self.dummy_input is not None:
+            if self._structures is not None:
+                self._space = self._structures.space
+            elif self.structured and self.dummy_input is not None:
                 self._space = analyse(self.bound_model, self.dummy_input)
             self.begin()
             self._compressed = True
@@ -188,6 +207,11 @@ class Pruner(Compressor):
         Raises:
             MaskError, CaptureError: as ``compress()``; the model is as it was.
         """
+        if self._structures is not None:
+            existing = masks_of(self.bound_model)
+            scores = {name: self._scores(target, existing) for name, target in self.targets.items()}
+            attach_masks(self.bound_model, group_masks(self._removal(self._structures, scores), existing))
+            return
         masks = self._own_masks(self._space if self.dependency_aware else None)
         if self._space is not None:
             masks = complete_masks(self._space, masks, self.bound_model)
@@ -330,6 +354,10 @@ class Pruner(Compressor):
 
     def _choose(self, scores: Mapping[str, Tensor], space: PruningSpace | None) -> dict[str, Tensor]:
         """Which units of each layer stay; with a space, chosen together with coupled layers."""
+        if self._structures is not None:
+            gone = self._removal(self._structures, scores).gone
+            classes = {name: self._structures.space.classes(name) for name in scores}
+            return {name: torch.from_numpy(~gone[own]).to(scores[name].device) for name, own in classes.items()}
         sparsities = self.sparsities()
         for name, target in self.targets.items():
             if target.entry.round_to is not None:
@@ -340,6 +368,10 @@ class Pruner(Compressor):
         classes = {name: own.classes for name, own in channels.items()}
         cells = {name: own.cells for name, own in channels.items()}
         return select_common(scores, sparsities, classes, cells, self.group_score)
+
+    def _removal(self, structures: Structures, scores: Mapping[str, Tensor]) -> Removal:
+        together = self.mode == "global"
+        return structures.decide(scores, self.sparsities(), together=together, reduction=self.group_score)
 
     def _scores(self, target: Target, existing: Masks) -> Tensor:
         mask = existing.get(target.name, {}).get("weight")

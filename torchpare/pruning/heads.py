@@ -19,8 +19,8 @@ from torchpare.errors import ConfigError, MaskError
 from torchpare.graph import PruningSpace, Removal, group_masks
 from torchpare.graph.choice import atom_scores, choose
 from torchpare.graph.structures import Group, groups_of
-from torchpare.numerics import drop_count
 from torchpare.pruning.base import Pruner
+from torchpare.pruning.structures import shares_over_all
 from torchpare.pruning.training import checked_batches, training_of
 
 __all__ = ["TransformerHeadPruner"]
@@ -155,7 +155,8 @@ class TransformerHeadPruner(Pruner):
         for turn in range(1, self.iterations + 1):
             scores = self._scores_of(self._space, chosen, turn)
             part = {variable: share * turn / self.iterations for variable, share in shares.items()}
-            part = _over_all(self._space, chosen, scores, next(iter(part.values())), most) if self.global_sort else part
+            if self.global_sort:
+                part = shares_over_all(self._space, chosen, scores, next(iter(part.values())), most)
             self._mask(choose(self._space, groups, part, scores))
 
     def _mask(self, removal: Removal) -> None:
@@ -283,18 +284,3 @@ def _most(entry: Entry, shared: bool) -> float:
         raise ConfigError(f"TransformerHeadPruner: an entry asks for a sparsity of {entry.sparsity:g}, and its "
                           f"max_sparsity_per_layer allows {cap:g}: ask for less, or allow more")  # fmt: skip
     return cap
-
-
-def _over_all(
-    space: PruningSpace, groups: Sequence[Group], scores: np.ndarray, share: float, most: Mapping[int, float]
-) -> dict[int, float]:
-    """Each attention's own share, where the lowest heads of all go, and each keeps one and what it has to."""
-    sizing = space.sizing
-    heads = []
-    for group in groups:
-        cells = [sizing.cells[cell] for cell in sizing.members(group.variable)]
-        own = np.sort(np.mean([np.sort(scores[cell]) for cell in cells], axis=0))
-        heads += [(float(score), group.variable) for score in own[: drop_count(len(own), most[group.variable])]]
-    drop = int(sum(group.size for group in groups) * share + 1e-6)
-    lowest = [variable for _, variable in sorted(heads)[:drop]]
-    return {group.variable: lowest.count(group.variable) / group.size for group in groups}

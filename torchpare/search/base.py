@@ -91,6 +91,11 @@ class SearchPruner(RankedPruner):
 
     entry = SearchEntry
 
+    @property
+    def takes_structures(self) -> bool:
+        """No: what a search shares out is what layers lose."""
+        return False
+
     def __init__(  # noqa: PLR0913 - one for each thing that a search may be told
         self,
         model: nn.Module,

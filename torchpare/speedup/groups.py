@@ -8,11 +8,11 @@ from math import prod
 
 import numpy as np
 
+from torchpare.config.structures import Allocation
 from torchpare.graph import PruningSpace, Removal
 from torchpare.graph.costs import macs_of, multiplies
 from torchpare.graph.removal import spread
 from torchpare.graph.structures import Group
-from torchpare.speedup.allocation import Allocation
 
 __all__ = ["GroupPlan", "MemberPlan", "describe"]
 

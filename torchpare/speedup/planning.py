@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from torchpare.attach import attach_masks
 from torchpare.config import read_entries
+from torchpare.config.structures import allocate
 from torchpare.errors import ConfigError, ProofError, ShrinkError
 from torchpare.graph import PruningSpace, Removal, analyse, group_masks
 from torchpare.graph.choice import atom_scores, choose
@@ -26,7 +27,7 @@ from torchpare.graph.structures import EXPERTS, LAYERS, groups_of
 from torchpare.layers.blocks import drop_blocks
 from torchpare.layers.experts import Dropping, drop_experts
 from torchpare.numerics.shards import refuse_sharded
-from torchpare.speedup.allocation import allocate, allocate_depth, allocate_experts
+from torchpare.speedup.allocation import allocate_depth, allocate_experts, said_elsewhere
 from torchpare.speedup.depth import Stack, choose_blocks, find_stacks, told_of_blocks, without_blocks
 from torchpare.speedup.experts import Routed, can_run_without, choose_experts, find_routed, without_experts
 from torchpare.speedup.groups import GroupPlan, describe
@@ -318,7 +319,7 @@ def plan(
         with can_run_without(experts), told_of_blocks(dropped, model):
             space = analyse(model, example_inputs, outputs=outputs, device=device, free_literals=trace)
         groups = groups_of(space)
-        asked = allocate(entries, groups, model, routed)
+        asked = allocate(entries, groups, model, said_elsewhere(entries, routed, model))
         weights = dict(model.named_parameters(remove_duplicate=False)) if scores is None else scores
         importance = atom_scores(space, weights)
 
