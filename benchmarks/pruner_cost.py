@@ -5,8 +5,8 @@
 Beside ``torch.nn.utils.prune`` in the same run: contenders take turns, one thread, medians of its CPU time; ratios are
 what counts.
 Random weights. FPGM has no counterpart there and is shown beside the L1 norm of the same tool. A training step is one
-of SGD with momentum on a resnet18, 16 or 64 pictures of 64 x 64, with half of every convolution's filters or weights
-masked. The table goes into docs/pruners.md.
+of SGD with momentum, on a resnet50 with 8 pictures of 224 x 224 and on a resnet18 with few and many small ones, with
+half of every convolution's filters or weights masked. The tables go into docs/pruners.md.
 """
 
 from __future__ import annotations
@@ -34,8 +34,12 @@ from torchpare.report import Measurement, describe_machine, measure
 
 OUT: Final = PAGE.with_suffix("") / "cost.json"
 HALF: Final = [{"sparsity": 0.5, "op_types": ["Conv2d"]}]
-BATCHES: Final = ("16", "64")
-"""Pictures in a training step: what masks cost does not grow with them."""
+STEPS: Final = {
+    "resnet50, 8 of 224 x 224": ("resnet50", 8, 224),
+    "resnet18, 64 of 64 x 64": ("resnet18", 64, 64),
+    "resnet18, 16 of 64 x 64": ("resnet18", 16, 64),
+}
+"""Training steps: a model, how many pictures, and their size. What masks cost does not grow with the pictures."""
 Step = Callable[[], object]
 
 
@@ -114,11 +118,11 @@ def mask_bytes() -> dict[str, int]:
     return found
 
 
-def stepper(model: nn.Module, batch: int) -> Step:
+def stepper(model: nn.Module, batch: int, size: int) -> Step:
     """A training step."""
     optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
-    pictures = torch.randn(batch, 3, 64, 64, generator=generator)
+    pictures = torch.randn(batch, 3, size, size, generator=generator)
     classes = torch.randint(0, 1000, (batch,), generator=generator)
 
     def step() -> None:
@@ -129,9 +133,9 @@ def stepper(model: nn.Module, batch: int) -> Step:
     return step
 
 
-def train_steps(runs: int, batch: int) -> dict[str, Measurement]:
+def train_steps(runs: int, model: str, batch: int, size: int) -> dict[str, Measurement]:
     """How long a training step takes under masks."""
-    dense = vision("resnet18").train()
+    dense = vision(model).train()
     filters, weights, torch_filters = (copy.deepcopy(dense) for _ in range(3))
     L1FilterPruner(filters, HALF, dummy_input=torch.zeros(2, 3, 64, 64)).compress()
     LevelPruner(weights, HALF).compress()
@@ -139,19 +143,19 @@ def train_steps(runs: int, batch: int) -> dict[str, Measurement]:
         prune.ln_structured(layer, "weight", 0.5, n=1, dim=0)
     nets = {"dense": dense, "L1FilterPruner": filters, "LevelPruner": weights, "torch, L1 filters": torch_filters}
     return measure(
-        {name: stepper(net, batch) for name, net in nets.items()}, runs=runs, warmup=3, clock=time.process_time
+        {name: stepper(net, batch, size) for name, net in nets.items()}, runs=runs, warmup=2, clock=time.process_time
     )
 
 
 def render(known: dict[str, Any], *, page: bool) -> Table:
     """The table for a terminal; with ``page``, the page's too is written."""
     masks, steps, sizes = known["masks"], known["steps"], known["bytes"]
-    head = ["", "masks of a resnet50", "of torch's", "memory of the masks"]
-    head += [f"step of {batch} pictures, of dense" for batch in BATCHES]
+    head = ["", "masks of a resnet50", "of torch's", "memory of the masks", *(f"step: {case}" for case in steps)]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     table = Table(*head)
+    first = next(iter(steps.values()))
     rivals = {"L1FilterPruner": "torch, L1 filters", "FPGMPruner": "torch, L1 filters", "LevelPruner": "torch, weights"}
-    for name in dict.fromkeys([*steps[BATCHES[0]], *masks]):
+    for name in dict.fromkeys([*first, *masks]):
         found, size = masks.get(name), sizes.get(name)
         words = [
             name,
@@ -159,17 +163,16 @@ def render(known: dict[str, Any], *, page: bool) -> Table:
             f"{found['median'] / masks[rivals[name]]['median']:.2f}x" if found and name in rivals else "",
             f"{size / 2**10:,.0f} KiB" if size else "",
         ]
-        for batch in BATCHES:
-            step, dense = steps[batch].get(name), steps[batch]["dense"]
-            took = f"{1e3 * step['median']:.0f} ms, {step['median'] / dense['median']:.3f}x" if step else ""
-            words.append(took)
+        for taken in steps.values():
+            step, dense = taken.get(name), taken["dense"]
+            words.append(f"{1e3 * step['median']:.0f} ms, {step['median'] / dense['median']:.3f}x" if step else "")
         table.add_row(*words)
         lines.append("| " + " | ".join(words) + " |")
     whole = sizes["all weights of the convolutions"] / 2**10
     about = (
-        f"Medians of {steps[BATCHES[0]]['dense']['runs']} turns, CPU time of one thread, {known['machine']}. "
-        f"The weights of the resnet50's convolutions themselves take {whole:,.0f} KiB. The step is of a "
-        "resnet18, pictures of 64 x 64."
+        f"Medians of {first['dense']['runs']} turns, CPU time of one thread, {known['machine']}. The weights of the "
+        f"resnet50's convolutions themselves take {whole:,.0f} KiB. A step is one of training, with its time over the "
+        "dense net's."
     )
     if page:
         write_between("cost", "\n".join([*lines, "", about]), "benchmarks/pruner_cost.py")
@@ -189,8 +192,8 @@ def main(
         known = {
             "masks": {name: taken.to_dict() for name, taken in find_masks(runs).items()},
             "steps": {
-                batch: {name: taken.to_dict() for name, taken in train_steps(runs, int(batch)).items()}
-                for batch in BATCHES
+                label: {name: taken.to_dict() for name, taken in train_steps(runs, *case).items()}
+                for label, case in STEPS.items()
             },
             "bytes": mask_bytes(),
             "machine": describe_machine(),
