@@ -25,7 +25,7 @@ class ADMMPruner(RankedPruner):
     """Trains weights towards the nearest sparse ones, then prunes by a criterion.
 
     The loss gains ``row / 2 * |W - Z + U| ** 2`` for each selected weight ``W``. After each iteration ``Z`` becomes the
-    sparse weight nearest to ``W + U``, and the difference ``W - Z`` is added to ``U``.
+    sparse weight nearest to ``W + U`` (the Euclidean projection), and the difference ``W - Z`` is added to ``U``.
 
     Zhang, Ye, Zhang, Tang, Wen, Fardad, Wang, "A Systematic DNN Weight Pruning Framework using Alternating Direction
     Method of Multipliers", ECCV 2018, section 3.

@@ -40,7 +40,8 @@ def _accuracy_and_cost(score: float, cost: float) -> float:
 
 
 REWARDS: dict[str, Reward] = {"acc_reward": _accuracy, "acc_flops_reward": _accuracy_and_cost}
-"""By the names that scripts give: of a score in percent, larger being better, and a cost."""
+"""By the names that scripts give: of a score in percent, larger being better, and a cost. With a share of errors ``e``
+they are ``1 - e`` and ``-e * log(cost)``, the rewards of the paper's section 3 (the first one up to a constant)."""
 
 _WITHOUT_EFFECT = frozenset({
     "suffix", "model_type", "dataset", "n_calibration_batches", "n_points_per_layer", "window_length", "lr_a",
@@ -55,9 +56,9 @@ class AMCPruner(SearchPruner):
     what it said before. A share that would make the budget unreachable is moved to the nearest that does not.
 
     He, Lin, Liu, Wang, Li, Han, "AMC: AutoML for Model Compression and Acceleration on Mobile Devices", ECCV 2018,
-    algorithm 1. The agent is Stable-Baselines3's deep deterministic policy gradient (Lillicrap et al., "Continuous
-    Control with Deep Reinforcement Learning", ICLR 2016). Filters go, not inputs of layers, and weights are not fitted
-    anew by least squares.
+    algorithm 1 (the share that the budget leaves). The agent is Stable-Baselines3's deep deterministic policy gradient
+    (Lillicrap et al., "Continuous Control with Deep Reinforcement Learning", ICLR 2016). Filters go, not inputs of
+    layers, and weights are not fitted anew by least squares.
 
     Args:
         model: what to prune, any model. The constructor only reads it. Scripts of a later version give
