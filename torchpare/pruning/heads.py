@@ -147,7 +147,8 @@ class TransformerHeadPruner(Pruner):
         most = {variable: _most(entry, self.global_sort) for variable, entry in entries.items()}
         chosen = [group for group in groups if group.variable in shares]
         if not chosen:
-            there = "; ".join(", ".join(group.layers) for group in groups) or "none that could lose one"
+            none = "none that could lose a head (where code says how many there are, they all stay)"
+            there = "; ".join(", ".join(group.layers) for group in groups) or none
             raise ConfigError(f"TransformerHeadPruner: the config_list reaches no attention. There are: {there}")
         if self.global_sort and len(set(shares.values())) > 1:
             raise ConfigError("TransformerHeadPruner: global_sort ranks all heads together: give one sparsity")
