@@ -22,10 +22,11 @@ def test_training_is_that_of_the_loss_with_the_penalty_written_out():
     model = Small()
     twin = copy.deepcopy(model).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    ADMMPruner(model, ASKED, train, None, 2, 2, 0.3, "level", optimizer=optimizer).compress()
+    # Three iterations: what the second one projects, and adds up, shows in the third.
+    ADMMPruner(model, ASKED, train, None, 3, 2, 0.3, "level", optimizer=optimizer).compress()
     twins = torch.optim.SGD(twin.parameters(), lr=0.1)
     near, debt = twin.b.weight.detach().clone(), torch.zeros_like(twin.b.weight)
-    for _ in range(2):
+    for _ in range(3):
         for epoch in range(2):
             for x, y in batches(epoch):
                 twins.zero_grad()

@@ -128,7 +128,7 @@ def test_scripts_of_later_versions_give_the_mode_behind_the_scale():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     pruner = SlimPruner(model, HALF, train, optimizer, None, 1, 1e-3, "normal")
     assert (pruner.mode, pruner.scale, pruner.epochs) == ("normal", 1e-3, 1)
-    with pytest.raises(ConfigError, match="mode is 'balanced'; it is 'global'.*'normal'"):
+    with pytest.raises(ConfigError, match=r"mode is 'balanced'; it is 'global'.*'normal'"):
         SlimPruner(model, HALF, mode="balanced")
     with pytest.raises(ConfigError, match="leave dependency_aware out"):
         SlimPruner(model, HALF, mode="dependency_aware", dummy_input=torch.ones(1, 1, 6, 6))
