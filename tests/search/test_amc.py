@@ -93,6 +93,12 @@ def test_a_share_is_moved_to_the_nearest_width_that_bounds_and_budget_allow(
     assert found == pytest.approx(_allowed(taken, keep, bounds, limit))
 
 
+def test_an_agent_is_held_to_its_bounds() -> None:
+    walk = Walk(a_run(limit=600.0), Bounds(0.4, 0.7, 1), REWARDS["acc_reward"], 5)
+    assert [walk.allowed([], keep) for keep in (1.0, 0.6, 0.0)] == [6 / 8, 5 / 8, 4 / 8]
+    assert Walk(a_run(limit=600.0), Bounds(0.1, 1.0, 4), REWARDS["acc_reward"], 5).allowed([], 0.3) == 4 / 8
+
+
 def test_an_agent_that_would_keep_everything_is_held_to_the_budget() -> None:
     walk = Walk(a_run(limit=330.0), Bounds(0.1, 1.0, 1), REWARDS["acc_reward"], 5)
     taken: list[float] = []
