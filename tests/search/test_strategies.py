@@ -451,3 +451,11 @@ def test_auto_compress_goes_down_by_the_same_factor_in_each_round(
     assert [limits[n] for n in range(rounds)] == pytest.approx(
         [limits[-1] ** ((n + 1) / rounds) for n in range(rounds)]
     )
+
+
+def test_a_step_of_sensitivity_is_a_share_of_the_dense_model(tmp_path: Path) -> None:
+    asked = [{"sparsity": 0.6, "op_names": ["wide"]}]
+    SensitivityPruner(trained(Chain), asked, likelihood, sparsity_per_iter=0.25, dummy_input=example(),
+                      checkpoint_dir=tmp_path).compress()  # fmt: skip
+    gone = sorted(float(path.stem.rsplit("_", 1)[1]) for path in tmp_path.glob("Iter_*_finetune_*.pth"))
+    assert gone == [4 / 16, 8 / 16, 10 / 16]  # a quarter, another one, and what is missing to 0.6
