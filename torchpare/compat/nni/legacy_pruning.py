@@ -69,6 +69,8 @@ class LegacyPruner(LegacyCompressor, pruning.Pruner):
             tell("groups")
         if isinstance(self, pruning.GradualPruner) and isinstance(self.ranking, DataDrivenPruner):
             tell("statistics")
+        if isinstance(self, pruning.TransformerHeadPruner) and self.ranking_criterion == "taylorfo":
+            tell("head_gradients")
 
     def mask(self) -> None:
         """Mask the model by today's scores and sparsities; tells where equal scores let NNI prune more."""
