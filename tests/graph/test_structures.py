@@ -45,8 +45,24 @@ class Encoder(nn.Module):
         return self.leave(self.layer(self.enter(x)))
 
 
+class WidthInCode(nn.Module):
+    """Attention whose code says the width of a head, and lets the number of heads follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(12, 12) for _ in range(4))
+        self.leave = nn.Linear(12, 3)
+
+    def forward(self, x):
+        n, length, _ = x.shape
+        q, k, v = (layer(x).view(n, length, -1, 4).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        mixed = (q @ k.transpose(-1, -2) / 2).softmax(-1) @ v
+        return self.leave(self.out(mixed.transpose(1, 2).reshape(n, length, -1)))
+
+
 CASES = {
     "tokens": (lambda: tokens(blocks=1), {"embedding": 20, "heads": 4, "head_dim": 6, "mlp": 28}),
+    "width in code": (lambda: (WidthInCode(), torch.randn(2, 5, 12)), {"heads": 3, "mlp": 12}),
     "experts": (lambda: (Experts(), torch.randn(2, 5)), {"mlp": 12, "experts": 4, "experts_width": 20}),
     "recurrent": (lambda: (Heard(), torch.randn(2, 4, 5)), {"hidden": 8}),
     "stock attention": (

@@ -32,6 +32,12 @@ def test_a_larger_layer_never_starts_with_the_smaller_sparsity(sizes: list[int],
         assert all(one >= other for other, smaller in zip(start, sizes, strict=True) if smaller < size)
 
 
+def test_a_start_is_drawn_evenly_and_given_out_by_size() -> None:
+    drawn = sorted(np.random.default_rng(7).uniform(size=5))
+    start = sorted_start(np.array([30.0, 2.0, 400.0, 2.0, 50.0]), np.random.default_rng(7))
+    assert start.tolist() == [drawn[2], drawn[0], drawn[4], drawn[1], drawn[3]]
+
+
 @given(SHARES, st.floats(0, 1), st.integers(0, 99))
 def test_a_perturbation_stays_within_its_width_and_above_zero(shares: list[float], width: float, seed: int) -> None:
     before = np.array(shares)
@@ -46,7 +52,7 @@ def test_a_perturbation_moves_every_entry_by_its_own_draw() -> None:
 
 
 def test_steps_for_the_worse_are_taken_by_the_metropolis_rule() -> None:
-    assert acceptance(-1.0, 0.5) == acceptance(0.0, 0.5) == 1.0
+    assert acceptance(-1.0, 0.5) == acceptance(0.0, 0.5) == acceptance(0.0, 0.0) == 1.0
     assert acceptance(1.0, 0.5) == pytest.approx(math.exp(-2))
     assert acceptance(1.0, 0.0) == 0.0
     assert acceptance(math.inf, 1.0) == 0.0
@@ -94,6 +100,11 @@ def test_there_is_no_factor_where_the_largest_is_too_little() -> None:
 )
 def test_a_layer_tolerates_what_every_ratio_up_to_there_tolerates(scores: dict, tolerated: float) -> None:
     assert tolerated_ratio(scores, 0.9, 0.05) == tolerated
+
+
+def test_a_layer_as_wide_as_the_multiple_keeps_all_of_it() -> None:
+    assert rounded(0.5, 8, 8) == 0.0
+    assert rounded(0.5, 7, 8) == pytest.approx(3 / 7)
 
 
 @given(st.integers(1, 70), st.floats(0, 0.99), st.sampled_from([1, 2, 8, 16]))

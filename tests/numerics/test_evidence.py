@@ -41,6 +41,12 @@ def test_activations_against_the_loop(shape):
     torch.testing.assert_close(total, torch.tensor(twins.activation_sums(z)[1], dtype=torch.float64))
 
 
+def test_activations_below_zero_count_and_take_away():
+    z = torch.tensor([[[1.0, -3.0, 0.0], [-1.0, -2.0, 0.5]], [[0.0, 0.0, 2.0], [0.25, 0.0, 4.0]]])
+    active, total, entries = activation_sums(z, axis=1)
+    assert (active.tolist(), total.tolist(), entries) == ([3, 5], [0.0, 1.75], 6)
+
+
 def test_the_first_order_is_what_the_loss_changes_by_while_changes_are_small():
     weight = torch.randn(4, 3, dtype=torch.float64) * 1e-7
     weight.requires_grad_()

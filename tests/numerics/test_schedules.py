@@ -64,3 +64,11 @@ def test_the_epochs_of_the_older_toolkit(start, epochs, every, epoch):
 def test_warm_up_and_cool_down_are_flat():
     assert [with_warm_up(step, warm_up=10, cool_down=20) for step in (0, 10, 15, 20, 99)] == [0, 0, 0.5, 1, 1]
     assert with_warm_up(5, warm_up=5, cool_down=5) == 0
+
+
+def test_an_epoch_between_two_moves_counts_as_the_last_move():
+    assert [at_epoch(epoch, start=2, end=11, every=4) for epoch in range(13)] == [0.0] * 6 + [0.5] * 4 + [1.0] * 3
+
+
+def test_everything_goes_at_once_where_the_schedule_says_so():
+    assert [SCHEDULES["one_shot"](0.1, 0.8, at) for at in (0.0, 0.3, 1.0)] == [0.8] * 3

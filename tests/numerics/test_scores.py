@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.twins import scores as twins
-from torchpare.numerics import filter_norm, geometric_median_distance, magnitude
+from torchpare.numerics import filter_norm, geometric_median_distance, magnitude, random_scores
 
 SHAPES = [(1, 1), (5, 3), (4, 3, 2), (6, 2, 3, 3), (3, 2, 2, 2, 2)]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -64,3 +64,12 @@ def test_scores_leave_no_gradient_behind_and_the_weight_as_it_was():
 def test_complex_filters_are_as_large_as_the_absolute_values_of_their_numbers():
     weight = torch.tensor([[3 + 4j, 0], [1, 1j], [0, 6j]])
     assert filter_norm(weight, p=1).tolist() == [5, 2, 6]
+
+
+def test_random_scores_are_drawn_evenly_and_by_their_generator_alone():
+    drawn = random_scores(4000, torch.Generator().manual_seed(3))
+    for share in (0.1, 0.25, 0.5, 0.9):
+        assert float((drawn < share).double().mean()) == pytest.approx(share, abs=0.03)
+    torch.manual_seed(11)  # another process-wide seed changes nothing
+    assert torch.equal(random_scores(4000, torch.Generator().manual_seed(3)), drawn)
+    assert not torch.equal(random_scores(4000, torch.Generator().manual_seed(4)), drawn)

@@ -12,7 +12,7 @@ from tests.pruning.training import Small, batches, train
 from torchpare import ModelSpeedup
 from torchpare.attach import masks_of
 from torchpare.errors import ConfigError
-from torchpare.pruning import ADMMPruner
+from torchpare.pruning import ADMMPruner, L1FilterPruner, L2FilterPruner, LevelPruner
 
 ASKED = [{"sparsity": 0.5, "op_names": ["b"]}]
 
@@ -22,10 +22,11 @@ def test_training_is_that_of_the_loss_with_the_penalty_written_out():
     model = Small()
     twin = copy.deepcopy(model).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    ADMMPruner(model, ASKED, train, None, 2, 2, 0.3, "level", optimizer=optimizer).compress()
+    # Three iterations: what the second one projects, and adds up, shows in the third.
+    ADMMPruner(model, ASKED, train, None, 3, 2, 0.3, "level", optimizer=optimizer).compress()
     twins = torch.optim.SGD(twin.parameters(), lr=0.1)
     near, debt = twin.b.weight.detach().clone(), torch.zeros_like(twin.b.weight)
-    for _ in range(2):
+    for _ in range(3):
         for epoch in range(2):
             for x, y in batches(epoch):
                 twins.zero_grad()
@@ -106,3 +107,33 @@ def test_later_versions_give_the_optimizer_behind_the_trainer():
     pruner = ADMMPruner(model, entry, train, optimizer, loss, 3, 2)
     assert (pruner.num_iterations, pruner.epochs_per_iteration, pruner.row) == (3, 2, 1e-4)
     assert (pruner.training.trainer, pruner.training.optimizer, pruner.training.criterion) == (train, optimizer, loss)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "expected"),
+    [
+        ((3, 2, 1e-3, "l2"), {}, (3, 2, 1e-3, L2FilterPruner)),
+        ((3, 2, 1e-3), {"base_algo": "level"}, (3, 2, 1e-3, LevelPruner)),
+        ((3, 2), {"row": 1e-3}, (3, 2, 1e-3, L1FilterPruner)),
+        ((3,), {"training_epochs": 2, "row": 1e-3, "base_algo": "l2"}, (3, 2, 1e-3, L2FilterPruner)),
+        ((3,), {}, (3, 5, 1e-4, L1FilterPruner)),
+    ],
+)
+def test_earlier_versions_give_no_criterion(arguments, named, expected):
+    pruner = ADMMPruner(Small(), ASKED, train, *arguments, **named)
+    assert (pruner.num_iterations, pruner.epochs_per_iteration, pruner.row, type(pruner.ranking)) == expected
+    assert isinstance(pruner.training.criterion, nn.CrossEntropyLoss)
+
+
+def test_without_an_optimizer_it_trains_by_adam_for_as_many_epochs_as_all_iterations_have():
+    epochs = []
+    model = Small()
+
+    def watched(model, optimizer, criterion, epoch):
+        epochs.append(epoch)
+        assert isinstance(optimizer, torch.optim.Adam)
+        assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(1e-3, 5e-5)]
+        train(model, optimizer, criterion, epoch)
+
+    ADMMPruner(model, ASKED, watched, num_iterations=2, epochs_per_iteration=3).compress()
+    assert epochs == [0, 1, 2] * 2

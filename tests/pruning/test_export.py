@@ -85,6 +85,13 @@ def test_wrong_arguments_are_refused_before_anything_is_written(options, words, 
     assert is_incomplete(model)
 
 
+@pytest.mark.parametrize("path", [None, 3, b"model.pth"])
+def test_what_is_no_path_is_refused(path):
+    _, pruner = pruned(dummy_input=batch())
+    with pytest.raises(ExportError, match=f"model_path is a {type(path).__name__}; it is the path of the file"):
+        pruner.export_model(path)
+
+
 def test_a_folder_that_does_not_exist_is_named(tmp_path):
     _, pruner = pruned(dummy_input=batch())
     with pytest.raises(FileError, match="nowhere"):

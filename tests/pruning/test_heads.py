@@ -151,6 +151,83 @@ def test_taylor_adds_up_squared_products_of_what_makes_and_reads_a_head():
         torch.testing.assert_close(found, worth[at])
 
 
+class Apart(nn.Module):
+    """Attention with a projection each for queries, keys and values, of different sizes and with large biases."""
+
+    def __init__(self, heads: int = 4, width: int = 3, scale: float = 1.0) -> None:
+        super().__init__()
+        self.heads, self.width = heads, width
+        self.q, self.k, self.v = (nn.Linear(10, heads * width) for _ in range(3))
+        self.out = nn.Linear(heads * width, 10)
+        with torch.no_grad():
+            for at, layer in enumerate((self.q, self.k, self.v), start=1):
+                layer.weight.copy_(torch.randn(heads * width, 10) * scale * 2**at)
+                layer.bias.copy_(torch.randn(heads * width) * 30)
+
+    def forward(self, x):
+        n, length, _ = x.shape
+        q, k, v = (one(x).view(n, length, self.heads, self.width).transpose(1, 2) for one in (self.q, self.k, self.v))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        return x + self.out(mixed.transpose(1, 2).reshape(n, length, -1))
+
+
+def heads_gone(layer):
+    if "v" not in masks_of(layer):
+        return []
+    rows = (masks_of(layer)["v"]["weight"].flatten()).expand(layer.heads * layer.width).view(layer.heads, layer.width)
+    return (~rows.any(1)).nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_of_queries_keys_and_values_are_added_up_as_they_are_without_biases(p, seed):
+    torch.manual_seed(seed)
+    model = Apart()
+    worth = sum(one.weight.detach().double().abs().pow(p).view(4, -1).sum(1) for one in (model.q, model.k, model.v))
+    TransformerHeadPruner(model, HEADS, dummy_input=torch.randn(2, 5, 10), ranking_criterion=f"l{p}_weight").compress()
+    assert heads_gone(model) == sorted(worth.argsort()[:2].tolist())
+
+
+@pytest.mark.parametrize("criterion", ["l1_weight", "l1_activation", "taylorfo"])
+def test_the_heads_of_all_attentions_are_compared_as_they_are(criterion):
+    torch.manual_seed(0)
+    model = nn.Sequential(Apart(), Apart(heads=4, width=3, scale=0.3))
+    x = torch.randn(2, 5, 10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    passed = []
+    hooks = [block.out.register_forward_pre_hook(lambda _, given: passed.append(given[0].detach())) for block in model]
+    model(x).square().sum().backward()
+    for hook in hooks:
+        hook.remove()
+    worth = {}
+    for at, block in enumerate(model):
+        if criterion == "l1_weight":
+            own = sum(one.weight.detach().abs().view(4, -1).sum(1) for one in (block.q, block.k, block.v))
+        elif criterion == "l1_activation":
+            own = passed[at].abs().view(-1, 4, 3).sum((0, 2))
+        else:
+            products = [(p * p.grad).detach().double().square() for one in (block.q, block.k, block.v)
+                        for p in (one.weight, one.bias)]  # fmt: skip
+            own = sum(product.view(4, -1).sum(1) for product in products)
+            own = own + (block.out.weight * block.out.weight.grad).detach().double().square().view(10, 4, 3).sum((0, 2))
+        worth.update({(at, head): float(score) for head, score in enumerate(own)})
+    model.zero_grad()
+
+    def trainer(model, optimizer, criterion, epoch):
+        del criterion, epoch
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+
+    TransformerHeadPruner(
+        model, HEADS, dummy_input=x, ranking_criterion=criterion, global_sort=True, optimizer=optimizer, trainer=trainer
+    ).compress()
+    best = {max((head for head in worth if head[0] == at), key=lambda head: worth[head]) for at in (0, 1)}
+    lowest = sorted(set(worth) - best, key=lambda head: worth[head])[:4]  # half of all, and each keeps its best
+    found = {(at, head) for at, block in enumerate(model) for head in heads_gone(block)}
+    assert found == set(lowest)
+
+
 def test_the_lowest_heads_of_all_attentions_go_and_each_keeps_one():
     model, x = tokens()
     with torch.no_grad():

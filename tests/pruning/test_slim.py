@@ -108,3 +108,27 @@ def test_later_versions_give_the_trainer_first():
     half = [{"sparsity": 0.5, "op_types": ["BatchNorm2d"]}]
     pruner = SlimPruner(model, half, train, optimizer, None, training_epochs=2)
     assert (pruner.training.trainer, pruner.training.optimizer, pruner.epochs) == (train, optimizer, 2)
+
+
+def test_each_norm_loses_its_own_share_where_the_mode_says_so():
+    small, large = [0.01 * at for at in range(1, 9)], [9.0 - at for at in range(8)]
+    asked = [{"sparsity": 0.25, "op_names": ["norm_a"]}, {"sparsity": 0.5, "op_names": ["norm_b"]}]
+    model = scaled(small, large)
+    SlimPruner(model, asked, mode="normal").compress()
+    masks = masks_of(model)
+    assert masks["norm_a"]["weight"].tolist() == [False] * 2 + [True] * 6
+    assert masks["norm_b"]["weight"].tolist() == [True] * 4 + [False] * 4
+    together = scaled(small, large)
+    SlimPruner(together, HALF, mode="global").compress()
+    assert int((~masks_of(together)["norm_a"]["weight"]).sum()) == 7  # all but one, and one of the other norm
+
+
+def test_scripts_of_later_versions_give_the_mode_behind_the_scale():
+    model = Small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    pruner = SlimPruner(model, HALF, train, optimizer, None, 1, 1e-3, "normal")
+    assert (pruner.mode, pruner.scale, pruner.epochs) == ("normal", 1e-3, 1)
+    with pytest.raises(ConfigError, match=r"mode is 'balanced'; it is 'global'.*'normal'"):
+        SlimPruner(model, HALF, mode="balanced")
+    with pytest.raises(ConfigError, match="leave dependency_aware out"):
+        SlimPruner(model, HALF, mode="dependency_aware", dummy_input=torch.ones(1, 1, 6, 6))

@@ -144,6 +144,57 @@ def test_sensitivity_gives_layers_what_they_bear_alone(tmp_path: Path) -> None:
         assert found["wide"] / found["stem"] == pytest.approx(bears["wide",] / bears["stem", "inner"], rel=1e-3)
 
 
+@pytest.mark.parametrize("given", [{"wide": 0.2, "stem": 0.4}, {"wide": 0.6, "stem": 0.2}])
+def test_layers_lose_in_the_proportions_that_the_user_s_function_gives(given: dict[str, float], tmp_path: Path) -> None:
+    told: list[dict[str, float]] = []
+
+    def proportions(ratios: dict[str, float]) -> dict[str, float]:
+        told.append(dict(ratios))
+        return given
+
+    model = trained(Chain)
+    pruner = SensitivityPruner(model, [{"sparsity": 0.3, "op_types": ["Conv2d"]}], likelihood, None, "l1", proportions,
+                               0.5, 0.1, dummy_input=example(), experiment_data_dir=tmp_path)  # fmt: skip
+    pruner.compress()
+    found = pruner.sparsities()
+    assert found["stem"] / found["wide"] == pytest.approx(given["stem"] / given["wide"], rel=1e-6)
+    assert len(told) == 1
+    assert told[0].keys() == {"wide", "stem"}
+    assert all(any(ratio == pytest.approx(at / 10) for at in range(10)) for ratio in told[0].values())
+
+
+def test_sensitivity_goes_down_step_by_step_and_looks_anew_at_what_is_left(tmp_path: Path) -> None:
+    model = trained(Chain)
+    dense = copy.deepcopy(model)
+    threshold = 0.1
+    pruner = SensitivityPruner(
+        model, [{"sparsity": 0.5, "op_types": ["Conv2d"]}], likelihood, acc_drop_threshold=threshold,
+        sparsity_per_iter=0.2, dummy_input=example(), checkpoint_dir=tmp_path,
+    )  # fmt: skip
+    pruner.compress()
+    gone, at = 0.0, 0
+    now = {"wide": 0.0, "stem": 0.0, "inner": 0.0}
+    while gone < 0.5:
+        at, asked = at + 1, min(gone + 0.2, 0.5)
+        rows = SensitivityPruner.load_sensitivity(tmp_path / f"Iter_{at}_sensitivity.csv")
+        at_rest = _worth(now, dense)
+        for first, group in (("wide", ("wide",)), ("stem", ("stem", "inner"))):
+            for ratio, value in rows[first].items():  # a ratio of what the layer has left by now
+                share = min(now[first] + (1 - now[first]) * ratio, 15 / 16 if first == "wide" else 5 / 6, 0.95)
+                assert value == pytest.approx(_worth({**now, **dict.fromkeys(group, share)}, dense), rel=1e-4)
+            *before, last = rows[first].values()
+            assert all(value >= at_rest - threshold for value in before)
+            assert last < at_rest - threshold or len(rows[first]) == 9
+        (written,) = tmp_path.glob(f"Iter_{at}_finetune_acc_*.pth")
+        gone = float(written.stem.rsplit("_", 1)[1])
+        one_filter = (96 + 324) / 6 / (144 + 96 + 324)  # of both layers on the residual
+        assert asked - 1e-4 <= gone < asked + one_filter
+        entries = json.loads(written.with_name(f"{written.stem}_pruner.json").read_text())
+        now.update({entry["op_names"][0]: entry["sparsity"] for entry in entries})
+    assert at > 1
+    assert not list(tmp_path.glob(f"Iter_{at + 1}_*"))
+
+
 def test_sensitivity_writes_what_each_iteration_came_to(tmp_path: Path) -> None:
     model = trained(Chain)
     pruner = SensitivityPruner(model, CONVOLUTIONS, likelihood, tune, sparsity_per_iter=0.3, dummy_input=example(),
@@ -400,3 +451,11 @@ def test_auto_compress_goes_down_by_the_same_factor_in_each_round(
     assert [limits[n] for n in range(rounds)] == pytest.approx(
         [limits[-1] ** ((n + 1) / rounds) for n in range(rounds)]
     )
+
+
+def test_a_step_of_sensitivity_is_a_share_of_the_dense_model(tmp_path: Path) -> None:
+    asked = [{"sparsity": 0.6, "op_names": ["wide"]}]
+    SensitivityPruner(trained(Chain), asked, likelihood, sparsity_per_iter=0.25, dummy_input=example(),
+                      checkpoint_dir=tmp_path).compress()  # fmt: skip
+    gone = sorted(float(path.stem.rsplit("_", 1)[1]) for path in tmp_path.glob("Iter_*_finetune_*.pth"))
+    assert gone == [4 / 16, 8 / 16, 10 / 16]  # a quarter, another one, and what is missing to 0.6

@@ -80,11 +80,14 @@ def _rounded(kept: int, multiple: int, size: int) -> int:
 
 
 @torch.no_grad()
-def atom_scores(space: PruningSpace, weights: Mapping[str, Tensor], *, p: float = 1.0) -> NDArray[np.float64]:
+def atom_scores(
+    space: PruningSpace, weights: Mapping[str, Tensor], *, p: float = 1.0, evenly: bool = True
+) -> NDArray[np.float64]:
     """By class id, the p-norm (to the power p) of all the weights that go with it, in every parameter it lies in.
 
-    Each parameter counts in proportion to its own mean, so that a wide reader does not drown a narrow maker. Weights
-    without values (on the meta device) say nothing: then the first channels stay.
+    Each parameter counts in proportion to its own mean, so that a wide reader does not drown a narrow maker; not so if
+    not ``evenly``: then all numbers are added up as they are. Weights without values (on the meta device) say nothing:
+    then the first channels stay.
 
     Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.1; summed over a group as in Fang et al.,
     "DepGraph: Towards Any Structural Pruning", CVPR 2023, section 3.3.
@@ -107,7 +110,7 @@ def atom_scores(space: PruningSpace, weights: Mapping[str, Tensor], *, p: float 
             continue
         for (axis, ids), norm in zip(classes.items(), norms, strict=True):
             per_entry = weight.numel() / max(weight.shape[axis], 1)
-            shares = norm.cpu().numpy() / mean / per_entry
+            shares = norm.cpu().numpy() / (mean * per_entry if evenly else 1.0)
             if ids.shape == shares.shape:
                 np.add.at(total, ids, shares)
             else:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
+import numpy as np
+
 from torchpare.graph.program import Op, Ref
 from torchpare.graph.space import PruningSpace
 
@@ -140,13 +142,13 @@ class _Kinds:
 
     def kind(self, group: Group) -> str:  # noqa: PLR0911 - a line for each kind
         """The word for a group; the last ones are told by the ranks of the parameters that make it."""
-        heads, widths = self._attended
+        widths = self._attended[1]
         sizing, values = self.space.sizing, self.space.program.values
         ranks = {len(values[uid].shape) for uid in group.makers if len(values[uid].shape) > 1}
         if self._is_stacked(group):
             stacked = {axis for name, axis in group.members if len(self.space.values[name].shape) == 3}
             return "experts" if stacked == {0} else "experts_width"
-        if group.variable in heads and group.variable in sizing.outer:
+        if group.variable in self._heads:
             return "heads"
         if group.variable in sizing.inner and group.variable in widths:
             return "head_dim"
@@ -182,11 +184,22 @@ class _Kinds:
         return bool(group.readers & self._head_makers)
 
     @cached_property
+    def _heads(self) -> frozenset[int]:
+        """Variables that are numbers of heads: each takes several channels, whose own number may be fixed."""
+        attended, sizing = self._attended[0], self.space.sizing
+        found = set(attended & sizing.outer)
+        for role in self.space.roles.values():
+            classes = self.space.canonical(role.labels[role.labels != 0])
+            if role.kind == "makes" and len(np.unique(classes)) < len(classes):
+                found |= sizing.variables(role.labels) & attended
+        return frozenset(found)
+
+    @cached_property
     def _head_makers(self) -> frozenset[int]:
         """Uids of the parameters that make heads."""
-        heads, sizing = self._attended[0], self.space.sizing
+        sizing = self.space.sizing
         return frozenset(
             uid
             for (uid, _), role in self.space.roles.items()
-            if role.kind == "makes" and sizing.variables(role.labels) & heads & sizing.outer
+            if role.kind == "makes" and sizing.variables(role.labels) & self._heads
         )

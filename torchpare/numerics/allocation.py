@@ -28,7 +28,7 @@ def sorted_start(sizes: Vector, generator: np.random.Generator) -> Vector:
     """Random sparsities in (0, 1) of which a larger layer never gets the smaller: where annealing begins.
 
     Liu, Ma, Xu, Wang, Tang, Ye, "AutoCompress: An Automatic DNN Structured Pruning Framework for Ultra-High Compression
-    Rates", AAAI 2020: prior knowledge of the search.
+    Rates", AAAI 2020: the search's prior knowledge, told in words.
 
     Args:
         sizes: ``(V,)`` of the layers; equal sizes take their order.
@@ -41,7 +41,10 @@ def sorted_start(sizes: Vector, generator: np.random.Generator) -> Vector:
 
 
 def perturbed(sparsities: Vector, width: float, generator: np.random.Generator) -> Vector:
-    """Every sparsity moved by at most ``width`` up or down, and none below 0."""
+    """Every sparsity moved by at most ``width`` up or down, and none below 0: annealing's next candidate.
+
+    Liu, Ma, Xu, Wang, Tang, Ye, AAAI 2020, as for `sorted_start`: told in words.
+    """
     return np.clip(sparsities + generator.uniform(-width, width, size=len(sparsities)), 0.0, None)
 
 
@@ -49,7 +52,8 @@ def acceptance(loss: float, temperature: float) -> float:
     """How likely annealing is to take a step that loses ``loss``: ``exp(-loss / temperature)``, and 1 for a gain.
 
     Metropolis, Rosenbluth, Rosenbluth, Teller, Teller, "Equation of State Calculations by Fast Computing Machines",
-    1953; Kirkpatrick, Gelatt, Vecchi, "Optimization by Simulated Annealing", Science 1983.
+    1953, section 2, no numbered equation; Kirkpatrick, Gelatt, Vecchi, "Optimization by Simulated Annealing", Science
+    1983.
     """
     if loss <= 0:
         return 1.0
@@ -57,12 +61,14 @@ def acceptance(loss: float, temperature: float) -> float:
 
 
 def scaled(direction: Vector, factor: float, most: Vector) -> Vector:
-    """``factor`` times a direction, no entry above its ``most``."""
+    """``factor`` times a direction, no entry above its ``most``. No paper's."""
     return np.minimum(direction * factor, most)
 
 
 def toward_one(already: Vector, ratios: Vector, factor: float, most: Vector) -> Vector:
     """What is gone when layers that had lost ``already`` lose ``factor * ratios`` of the rest, none above its ``most``.
+
+    ``s = a + (1 - a) * min(factor * r, 1)``: no paper's.
 
     Args:
         already: ``(V,)`` sparsities, in [0, 1).
@@ -74,7 +80,7 @@ def toward_one(already: Vector, ratios: Vector, factor: float, most: Vector) -> 
 
 
 def rounded(sparsity: float, units: int, multiple: int) -> float:
-    """The sparsity that keeps a multiple of a number of units, no fewer than were asked for.
+    """The sparsity that keeps a multiple of a number of units, no fewer than were asked for. No paper's.
 
     Args:
         sparsity: in [0, 1).
@@ -91,6 +97,8 @@ def least_factor(
     cost: Callable[[float], float], limit: float, largest: float, *, rounds: int = 30, precision: float = 1e-6
 ) -> float | None:
     """The smallest factor, up to ``precision`` of the ``largest``, whose cost is within a limit; None if none is.
+
+    By bisection. No paper's.
 
     Args:
         cost: never rises with its argument.
@@ -119,7 +127,8 @@ def tolerated_ratio(scores: dict[float, float], dense: float, drop: float) -> fl
     """The largest ratio up to which every tried one loses at most ``drop`` against ``dense``; 0 if the first is over.
 
     Han, Pool, Tran, Dally, "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015, section
-    on sensitivity: each layer is pruned by itself, and its threshold chosen by what the accuracy bears.
+    on sensitivity, no numbered equation: each layer is pruned by itself, and its threshold chosen by what the accuracy
+    bears.
 
     Args:
         scores: by ratio; larger is better.

@@ -19,7 +19,7 @@ def first_order(weight: Tensor, grad: Tensor) -> Tensor:
     The sum over a filter's weights of ``(w * g) ** 2``, the squared change of the loss if each of them alone were zero.
 
     Molchanov, Mallya, Tyree, Frosio, Kautz, "Importance Estimation for Neural Network Pruning", CVPR 2019, section 3.1:
-    the first-order criterion, summed over the members of a structure.
+    the first-order criterion ``(g * w) ** 2``, summed over the members of a structure (not the square of their sum).
     """
     return (rows(weight) * rows(grad)).square().sum(dim=1)
 
@@ -30,7 +30,8 @@ def second_order(weight: Tensor, curvature: Tensor) -> Tensor:
     The sum over a filter's weights of ``h * w ** 2 / 2``, ``h`` being the diagonal of the Hessian; at a minimum the
     first order is nothing.
 
-    LeCun, Denker, Solla, "Optimal Brain Damage", NeurIPS 1989: the saliency.
+    LeCun, Denker, Solla, "Optimal Brain Damage", NeurIPS 1989, equation 2, for one parameter the saliency
+    ``s_k = h_kk * u_k ** 2 / 2``.
     """
     return (rows(curvature) * rows(weight).square()).sum(dim=1) / 2
 
@@ -59,8 +60,8 @@ def activation_sums(activation: Tensor, axis: int) -> tuple[Tensor, Tensor, int]
     """Of each channel, how many entries are not zero and what all entries add up to: ``(..., C, ...) -> (C,), (C,)``.
 
     Divided by the third result, the number of entries of a channel, the first is one minus the average percentage of
-    zeros (APoZ: Hu, Peng, Tai, Tang, "Network Trimming", 2016), the second the mean activation (Molchanov,
-    Tyree, Karras, Aila, Kautz, ICLR 2017, section 2.2).
+    zeros (APoZ: Hu, Peng, Tai, Tang, "Network Trimming", 2016, equation 1), the second the mean activation (Molchanov,
+    Tyree, Karras, Aila, Kautz, ICLR 2017, section 2.2, no numbered equation).
 
     Args:
         activation: after the activation function.

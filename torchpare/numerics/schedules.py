@@ -25,14 +25,14 @@ def cubic(initial: float, final: float, progress: float) -> float:
 
 
 def linear(initial: float, final: float, progress: float) -> float:
-    """As much at every step."""
+    """As much at every step: a line between the two. No paper's."""
     return initial + (final - initial) * _inside(progress)
 
 
 def compound(initial: float, final: float, progress: float) -> float:
     """The same share of what is left at every step: ``1 - s`` falls geometrically.
 
-    Frankle, Carbin, "The Lottery Ticket Hypothesis", ICLR 2019, section 1: each of ``n`` rounds
+    Frankle, Carbin, "The Lottery Ticket Hypothesis", ICLR 2019, section 1, no numbered equation: each of ``n`` rounds
     prunes the same share of what survived the one before. Of a whole sparsity ``p`` that is ``1 - (1 - p) ** (1 / n)``.
     """
     at = _inside(progress)
@@ -40,7 +40,7 @@ def compound(initial: float, final: float, progress: float) -> float:
 
 
 def one_shot(initial: float, final: float, progress: float) -> float:  # noqa: ARG001 - every schedule takes the same
-    """Everything at once."""
+    """Everything at once. No paper's."""
     return final
 
 
@@ -50,6 +50,8 @@ SCHEDULES: dict[str, Schedule] = {"cubic": cubic, "linear": linear, "compound": 
 
 def at_epoch(epoch: int, *, start: int, end: int, every: int) -> float:
     """How far a schedule is that moves every few epochs, between its first epoch and the last at which it moves.
+
+    ``(t - t_0) / (n * dt)`` of Zhu, Gupta, 2017, equation 1, for ``t`` in ``t_0, t_0 + dt, ..., t_0 + n * dt``.
 
     Args:
         epoch: the epoch that begins, counted from 0.
@@ -70,8 +72,9 @@ def at_epoch(epoch: int, *, start: int, end: int, every: int) -> float:
 def with_warm_up(step: int, *, warm_up: int, cool_down: int) -> float:
     """How far a schedule is that waits until step ``warm_up`` and ends at step ``cool_down``.
 
-    Sanh, Wolf, Rush, "Movement Pruning: Adaptive Sparsity by Fine-Tuning", NeurIPS 2020, section 5: the cubic schedule
-    with its first and last steps at the two ends' sparsities.
+    ``(t - t_0) / (n * dt)`` of Zhu, Gupta, 2017, equation 1, with ``dt`` a step; Sanh, Wolf, Rush, "Movement Pruning:
+    Adaptive Sparsity by Fine-Tuning", NeurIPS 2020, section 5, rest at the two ends' sparsities in their first and last
+    steps.
     """
     return _inside((step - warm_up) / max(cool_down - warm_up, 1))
 

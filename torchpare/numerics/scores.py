@@ -16,7 +16,7 @@ def magnitude(weight: Tensor) -> Tensor:
     """Size of each single weight, of the weight's own shape.
 
     Han, Pool, Tran, Dally, "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015,
-    section 3.
+    section 3; the paper numbers no equation for it: ``|w|`` is held against a threshold.
     """
     return weight.detach().abs()
 
@@ -24,7 +24,8 @@ def magnitude(weight: Tensor) -> Tensor:
 def filter_norm(weight: Tensor, *, p: float) -> Tensor:
     """Size of each filter: the p-norm over everything but the output axis, ``(O, ...) -> (O,)``.
 
-    Li, Kadav, Durdanovic, Samet, Graf, "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.1 (p = 1).
+    Li, Kadav, Durdanovic, Samet, Graf, "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.1, step 1, no
+    numbered equation: ``s_j = sum of |F_ij|`` (p = 1).
     """
     return torch.linalg.vector_norm(rows(weight), ord=p, dim=1)
 
@@ -35,7 +36,7 @@ def geometric_median_distance(weight: Tensor) -> Tensor:
     The smallest sum is nearest to the geometric median, and so the one that the others can best stand in for.
 
     He, Liu, Wang, Hu, Yang, "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration",
-    CVPR 2019.
+    CVPR 2019, equation 6: ``sum over j' of ||x - F_ij'||_2``, in place of the median itself (equations 2 to 4).
     """
     filters = rows(weight)
     # Distances through a matrix product lose digits where filters are alike; in float64 there are enough left.
@@ -43,7 +44,7 @@ def geometric_median_distance(weight: Tensor) -> Tensor:
 
 
 def random_scores(units: int, generator: torch.Generator) -> Tensor:
-    """Numbers drawn evenly from [0, 1), one for each unit: the baseline that every criterion has to beat."""
+    """Numbers drawn evenly from [0, 1), one for each unit: the baseline to beat. No paper's."""
     return torch.rand(units, generator=generator, dtype=torch.float64)
 
 

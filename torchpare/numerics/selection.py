@@ -32,7 +32,8 @@ Reduction = Literal["sum", "mean", "max"]
 def drop_count(units: int, sparsity: float) -> int:
     """How many of ``units`` a sparsity asks to drop: ``int(units * sparsity)``, and never all of them.
 
-    Products that miss a whole number only by rounding, such as ``100 * 0.57 = 56.99999999999999``, are that number.
+    Products that miss a whole number only by rounding, such as ``100 * 0.57 = 56.99999999999999``, are that number. No
+    paper's, as all counting here.
     """
     return max(0, min(math.floor(units * sparsity + 1e-6), units - 1))
 
@@ -95,6 +96,8 @@ def select_global(
 def keep_of_runs(scores: Tensor, left: int, of: int, *, axis: int) -> Tensor:
     """Keep the ``left`` highest of every ``of`` neighbours along an axis, the higher index among equals.
 
+    Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021, section 3, no numbered equation.
+
     Args:
         scores: any shape, without NaN; larger stays.
         left: how many stay of each run.
@@ -115,6 +118,9 @@ def keep_of_runs(scores: Tensor, left: int, of: int, *, axis: int) -> Tensor:
 
 def keep_of_blocks(scores: Tensor, sizes: Sequence[int], sparsity: float) -> Tensor:
     """Drop the same share of every block, the lowest scores of each.
+
+    Cao et al., "Efficient and Effective Sparse LSTM on FPGA with Bank-Balanced Sparsity", FPGA 2019, section 3, no
+    numbered equation.
 
     Args:
         scores: any shape, without NaN; larger stays.

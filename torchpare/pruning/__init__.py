@@ -41,6 +41,7 @@ L2NormPruner = L2FilterPruner
 ActivationAPoZRankPruner = ActivationAPoZRankFilterPruner
 ActivationMeanRankPruner = ActivationMeanRankFilterPruner
 TaylorFOWeightPruner = TaylorFOWeightFilterPruner
+TaylorPruner = TaylorFOWeightFilterPruner
 
 __all__ = [
     "ADMMPruner",
@@ -74,6 +75,7 @@ __all__ = [
     "TaylorFOActivationFilterPruner",
     "TaylorFOWeightFilterPruner",
     "TaylorFOWeightPruner",
+    "TaylorPruner",
     "TransformerHeadPruner",
 ]
 

@@ -85,7 +85,7 @@ class ActivationAPoZRankFilterPruner(_ActivationPruner):
     """Removes the filters whose activations are zero most often.
 
     Hu, Peng, Tai, Tang, "Network Trimming: A Data-Driven Neuron Pruning Approach towards Efficient Deep Architectures",
-    2016. With ``"gelu"``, which is zero nowhere else, it can tell nothing: use the mean rank.
+    2016, equation 1. With ``"gelu"``, which is zero nowhere else, it can tell nothing: use the mean rank.
     """
 
     def judged(self, seen: Any) -> Tensor:
@@ -98,7 +98,7 @@ class ActivationMeanRankFilterPruner(_ActivationPruner):
     """Removes the filters whose mean activation is smallest.
 
     Molchanov, Tyree, Karras, Aila, Kautz, "Pruning Convolutional Neural Networks for Resource Efficient Inference",
-    ICLR 2017, section 2.2.
+    ICLR 2017, section 2.2, no numbered equation.
     """
 
     def judged(self, seen: Any) -> Tensor:

@@ -25,7 +25,7 @@ class ADMMPruner(RankedPruner):
     """Trains weights towards the nearest sparse ones, then prunes by a criterion.
 
     The loss gains ``row / 2 * |W - Z + U| ** 2`` for each selected weight ``W``. After each iteration ``Z`` becomes the
-    sparse weight nearest to ``W + U``, and the difference ``W - Z`` is added to ``U``.
+    sparse weight nearest to ``W + U`` (the Euclidean projection), and the difference ``W - Z`` is added to ``U``.
 
     Zhang, Ye, Zhang, Tang, Wen, Fardad, Wang, "A Systematic DNN Weight Pruning Framework using Alternating Direction
     Method of Multipliers", ECCV 2018, section 3.
@@ -34,7 +34,8 @@ class ADMMPruner(RankedPruner):
         model: what to prune. The constructor only reads it.
         config_list: a list of dicts; see :class:`torchpare.config.Entry`.
         trainer: ``trainer(model, optimizer=..., criterion=..., epoch=...)`` trains for one epoch.
-        criterion: handed to the trainer; cross entropy, if not given.
+        criterion: handed to the trainer; cross entropy, if not given. Where it is a number, the arguments are those of
+            earlier scripts: ``(model, config_list, trainer, num_iterations, training_epochs, row, base_algo)``.
         num_iterations: how often to look for the nearest sparse weights.
         epochs_per_iteration: epochs of training between; ``training_epochs`` is the same.
         row: the weight of the penalty.
@@ -70,6 +71,9 @@ class ADMMPruner(RankedPruner):
             if callable(num_iterations):
                 criterion, num_iterations, epochs_per_iteration = num_iterations, epochs_per_iteration, int(row) or 5
                 row = 1e-4
+        if isinstance(criterion, int):  # (..., trainer, num_iterations, training_epochs, row, base_algo)
+            earlier = criterion, *_one_place_earlier(num_iterations, epochs_per_iteration, row, base_algo)
+            criterion, (num_iterations, epochs_per_iteration, row, base_algo) = None, earlier
         if trainer is None:
             raise ConfigError("ADMMPruner trains while it prunes: give a trainer")
         super().__init__(model, config_list, base_algo, optimizer, dependency_aware, dummy_input, **allocation)
@@ -125,6 +129,16 @@ class ADMMPruner(RankedPruner):
             mask = self._unit(self.targets[name]).unfold(keep, moved[name], None)["weight"]
             self._near[name] = moved[name] * mask.to(moved[name].device)
             self._debt[name] += weights[name] - self._near[name]
+
+
+def _one_place_earlier(epochs: Any, row: Any, base_algo: Any, usual: Criterion) -> tuple[int, float, Criterion]:
+    """``(epochs_per_iteration, row, base_algo)`` where they stand in the places of their left neighbours.
+
+    What is not given there has its usual value, or the one that it was given by its name.
+    """
+    if isinstance(row, float):
+        return (epochs, row, base_algo) if isinstance(base_algo, str | type) else (epochs, row, usual)
+    return (row if epochs == 30 else epochs), base_algo, usual  # 30: what stands there when nothing is given
 
 
 def _weight(target: Target) -> nn.Parameter:

@@ -39,6 +39,8 @@ def export(
 ) -> None:
     """Write the files of :meth:`torchpare.pruning.Pruner.export_model`; ``masks`` are those of a model without any."""
     refuse_sharded(model, "cannot be exported", ExportError)
+    if not isinstance(model_path, str | os.PathLike):
+        raise ExportError(f"model_path is a {type(model_path).__name__}; it is the path of the file to write")
     if input_shape is not None:
         dummy_input = example_of(model, input_shape, device)
     if onnx_path is not None and dummy_input is None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from torchpare.config import GradualEntry, Target
+from torchpare.config import GradualEntry, Target, read_entries
 from torchpare.errors import ConfigError
 from torchpare.numerics import SCHEDULES, Schedule, at_epoch, drop_count
 from torchpare.pruning.granularity import Allocation
@@ -94,7 +94,10 @@ class GradualPruner(RankedPruner):
 
     def compute_target_sparsity(self, config: Mapping[str, Any] | GradualEntry) -> float:
         """The sparsity that an entry asks for in the present epoch."""
-        entry = config if isinstance(config, GradualEntry) else GradualEntry.model_validate(dict(config))
+        if isinstance(config, GradualEntry):
+            entry = config
+        else:  # whom it reaches is not asked here
+            (entry,) = read_entries([{"op_types": ["default"], **config}], GradualEntry)
         start, end, every = self._epochs_of(entry)
         progress = at_epoch(self.now_epoch, start=start, end=end, every=every)
         return self.schedule(entry.initial_sparsity, entry.sparsity or 0.0, progress)

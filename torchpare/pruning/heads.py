@@ -47,9 +47,9 @@ class TransformerHeadPruner(Pruner):
         attention_name_groups: lists of the names of the layers of one attention each, for older scripts: attentions of
             which no layer is named are left alone.
         dummy_input: an example input; needed.
-        ranking_criterion: ``"l1_weight"`` or ``"l2_weight"``, the size of what makes a head; ``"l1_activation"`` or
-            ``"l2_activation"``, the size of what a head passes on; ``"taylorfo"``, the squared products of weights and
-            gradients, before each optimizer step.
+        ranking_criterion: ``"l1_weight"`` or ``"l2_weight"``, the size of the weights that make a head, biases aside;
+            ``"l1_activation"`` or ``"l2_activation"``, the size of what a head passes on; ``"taylorfo"``, the squared
+            products of weights and gradients, before each optimizer step. All are added up as they are.
         global_sort: rank the heads of all attentions together; each keeps one, or what its entry's
             ``max_sparsity_per_layer`` leaves it. Then all entries ask for one sparsity.
         num_iterations: how often to prune, more each time.
@@ -147,7 +147,8 @@ class TransformerHeadPruner(Pruner):
         most = {variable: _most(entry, self.global_sort) for variable, entry in entries.items()}
         chosen = [group for group in groups if group.variable in shares]
         if not chosen:
-            there = "; ".join(", ".join(group.layers) for group in groups) or "none that could lose one"
+            none = "none that could lose a head (where code says how many there are, they all stay)"
+            there = "; ".join(", ".join(group.layers) for group in groups) or none
             raise ConfigError(f"TransformerHeadPruner: the config_list reaches no attention. There are: {there}")
         if self.global_sort and len(set(shares.values())) > 1:
             raise ConfigError("TransformerHeadPruner: global_sort ranks all heads together: give one sparsity")
@@ -184,11 +185,12 @@ class TransformerHeadPruner(Pruner):
         makers = _parameters(space, groups, makes=True)
         readers = _parameters(space, groups, makes=False)
         if self.ranking_criterion == "taylorfo":
-            return atom_scores(space, self._products([*makers, *readers], turn), p=1)
+            return atom_scores(space, self._products([*makers, *readers], turn), p=1, evenly=False)
         if self.ranking_criterion.endswith("activation"):
-            return atom_scores(space, self._passed_on(readers, turn), p=1)
+            return atom_scores(space, self._passed_on(readers, turn), p=1, evenly=False)
         self._train(turn)
-        return atom_scores(space, self._weights(makers), p=int(self.ranking_criterion[1]))
+        matrices = [name for name in makers if len(space.values[name].shape) > 1]  # as of filters: no biases
+        return atom_scores(space, self._weights(matrices), p=int(self.ranking_criterion[1]), evenly=False)
 
     def _weights(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Parameters as the model uses them: what is masked is zero, and goes first."""
@@ -220,7 +222,7 @@ class TransformerHeadPruner(Pruner):
         return sums
 
     def _passed_on(self, names: Sequence[str], turn: int) -> dict[str, Tensor]:
-        """Of each weight that reads heads, the size of what it reads, as large as the weight."""
+        """Of each weight that reads heads, the size of what it reads, spread over all its rows."""
         power = int(self.ranking_criterion[1])
         layers = {name: self.bound_model.get_submodule(name.rpartition(".")[0]) for name in names}
         watch = Inputs(layers, lambda x: x.abs().double().pow(power).flatten(0, -2).sum(0))
@@ -234,7 +236,8 @@ class TransformerHeadPruner(Pruner):
         found = {}
         for name, seen in watch.sums.items():
             axis = next(at for at, size in enumerate(reversed(weights[name].shape)) if size == len(seen))
-            found[name] = (seen if axis == 0 else seen.unsqueeze(1)).expand(weights[name].shape)
+            spread = seen * (len(seen) / weights[name].numel())
+            found[name] = (spread if axis == 0 else spread.unsqueeze(1)).expand(weights[name].shape)
         unseen = [name for name in names if name not in found]
         if unseen:
             layer = unseen[0].rpartition(".")[0]

@@ -28,8 +28,8 @@ class LotteryTicketPruner(RankedPruner):
     are left, the optimizer and the learning rate.
 
     Frankle, Carbin, "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks", ICLR 2019, section 1
-    (iterative pruning). Rewinding to a later epoch than the start: Frankle, Dziugaite, Roy, Carbin, "Linear Mode
-    Connectivity and the Lottery Ticket Hypothesis", ICML 2020.
+    (iterative pruning), no numbered equation. Rewinding to a later epoch than the start: Frankle, Dziugaite, Roy,
+    Carbin, "Linear Mode Connectivity and the Lottery Ticket Hypothesis", ICML 2020.
 
     Args:
         model: what to prune. The constructor only reads it.

@@ -32,7 +32,8 @@ class MovementPruner(Pruner):
     So a weight that was masked can come back. Sparsity grows by a cubic between ``warm_up_step`` and
     ``cool_down_beginning_step``.
 
-    Sanh, Wolf, Rush, "Movement Pruning: Adaptive Sparsity by Fine-Tuning", NeurIPS 2020, section 4.
+    Sanh, Wolf, Rush, "Movement Pruning: Adaptive Sparsity by Fine-Tuning", NeurIPS 2020, section 4; the sparsity: Zhu,
+    Gupta, 2017, equation 1.
 
     Args:
         model: what to prune. The constructor only reads it.

@@ -24,7 +24,8 @@ class LevelPruner(Pruner):
     Handles convolutions, transposed convolutions, linear, bilinear, PReLU and embedding layers. A model gets sparse
     by it, not small: nothing leaves when it is shrunk.
 
-    Han, Pool, Tran, Dally, "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015.
+    Han, Pool, Tran, Dally, "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015, section
+    3, no numbered equation.
     """
 
     supported = WEIGHTED
@@ -50,7 +51,8 @@ class FilterPruner(Pruner):
 class L1FilterPruner(FilterPruner):
     """Removes the filters with the smallest sum of absolute weights.
 
-    Li, Kadav, Durdanovic, Samet, Graf, "Pruning Filters for Efficient ConvNets", ICLR 2017.
+    Li, Kadav, Durdanovic, Samet, Graf, "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.1, no numbered
+    equation.
     """
 
     def score(self, weight: Tensor) -> Tensor:
@@ -59,7 +61,7 @@ class L1FilterPruner(FilterPruner):
 
 
 class L2FilterPruner(FilterPruner):
-    """Removes the filters with the smallest L2 norm."""
+    """Removes the filters with the smallest L2 norm: as `L1FilterPruner`, whose paper tries it too."""
 
     def score(self, weight: Tensor) -> Tensor:
         """The L2 norm of each filter."""
@@ -70,7 +72,7 @@ class FPGMPruner(FilterPruner):
     """Removes the filters nearest to the geometric median of their layer: those that the others can stand in for.
 
     He, Liu, Wang, Hu, Yang, "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration",
-    CVPR 2019.
+    CVPR 2019, equation 6.
     """
 
     def score(self, weight: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class HessianFilterPruner(DataDrivenPruner):
     loss's Hessian. It is estimated without making the Hessian: for random signs ``v``, ``v * (H v)`` is the diagonal on
     average, and ``H v`` is one more pass back.
 
-    LeCun, Denker, Solla, "Optimal Brain Damage", NeurIPS 1989; the estimate: Bekas, Kokiopoulou, Saad, "An
+    LeCun, Denker, Solla, "Optimal Brain Damage", NeurIPS 1989, equation 2; the estimate: Bekas, Kokiopoulou, Saad, "An
     Estimator for the Diagonal of a Matrix", Applied Numerical Mathematics 2007.
 
     The pruner has to see the loss. With a ``trainer``, it sees what ``criterion`` returns, so the trainer must call the

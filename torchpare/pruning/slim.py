@@ -22,15 +22,16 @@ class SlimPruner(Pruner):
     """Removes the channels with the smallest batch norm scales of the whole model, after training these to be sparse.
 
     The share of channels to prune is taken over all selected norms together, so that thin layers may lose little and
-    wide ones much; each keeps one channel at least. Masked are scale and shift; what makes the channel goes when the
-    model is shrunk.
+    wide ones much; each keeps one channel at least. With ``mode="normal"`` each norm loses its own share. Masked are
+    scale and shift; what makes the channel goes when the model is shrunk.
 
     Liu, Li, Shen, Huang, Yan, Zhang, "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017,
     equation 1 with ``g(s) = |s|``.
 
     Args:
         model: what to prune. The constructor only reads it.
-        config_list: entries for batch norms (``"default"`` stands for them), all of one sparsity.
+        config_list: entries for batch norms (``"default"`` stands for them), all of one sparsity but with
+            ``mode="normal"``.
         optimizer: steps the scales; it may change places with ``trainer``.
         trainer: ``trainer(model, optimizer=..., criterion=..., epoch=...)`` trains for one epoch, and ``compress()``
             calls it ``sparsifying_training_epochs`` times. Without it the scales are judged as they are; scripts that
@@ -38,11 +39,13 @@ class SlimPruner(Pruner):
         criterion: handed to the trainer.
         sparsifying_training_epochs: how long to train for sparse scales; ``training_epochs`` is the same.
         scale: the weight of the scales' L1 norm in the loss.
-        dependency_aware: must stay False: the scales are ranked over the whole model.
+        dependency_aware: must stay False: the scales are ranked over the whole model. Scripts of later versions give
+            ``mode`` in this place.
         dummy_input: an example input, for whole groups from the first mask on.
+        mode: ``"global"``, or ``"normal"``: the scales of each norm are ranked by themselves.
 
     Raises:
-        ConfigError: as every pruner, or for entries of different sparsities.
+        ConfigError: as every pruner; of these, for entries of different sparsities where all norms share what goes.
     """
 
     supported = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -58,24 +61,24 @@ class SlimPruner(Pruner):
         criterion: Any = None,
         sparsifying_training_epochs: int = 10,
         scale: float = 1e-4,
-        dependency_aware: bool = False,
+        dependency_aware: bool | str = False,
         dummy_input: Any = None,
         *,
         training_epochs: int | None = None,
+        mode: str = "global",
     ) -> None:
         steps, trains = in_order(optimizer, trainer)
-        super().__init__(model, config_list, steps, False, dummy_input)
-        if dependency_aware:
+        if isinstance(dependency_aware, str):
+            dependency_aware, mode = False, dependency_aware
+        if dependency_aware or mode == "dependency_aware":
             raise ConfigError("SlimPruner ranks the scales of the whole model together, and cannot choose the channels "
                               "of one layer with those of another: leave dependency_aware out. Channels that only some "
                               "layers of a residual lose are put back when the model is shrunk")  # fmt: skip
-        if any(target.entry.round_to is not None for target in self.targets.values()):
-            raise ConfigError("SlimPruner prunes one share of all selected norms together, and cannot round what each "
-                              "keeps: leave round_to out, or round when you plan")  # fmt: skip
-        if len(asked := {target.sparsity for target in self.targets.values()}) > 1:
-            raise ConfigError("SlimPruner prunes one share of the channels of all selected norms together, and the "
-                              f"config_list asks for {', '.join(f'{share:g}' for share in sorted(asked))}: give one "
-                              "sparsity")  # fmt: skip
+        if mode not in ("global", "normal"):
+            raise ConfigError(f"SlimPruner: mode is {mode!r}; it is 'global', which ranks the scales of all norms "
+                              "together, or 'normal', which ranks those of each by themselves")  # fmt: skip
+        self.shared = mode == "global"  # type: ignore[misc] - of this pruner, not of its class
+        super().__init__(model, config_list, steps, False, dummy_input, mode=mode)
         self.training = training_of("SlimPruner", trains, steps, criterion)
         epochs = sparsifying_training_epochs if training_epochs is None else training_epochs
         self.epochs = checked_batches("SlimPruner", "sparsifying_training_epochs", epochs)

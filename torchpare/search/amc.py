@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -40,12 +41,50 @@ def _accuracy_and_cost(score: float, cost: float) -> float:
 
 
 REWARDS: dict[str, Reward] = {"acc_reward": _accuracy, "acc_flops_reward": _accuracy_and_cost}
-"""By the names that scripts give: of a score in percent, larger being better, and a cost."""
+"""By the names that scripts give: of a score in percent, larger being better, and a cost. With a share of errors ``e``
+they are ``1 - e`` and ``-e * log(cost)``, the rewards of the paper's section 3 (the first one up to a constant)."""
 
 _WITHOUT_EFFECT = frozenset({
     "suffix", "model_type", "dataset", "n_calibration_batches", "n_points_per_layer", "window_length", "lr_a",
     "max_episode_length", "debug", "epsilon", "keep_intermediate_result", "pruning_params",
 })  # fmt: skip
+
+
+_EARLIER = (
+    "model", "config_list", "evaluator", "val_loader", "suffix", "model_type", "dataset", "flops_ratio", "lbound",
+    "rbound", "reward", "n_calibration_batches", "n_points_per_layer", "channel_round", "hidden1", "hidden2", "lr_c",
+    "lr_a", "warmup", "discount", "bsize", "rmsize", "window_length", "tau", "init_delta", "delta_decay",
+    "max_episode_length", "output_dir", "debug", "train_episode", "epsilon", "seed",
+)  # fmt: skip
+_LATER = (
+    "total_episode", "model", "config_list", "dummy_input", "evaluator", "pruning_algorithm", "log_dir",
+    "keep_intermediate_result", "finetuner", "ddpg_params", "pruning_params", "target",
+)  # fmt: skip
+
+
+def _by_name(constructor: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that takes all its arguments by position too, in the order of either version of the older toolkit.
+
+    Which one it is shows in the first argument: a number of episodes, or the model.
+    """
+
+    @functools.wraps(constructor)
+    def ordered(self: AMCPruner, *given: Any, **named: Any) -> None:
+        later = bool(given) and isinstance(given[0], int)
+        order = _LATER if later else _EARLIER
+        if len(given) > len(order):
+            raise ConfigError(f"AMCPruner: {len(given)} arguments by position; there are {len(order)}: "
+                              f"{', '.join(order)}")  # fmt: skip
+        placed = dict(zip(order, given, strict=False))
+        twice = next((name for name in placed if name in named), None)
+        if twice is not None:
+            raise ConfigError(f"AMCPruner: {twice} is given by position and by name; say it once")
+        if later and not {*placed, *named} >= {"model", "config_list", "evaluator"}:
+            raise ConfigError("AMCPruner: after a number of episodes come the model, the config_list, dummy_input and "
+                              "the evaluator")  # fmt: skip
+        constructor(self, **placed, **named)
+
+    return ordered
 
 
 class AMCPruner(SearchPruner):
@@ -55,13 +94,14 @@ class AMCPruner(SearchPruner):
     what it said before. A share that would make the budget unreachable is moved to the nearest that does not.
 
     He, Lin, Liu, Wang, Li, Han, "AMC: AutoML for Model Compression and Acceleration on Mobile Devices", ECCV 2018,
-    algorithm 1. The agent is Stable-Baselines3's deep deterministic policy gradient (Lillicrap et al., "Continuous
-    Control with Deep Reinforcement Learning", ICLR 2016). Filters go, not inputs of layers, and weights are not fitted
-    anew by least squares.
+    algorithm 1 (the share that the budget leaves). The agent is Stable-Baselines3's deep deterministic policy gradient
+    (Lillicrap et al., "Continuous Control with Deep Reinforcement Learning", ICLR 2016). Filters go, not inputs of
+    layers, and weights are not fitted anew by least squares.
 
     Args:
         model: what to prune, any model. The constructor only reads it. Scripts of a later version give
-            ``(total_episode, model, config_list, dummy_input, evaluator)``; they are told apart by the number.
+            ``(total_episode, model, config_list, dummy_input, evaluator, ...)``; they are told apart by the number.
+            Either may give everything by position, in the older toolkit's order.
         config_list: a list of dicts that say which layers; ``sparsity`` may be left out.
         evaluator: ``evaluator(val_loader, model) -> float``; without ``val_loader``, ``evaluator(model)``.
         val_loader: handed to the evaluator.
@@ -99,13 +139,14 @@ class AMCPruner(SearchPruner):
         SearchError: from ``compress()``, if the objective cannot be met or a trial fails.
     """
 
+    @_by_name
     def __init__(  # noqa: PLR0913 - the arguments of the older toolkit, and every search's
         self,
-        model: Any,
+        model: nn.Module,
         config_list: Any,
-        evaluator: Any,
+        evaluator: Callable[..., Any],
         val_loader: Any = None,
-        *later: Any,
+        *,
         flops_ratio: float | None = None,
         lbound: float = 0.2,
         rbound: float = 1.0,
@@ -133,20 +174,6 @@ class AMCPruner(SearchPruner):
         resume: bool = True,
         **ignored: Any,
     ) -> None:
-        if isinstance(model, int):  # (total_episode, model, config_list, dummy_input, evaluator, ...)
-            if not later:
-                raise ConfigError("AMCPruner: after a number of episodes come the model, the config_list, dummy_input "
-                                  "and the evaluator")  # fmt: skip
-            train_episode, model, config_list, dummy_input, evaluator = (
-                model,
-                config_list,
-                evaluator,
-                val_loader,
-                later[0],
-            )
-            val_loader, later = None, later[1:]
-        if later:
-            raise ConfigError(f"AMCPruner: {len(later)} arguments too many by position; give them by name")
         train_episode = ignored.pop("total_episode", train_episode)
         base_algo = ignored.pop("pruning_algorithm", base_algo)
         target = ignored.pop("target", None)
@@ -235,7 +262,8 @@ def _with_loader(evaluator: Any, loader: Any) -> Any:
 
 _DDPG = {
     "hidden1": None, "hidden2": None, "lr_c": "learning_rate", "lr_a": None, "warmup": "warmup", "discount": "discount",
-    "bsize": "batch_size", "rmsize": "memory", "tau": "tau", "init_delta": "noise", "delta_decay": "noise_decay",
+    "bsize": "batch_size", "rmsize": "memory", "window_length": None, "tau": "tau", "init_delta": "noise",
+    "delta_decay": "noise_decay", "max_episode_length": None, "epsilon": None,
 }  # fmt: skip
 
 
@@ -244,6 +272,9 @@ def _named(ddpg_params: Mapping[str, Any]) -> dict[str, Any]:
     for key in ddpg_params:
         if key not in _DDPG:
             raise ConfigError(f"AMCPruner: ddpg_params[{key!r}]: there is no such number; those are {', '.join(_DDPG)}")
+    without = sorted(_WITHOUT_EFFECT & set(ddpg_params))
+    if without:
+        log.warning("AMCPruner: of ddpg_params %s have no meaning here and are ignored", ", ".join(without))
     found = {name: ddpg_params[key] for key, name in _DDPG.items() if name is not None and key in ddpg_params}
     if "hidden1" in ddpg_params or "hidden2" in ddpg_params:
         found["hidden"] = (ddpg_params.get("hidden1", 300), ddpg_params.get("hidden2", 300))

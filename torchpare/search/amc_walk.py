@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from torchpare.numerics import drop_count
 from torchpare.numerics.allocation import Vector
 from torchpare.search.run import SearchRun, Trial
 
@@ -54,8 +55,8 @@ class Walk:
         at = len(taken)
         keep = min(max(keep, self._bounds.least), self._bounds.most)
         variable = self._run.variables[at]
-        kept = self._rounded(variable.units, keep)
-        least = max(1, round(variable.units * (1 - self._run.most[at])))
+        least = variable.units - drop_count(variable.units, self._run.most[at])
+        kept = max(least, self._rounded(variable.units, keep))
         while kept > least:
             share = kept / variable.units
             if self._run.cost(self._vector([*taken, share], rest=self._run.most)) <= self._run.limit:

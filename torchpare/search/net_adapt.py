@@ -30,7 +30,7 @@ class NetAdaptPruner(SearchPruner):
     """In each iteration tries every layer alone, each pruned as far as the step asks, and keeps the best candidate.
 
     Yang, Howard, Chen, Zhang, Go, Sandler, Sze, Adam, "NetAdapt: Platform-Aware Neural Network Adaptation for Mobile
-    Applications", ECCV 2018, algorithm 1.
+    Applications", ECCV 2018, equation 2 (a step: the best score among those that cost so much less) and algorithm 1.
 
     Args:
         model: what to prune. The constructor only reads it.

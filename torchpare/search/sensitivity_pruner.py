@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 class SensitivityPruner(SearchPruner):
     """Prunes every layer by itself to see what it bears, then all of them in proportion, and again with what is left.
 
-    Han, Pool, Tran, Dally, "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015.
+    Han, Pool, Tran, Dally, "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015, whose
+    section on sensitivity numbers no equation.
 
     Args:
         model: what to prune. The constructor only reads it.

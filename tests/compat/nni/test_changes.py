@@ -81,6 +81,12 @@ def searched(kind, folder, *args, **named):
     kind(net(), FILTERS, *args, lambda model: float(model[0].weight.abs().sum()), **named).compress()
 
 
+def heads_by_gradients(model):
+    asked = [{"sparsity": 0.5, "structures": ["heads"]}]
+    return v1.TransformerHeadPruner(model, asked, dummy_input=X, ranking_criterion="taylorfo", optimizer=sgd(model),
+                                    trainer=train)  # fmt: skip
+
+
 def by_lambda(folder):
     (folder / "a").mkdir()
     model = net()
@@ -129,6 +135,7 @@ MEETING = {
         made(v3.L1NormPruner, FILTERS), [{"op_types": ["Linear"], "sparse_ratio": 0.5}]
     ).compress(),
     "global_sort": lambda folder: trained(v1.TaylorFOWeightFilterPruner, FILTERS, 1, False, None, True),
+    "head_gradients": lambda folder: heads_by_gradients(net()).tell_changes(),
     "admm": lambda folder: compressed(v1.ADMMPruner, FILTERS, train, F.cross_entropy, 1, 1),
     "statistics": lambda folder: trained(v1.AGPPruner, FILTERS, 2, 1, "apoz"),
     "annealing": by_lambda,

@@ -178,3 +178,16 @@ def test_rounds_of_slimming_train_the_scales_towards_zero(by):
         assert int((model[1].weight == 0).sum()) == 8
         left.append(float(model[1].old_weight.detach().abs().sum()))
     assert left[1] < 0.9 * left[0]
+
+
+@pytest.mark.parametrize("places", ["before", "behind", "name"])
+@pytest.mark.parametrize("by_evaluator", [False, True])
+def test_reset_weight_stands_before_or_behind_the_parameters(places, by_evaluator):
+    model = net()
+    evaluator = TorchEvaluator(lambda *_: None, sgd(model), dummy_input=X)
+    first = ("level", 2, ".", False, *((evaluator, False) if by_evaluator else (None, False, X, None)))
+    last = {"before": (False, {"mode": "normal"}), "behind": ({"mode": "normal"}, False), "name": ()}[places]
+    named = {"reset_weight": False} if places == "name" else {}
+    pruner = LotteryTicketPruner(model, ASKED, *first, *last, **named)
+    assert (pruner.reset_weights, pruner.rounds) == (False, 2)
+    assert LotteryTicketPruner(model, ASKED, *first).reset_weights

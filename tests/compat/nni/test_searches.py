@@ -136,3 +136,60 @@ def test_what_a_scheduler_cannot_do_is_refused():
         PruningScheduler(L1NormPruner(model, ASKED), None)
     with pytest.raises(CompatError, match="origin_masks"):
         LinearTaskGenerator(2, model, ASKED, {"0": {}})
+
+
+ANYWHERE = [{"op_types": ["Conv2d"], "total_sparsity": 0.4}]
+
+
+def judged(model):
+    return TorchEvaluator(train, sgd(model), dummy_input=X, evaluating_func=score)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((X, score, "l2"), {}),
+        ((X, score), {"pruning_algorithm": "l2"}),
+        ((), {"dummy_input": X, "evaluator": score, "pruning_algorithm": "l2"}),
+        ((judged, "l2"), {}),
+        ((), {"evaluator": judged, "pruning_algorithm": "l2"}),
+        ((X, judged, "l2"), {}),
+    ],
+)
+def test_amc_takes_an_example_and_a_function_or_an_evaluator_that_has_one(arguments, named, tmp_path):
+    model = net()
+    arguments = [judged(model) if one is judged else one for one in arguments]
+    named = {key: judged(model) if one is judged else one for key, one in named.items()}
+    pruner = AMCPruner(3, model, ANYWHERE, *arguments, log_dir=str(tmp_path), **named)
+    assert pruner.dummy_input is X
+    assert pruner.base_algo == "l2"
+    assert pruner.evaluator(model) == pytest.approx(score(model))
+
+
+def test_amc_s_arguments_of_2_9_stand_in_their_order(tmp_path):
+    model = net()
+    ddpg = {"hidden1": 16, "hidden2": 16, "window_length": 1, "max_episode_length": 1e9, "epsilon": 50000}
+    pruner = AMCPruner(3, model, ANYWHERE, judged(model), "l1", str(tmp_path), False, ddpg, {}, "params")
+    assert pruner.objective.metric == "params"
+    assert pruner.ddpg["hidden"] == (16, 16)
+    with pytest.raises(ConfigError, match="AMCPruner: missing a required argument: 'evaluator'"):
+        AMCPruner(3, model, ANYWHERE, X)
+
+
+def test_searches_of_2_9_have_no_finetuner_in_their_order(tmp_path):
+    model = net()
+    pruner = SimulatedAnnealingPruner(
+        model, ANYWHERE, judged(model), 100, 95, 0.9, 0.35, "l1", {}, str(tmp_path), False, True
+    )
+    assert pruner.speedup
+    assert pruner.fine_tuner is None
+    with pytest.raises(CompatError, match="AutoCompressPruner trains candidates"):
+        AutoCompressPruner(model, ANYWHERE, 1, {"iterations": 1}, {}, str(tmp_path), False, judged(model), True)
+
+
+def test_generators_may_skip_the_round_that_prunes_nothing():
+    model = net()
+    seen = []
+    generator = LinearTaskGenerator(2, model, ASKED, skip_first_iteration=True)
+    PruningScheduler(L1NormPruner(model, ASKED), generator, finetuner=lambda m: seen.append(pruned(m))).compress()
+    assert seen == [6, 12]

@@ -87,6 +87,11 @@ CHANGES: dict[str, Change] = {
     "global_sort": Change(
         "`global_sort` of `TaylorFOWeightFilterPruner`", "counted a filter as many times as it has weights",
         "the share that was asked for is one of filters", "so it is with every other pruner"),
+    "head_gradients": Change(
+        '`ranking_criterion="taylorfo"` of `TransformerHeadPruner`',
+        "multiplied what a head passes on by its gradient",
+        "multiplies the weights that make and read a head by theirs",
+        "every attention has these weights; torch's own does not show what its heads pass on"),
     "admm": Change(
         "`ADMMPruner`", "moved the weights past the optimizer, and began with Z the weights themselves",
         "adds the gradient of the penalty, and begins with a copy", "so it is written in the paper"),

@@ -35,6 +35,7 @@ class Evaluator(ABC):
         self.model: nn.Module | None = None
         self._before: tuple[Task, ...] = ()
         self._after: tuple[Task, ...] = ()
+        self._hooks: list[Any] = []
 
     @abstractmethod
     def run(
@@ -97,6 +98,26 @@ class Evaluator(ABC):
     def revert_optimizer_step(self) -> None:
         """Forget the tasks."""
         self._before = self._after = ()
+
+    def register_hooks(self, hooks: Sequence[Any]) -> None:
+        """Register these hooks, objects with ``register()`` and ``remove()``, and remember them."""
+        for hook in hooks:
+            hook.register()
+            self._hooks.append(hook)
+
+    def get_all_hooks(self) -> list[Any]:
+        """The hooks that are registered."""
+        return list(self._hooks)
+
+    def remove_hooks(self, hooks: Sequence[Any]) -> None:
+        """Take these hooks off."""
+        for hook in hooks:
+            hook.remove()
+        self._hooks = [hook for hook in self._hooks if hook not in hooks]
+
+    def remove_all_hooks(self) -> None:
+        """Take all hooks off."""
+        self.remove_hooks(self._hooks)
 
     def patch_loss(self, *_: Any) -> NoReturn:
         """Losses are not patched here.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -69,6 +69,8 @@ class LegacyPruner(LegacyCompressor, pruning.Pruner):
             tell("groups")
         if isinstance(self, pruning.GradualPruner) and isinstance(self.ranking, DataDrivenPruner):
             tell("statistics")
+        if isinstance(self, pruning.TransformerHeadPruner) and self.ranking_criterion == "taylorfo":
+            tell("head_gradients")
 
     def mask(self) -> None:
         """Mask the model by today's scores and sparsities; tells where equal scores let NNI prune more."""
@@ -234,6 +236,37 @@ class AMCPruner(LegacyPruner, search.AMCPruner):
 
 class SensitivityPruner(LegacyPruner, search.SensitivityPruner):
     """As :class:`torchpare.search.SensitivityPruner`, which has the arguments."""
+
+    def current_sparsity(self) -> float:
+        """The share of the selected layers' weights that is gone."""
+        gone, counts = self._gone(), self._counts()
+        return sum(gone[name] * count for name, count in counts.items()) / sum(counts.values())
+
+    def normalize(self, ratios: Mapping[str, float], target_pruned: float) -> dict[str, float]:
+        """Ratios of what layers have left, scaled so that this share of all weights goes; none above 0.95.
+
+        Args:
+            ratios: by layer.
+            target_pruned: a share of the selected layers' weights.
+        """
+        gone, counts = self._gone(), self._counts()
+        goes = sum(ratio * (1 - gone[name]) * counts[name] for name, ratio in ratios.items())
+        if goes <= 0:
+            return dict.fromkeys(ratios, 0.0)
+        factor = target_pruned * sum(counts.values()) / goes
+        factor = min(factor, 0.95 / max(ratios.values()))
+        return {name: ratio * factor for name, ratio in ratios.items()}
+
+    def create_cfg(self, ratios: Mapping[str, float]) -> list[dict[str, Any]]:
+        """A ``config_list`` with which each layer loses this ratio of what it has left."""
+        gone = self._gone()
+        return self.config_of({name: gone[name] + (1 - gone[name]) * ratio for name, ratio in ratios.items()})
+
+    def _gone(self) -> dict[str, float]:
+        return {name: 1 - left / total for name, (left, total) in self.get_pruned_weights().items()}
+
+    def _counts(self) -> dict[str, int]:
+        return {view.name: view.weight.numel() for view in self.modules_wrapper if view.weight is not None}
 
 
 PRUNER_DICT: dict[str, type[LegacyPruner]] = {

@@ -20,8 +20,11 @@ from torchpare.compat.nni.forms import (
 from torchpare.compat.nni.legacy_pruning import LegacyPruner
 from torchpare.compat.nni.v2_config import entries_of_v2
 from torchpare.compat.nni.views import WrapperView, full_masks
+from torchpare.errors import CompatError
 from torchpare.files.masks import fit_masks
 from torchpare.pruning.data_driven import DataDrivenPruner
+from torchpare.pruning.granularity import check_mode
+from torchpare.pruning.ranked import RankedPruner
 
 __all__ = [
     "ActivationAPoZRankPruner",
@@ -58,6 +61,24 @@ class V2Pruner(LegacyPruner):
     def get_modules_wrapper(self) -> dict[str, WrapperView]:
         """Views of the selected layers, by name."""
         return {view.name: view for view in super().get_modules_wrapper()}
+
+    def reset(self, model: nn.Module | None = None, config_list: Any = None) -> None:  # type: ignore[override] - NNI's own
+        """Take all masks off, and begin anew with this model and ``config_list``, or with those that there were.
+
+        Raises:
+            CompatError: the pruner goes in rounds or searches.
+            ConfigError: the ``config_list`` cannot be used.
+        """
+        name = type(self).__name__
+        if isinstance(self, RankedPruner):
+            raise CompatError(f"{name} cannot be reset: make it anew, with the model and the config_list")
+        asked = self.config_list if config_list is None else config_list
+        chosen = self.bound_model if model is None else model
+        targets = self.find_targets(chosen, asked)
+        shared = self.shared or self.mode == "global"
+        check_mode(name, targets, self.structured, self.mode, self.balance_gran, self.group_score, shared)
+        super().reset()
+        self.bound_model, self.config_list, self.targets, self._views = chosen, asked, targets, None
 
     def load_masks(self, masks: Mapping[str, Mapping[str, Tensor | None]]) -> None:
         """Put masks on the model.

@@ -153,12 +153,17 @@ class LotteryTicketPruner(RoundsPruner, pruning.LotteryTicketPruner):
     Args:
         model: what to prune.
         config_list: entries in the words of NNI or torchpare.
-        args, named: as `AGPPruner`'s, and last ``reset_weight=True``.
+        args, named: as `AGPPruner`'s, and before or behind ``pruning_params`` ``reset_weight=True``.
     """
 
     def __init__(self, model: nn.Module, config_list: Any, *args: Any, **named: Any) -> None:
         reset = named.pop("reset_weight", True)
         name = "LotteryTicketPruner"
+        last = 6 if evaluator_form(args, named) else 8  # where pruning_params stand
+        for at in (last, last + 1):
+            if len(args) > at and isinstance(args[at], bool):
+                reset, args = args[at], (*args[:at], *args[at + 1 :])
+                break
         given = called_with(name, _by_evaluator if evaluator_form(args, named) else _by_finetuner, args, named)
         rounds = given["total_iteration"]
         entries: Any = [

@@ -29,6 +29,7 @@ class _TaskGenerator:
         origin_masks: must be empty: masks of the model are on it.
         log_dir: not needed.
         keep_intermediate_result: not needed.
+        skip_first_iteration: not needed: a round that prunes nothing is skipped in any case.
     """
 
     kind: ClassVar[Any]
@@ -42,7 +43,9 @@ class _TaskGenerator:
         origin_masks: Mapping[str, Any] | None = None,
         log_dir: str = ".",
         keep_intermediate_result: bool = False,
+        skip_first_iteration: bool = False,
     ) -> None:
+        del skip_first_iteration
         if origin_masks:
             raise CompatError(f"{type(self).__name__}: origin_masks: put them on the model, by a pruner's load_masks")
         if log_dir != "." or keep_intermediate_result:
@@ -72,6 +75,7 @@ class AGPTaskGenerator(_TaskGenerator):
         origin_masks: must be empty: masks of the model are on it.
         log_dir: not needed.
         keep_intermediate_result: not needed.
+        skip_first_iteration: not needed: a round that prunes nothing is skipped in any case.
     """
 
     kind = AGPPruner

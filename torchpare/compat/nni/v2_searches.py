@@ -10,7 +10,7 @@ from torch import nn
 from torchpare import search
 from torchpare.compat.nni.changes import tell
 from torchpare.compat.nni.evaluators import Evaluator
-from torchpare.compat.nni.forms import without_epoch
+from torchpare.compat.nni.forms import called_with, without_epoch
 from torchpare.compat.nni.v2_config import entries_of_v2
 from torchpare.compat.nni.v2_pruning import V2Pruner
 from torchpare.errors import CompatError, ConfigError
@@ -80,11 +80,13 @@ class SimulatedAnnealingPruner(_Searching, search.SimulatedAnnealingPruner):
         pruning_params: Mapping[str, Any] | None = None,
         log_dir: str = ".",
         keep_intermediate_result: bool = False,
-        finetuner: Callable[[nn.Module], Any] | None = None,
+        finetuner: Callable[[nn.Module], Any] | bool | None = None,
         speedup: bool = False,
         dummy_input: Any = None,
     ) -> None:
         del keep_intermediate_result
+        if isinstance(finetuner, bool):  # as 2.9 has it: (..., keep_intermediate_result, speedup)
+            finetuner, speedup = None, finetuner
         super().__init__(
             model, _entries(model, config_list, pruning_algorithm), _scored(evaluator),
             base_algo=pruning_algorithm, start_temperature=start_temperature,
@@ -119,15 +121,18 @@ class AutoCompressPruner(_Searching, search.AutoCompressPruner):
         sa_params: Mapping[str, Any],
         log_dir: str = ".",
         keep_intermediate_result: bool = False,
-        finetuner: Callable[[nn.Module], Any] | None = None,
+        finetuner: Callable[[nn.Module], Any] | Evaluator | None = None,
         speedup: bool = False,
         dummy_input: Any = None,
         evaluator: Any = None,
     ) -> None:
+        if isinstance(finetuner, Evaluator):  # as 2.9 has it: (..., keep_intermediate_result, evaluator, speedup)
+            evaluator = finetuner
         del keep_intermediate_result, finetuner, speedup
         judge = sa_params.get("evaluator", evaluator)
         base_algo = sa_params.get("pruning_algorithm", "l1")
-        trains = admm_params.get("trainer", admm_params.get("evaluator"))
+        theirs = evaluator if isinstance(evaluator, Evaluator) else None
+        trains = admm_params.get("trainer", admm_params.get("evaluator", theirs))
         optimizer = trains.optimizer if isinstance(trains, Evaluator) else None
         if isinstance(trains, Evaluator) and optimizer is not None:
             raise CompatError("AutoCompressPruner trains candidates, whose weights no optimizer of an evaluator has: "
@@ -155,39 +160,40 @@ class AMCPruner(_Searching, search.AMCPruner):
         total_episode: how many candidates the agent tries.
         model: what to prune; it ends up masked.
         config_list: entries; ``total_sparsity`` is the share of the operations that goes.
-        dummy_input: an example input.
-        evaluator: ``evaluator(model) -> float``, or an evaluator of 2.9.
-        pruning_algorithm: what goes within a layer.
-        log_dir: where the journal and the result are written.
-        keep_intermediate_result: not needed.
-        finetuner: trains a masked candidate a little before it is evaluated.
-        ddpg_params: the agent's numbers.
-        pruning_params: must be empty.
-        target: ``"flops"`` or ``"params"``.
+        args, named: ``(dummy_input, evaluator, pruning_algorithm="l1", log_dir=".", keep_intermediate_result=False,
+            finetuner=None, ddpg_params={}, pruning_params={}, target="flops")``, or, with an evaluator of 2.9, which
+            has an example input, ``(evaluator, pruning_algorithm="l1", log_dir=".", keep_intermediate_result=False,
+            ddpg_params={}, pruning_params={}, target="flops")``. ``evaluator(model)`` returns a number; ``finetuner``
+            trains a masked candidate a little before that; ``target`` is ``"flops"`` or ``"params"``.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - the arguments of NNI
-        self,
-        total_episode: int,
-        model: nn.Module,
-        config_list: Any,
-        dummy_input: Any,
-        evaluator: Any,
-        pruning_algorithm: str = "l1",
-        log_dir: str = ".",
-        keep_intermediate_result: bool = False,
-        finetuner: Callable[[nn.Module], Any] | None = None,
-        ddpg_params: Mapping[str, Any] | None = None,
-        pruning_params: Mapping[str, Any] | None = None,
-        target: str = "flops",
-    ) -> None:
-        del keep_intermediate_result
+    def __init__(self, total_episode: int, model: nn.Module, config_list: Any, *args: Any, **named: Any) -> None:
+        later = isinstance(args[0], Evaluator) if args else "dummy_input" not in named
+        given = called_with("AMCPruner", _agent_by_evaluator if later else _agent, args, named)
+        evaluator, algorithm = given["evaluator"], given["pruning_algorithm"]
         super().__init__(
-            total_episode, model, _entries(model, config_list, pruning_algorithm), dummy_input, _scored(evaluator),
-            pruning_algorithm=pruning_algorithm,
-            log_dir=log_dir, finetuner=finetuner, ddpg_params=dict(ddpg_params or {}), target=target,
+            total_episode, model, _entries(model, config_list, algorithm),
+            _example(evaluator, given["dummy_input"], given["pruning_params"]), _scored(evaluator),
+            pruning_algorithm=algorithm, log_dir=given["log_dir"], finetuner=given["finetuner"],
+            ddpg_params=dict(given["ddpg_params"] or {}), target=given["target"],
         )  # fmt: skip
-        _example(evaluator, dummy_input, pruning_params)
+
+
+def _agent(dummy_input: Any, evaluator: Any, pruning_algorithm: str = "l1", log_dir: str = ".",
+           keep_intermediate_result: bool = False, finetuner: Any = None, ddpg_params: Mapping[str, Any] | None = None,
+           pruning_params: Mapping[str, Any] | None = None, target: str = "flops") -> dict[str, Any]:  # fmt: skip
+    del keep_intermediate_result
+    return {"dummy_input": dummy_input, "evaluator": evaluator, "pruning_algorithm": pruning_algorithm,
+            "log_dir": log_dir, "finetuner": finetuner, "ddpg_params": ddpg_params, "pruning_params": pruning_params,
+            "target": target}  # fmt: skip
+
+
+def _agent_by_evaluator(evaluator: Any, pruning_algorithm: str = "l1", log_dir: str = ".",
+                        keep_intermediate_result: bool = False, ddpg_params: Mapping[str, Any] | None = None,
+                        pruning_params: Mapping[str, Any] | None = None, target: str = "flops"
+                        ) -> dict[str, Any]:  # fmt: skip
+    return _agent(None, evaluator, pruning_algorithm, log_dir, keep_intermediate_result, None, ddpg_params,
+                  pruning_params, target)  # fmt: skip
 
 
 def _entries(model: nn.Module, config_list: Any, algorithm: str) -> Any:

@@ -30,21 +30,19 @@ class SlimPruner(V2Pruner, pruning.SlimPruner):
         model: what to prune.
         config_list: entries in the words of NNI or torchpare.
         args, named: ``(evaluator, training_epochs, scale=0.0001, mode="global")``, or ``(trainer, traced_optimizer,
-            criterion, training_epochs, scale=0.0001, mode="global")``. The scales are ranked globally in either mode.
+            criterion, training_epochs, scale=0.0001, mode="global")``.
     """
 
     def __init__(self, model: nn.Module, config_list: Any, *args: Any, **named: Any) -> None:
         def trained(trainer: Any, traced_optimizer: Any, criterion: Any, training_epochs: int, scale: float = 1e-4,
                     mode: str = "global", dummy_input: Any = None) -> dict[str, Any]:  # fmt: skip
-            del mode
             own = {"optimizer": traced_optimizer, "trainer": without_epoch(trainer), "criterion": criterion}
-            return {**own, "training_epochs": training_epochs, "scale": scale, "dummy_input": dummy_input}
+            return {**own, "training_epochs": training_epochs, "scale": scale, "mode": mode, "dummy_input": dummy_input}
 
         def evaluated(evaluator: Evaluator, training_epochs: int, scale: float = 1e-4, mode: str = "global"
                       ) -> dict[str, Any]:  # fmt: skip
-            del mode
             self.evaluator = evaluator
-            return {"training_epochs": training_epochs, "scale": scale,
+            return {"training_epochs": training_epochs, "scale": scale, "mode": mode,
                     "dummy_input": example_of(evaluator, None)}  # fmt: skip
 
         form = evaluated if evaluator_form(args, named) else trained

@@ -93,10 +93,11 @@ class TaylorPruner(V3Pruner, pruning.TaylorFOWeightFilterPruner):
 
 
 class SlimPruner(V3Pruner, pruning.SlimPruner):
-    """Removes the channels with the smallest batch norm scales of the whole model, after training these to be sparse.
+    """Removes the channels with the smallest batch norm scales, after training these to be sparse.
 
     Args:
-        model, config_list, evaluator, existed_wrappers: as `V3Pruner`; entries reach batch norms.
+        model, config_list, evaluator, existed_wrappers: as `V3Pruner`; entries reach batch norms, each of which loses
+            its own share; with a ``global_group_id`` all together lose one.
         training_steps: how long to train for sparse scales.
         regular_scale: the weight in the loss of the mean of the scales' absolute values.
     """
@@ -105,8 +106,8 @@ class SlimPruner(V3Pruner, pruning.SlimPruner):
         self, model: nn.Module, config_list: Any, evaluator: Evaluator, training_steps: int,
         regular_scale: float = 1.0, existed_wrappers: Any = None,
     ) -> None:  # fmt: skip
-        entries, _, dummy_input = self.asked(model, config_list, evaluator, existed_wrappers)
-        super().__init__(model, entries, dummy_input=dummy_input)
+        entries, mode, dummy_input = self.asked(model, config_list, evaluator, existed_wrappers)
+        super().__init__(model, entries, dummy_input=dummy_input, mode=mode)
         scales = sum(view.weight.numel() for view in self.modules_wrapper if view.weight is not None)
         self.scale = regular_scale / max(scales, 1)
         self.limits = training_steps, None
