@@ -10,7 +10,7 @@ nothing; a model that needs real values to decide its path is run for real on th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,7 +34,7 @@ __all__ = ["call_arguments", "capture"]
 
 def call_arguments(dummy_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments of a dummy input: a tensor, a tuple or list of them, or a dict of keywords."""
-    if isinstance(dummy_input, dict):
+    if isinstance(dummy_input, Mapping):  # tokenizers of transformers return one that is no dict
         return (), dict(dummy_input)
     if isinstance(dummy_input, (tuple, list)):
         return tuple(dummy_input), {}

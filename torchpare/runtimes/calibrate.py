@@ -8,17 +8,16 @@ from typing import Any, get_args
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from torchpare.attach import FakeQuantize
 from torchpare.config.quantization import Observer as ObserverName
-from torchpare.errors import ConfigError, QuantizationError
-from torchpare.graph.capture import call_arguments
+from torchpare.errors import ConfigError, ExportError, QuantizationError, TorchpareError
 from torchpare.numerics.affine import Grid, check_finite
 from torchpare.quantization.post_training import Observer
 from torchpare.quantization.qat import ACTIVATION, WEIGHT
 from torchpare.runtimes.explicit import FloatPlace
 from torchpare.runtimes.folding import WEIGHTED, weight_axis
+from torchpare.runtimes.inputs import computed, in_order, shapes_of
 from torchpare.runtimes.integers import Step, Stored, step_of, store
 from torchpare.runtimes.operators import constant, owner
 
@@ -63,6 +62,7 @@ def weight_in_eight_bits(module: fx.GraphModule, stored: dict[str, Stored], excl
 def calibrated_steps(
     module: fx.GraphModule,
     places: Sequence[tuple[fx.Node, str]],
+    example: Any,
     batches: Iterable[Any],
     observer: str,
     *,
@@ -73,13 +73,15 @@ def calibrated_steps(
     Args:
         module: only read and run.
         places: the nodes whose values are watched, with their names for messages.
-        batches: inputs as the module takes them.
+        example: the input that the module was recorded on.
+        batches: inputs in the form of the example.
         observer: how a range follows from what was seen.
         symmetric: whether zero is the middle of every grid, int8; where the data lie, uint8, if not.
 
     Raises:
         ConfigError: there is no such observer.
-        QuantizationError: there are no batches, or values are not finite.
+        QuantizationError: there are no batches, one is not in the form of the example or does not run, or values
+            are not finite.
     """
     if observer not in get_args(ObserverName):
         raise ConfigError(f"observer is {observer!r}; it is one of {', '.join(map(repr, get_args(ObserverName)))}")
@@ -98,8 +100,7 @@ def calibrated_steps(
     with torch.no_grad():
         for batch in batches:
             none = False
-            leaves = pytree.tree_leaves(call_arguments(batch))
-            Watch(module).run(*leaves, enable_io_processing=False)
+            _run(Watch(module), example, batch)
     if none:
         raise QuantizationError("calibration holds no batch: give some that are like those the model will meet")
     steps = []
@@ -109,3 +110,29 @@ def calibrated_steps(
         assert isinstance(step, Step), step
         steps.append(step)
     return steps
+
+
+def _run(watch: fx.Interpreter, example: Any, batch: Any) -> None:
+    """Run a graph on one calibration batch.
+
+    Raises:
+        QuantizationError: it is not in the form of the example, or does not run.
+    """
+    try:
+        leaves = in_order(example, computed(batch))
+    except ExportError as error:
+        raise QuantizationError(f"a calibration batch is not in the form of the example: {error}") from error
+    given, known = shapes_of(leaves), shapes_of(in_order(example, example))
+    told = (
+        f"calibration holds a batch of shapes {given}, and the example's are {known}: give a list of such inputs, or "
+    )
+    told += "a loader of them"
+    if [len(shape) for shape in given] != [len(shape) for shape in known]:
+        raise QuantizationError(told)
+    watch.extra_traceback = False
+    try:
+        watch.run(*leaves, enable_io_processing=False)
+    except TorchpareError:
+        raise
+    except Exception as error:
+        raise QuantizationError(f"{told}. It does not run: {str(error).partition(chr(10))[0][:300]}") from error

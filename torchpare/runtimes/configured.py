@@ -42,7 +42,7 @@ def configured(model: nn.Module, config: Calibration | str | os.PathLike[str], d
         FileError: it is no calibration.
     """
     given = load_calibration(config) if isinstance(config, str | os.PathLike) else check_calibration(config, "config")
-    twin = copy.deepcopy(model).float().eval().requires_grad_(False)
+    twin = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     detach(twin, bake=True)
     layers = dict(twin.named_modules())
     unknown = [path for path in given if path not in layers]

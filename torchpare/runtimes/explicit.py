@@ -40,7 +40,8 @@ class Explicit:
     """What is left of a compressed model when its quantizers are off."""
 
     module: nn.Module
-    """A copy in float32 and evaluation mode, of plain classes; weights lie on their grids, activations are rounded."""
+    """A copy on the CPU, in float32 and evaluation mode, of plain classes; weights lie on their grids, activations are
+    rounded."""
 
     stored: dict[str, Stored] = field(default_factory=dict)
     """The weights in eight bits, by every name that they have."""
@@ -80,7 +81,7 @@ def explicit(model: nn.Module) -> Explicit:
     Raises:
         QuantizationError: an activation's scale is none.
     """
-    twin = copy.deepcopy(model).float().eval().requires_grad_(False)
+    twin = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     made = Explicit(twin)
     by_identity: dict[int, Stored | Grouped] = {}
     activations: list[tuple[CompressedLayer, str, nn.Module]] = []

@@ -14,7 +14,6 @@ from torch.utils import _pytree as pytree
 from torchpare.attach import quantizers_of
 from torchpare.errors import ConfigError
 from torchpare.files.calibration import Calibration
-from torchpare.graph.capture import call_arguments
 from torchpare.runtimes.account import account
 from torchpare.runtimes.biases import with_room
 from torchpare.runtimes.calibrate import calibrated_steps, weight_in_eight_bits
@@ -22,6 +21,7 @@ from torchpare.runtimes.configured import configured
 from torchpare.runtimes.explicit import SITE, FloatPlace, explicit
 from torchpare.runtimes.folding import WEIGHTED, fold_norms
 from torchpare.runtimes.grouped import Grouped
+from torchpare.runtimes.inputs import computed, in_order
 from torchpare.runtimes.integers import Step, Stored
 from torchpare.runtimes.operators import (
     constant,
@@ -95,9 +95,8 @@ class QuantizedProgram:
                     seen[by_node[n.name]] = made
                 return made
 
-        args, kwargs = call_arguments(example)
         with torch.no_grad():
-            made = Watch(self.module).run(*pytree.tree_leaves((args, kwargs)), enable_io_processing=False)
+            made = Watch(self.module).run(*in_order(self.example, computed(example)), enable_io_processing=False)
         return [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor)], seen
 
     def rebuilt(self, tensors: Sequence[Tensor]) -> Any:
@@ -146,6 +145,7 @@ def build_program(
         QuantizationError: there is no batch in ``calibration``, or values are not finite.
         ConfigError: ``exclude`` names no layer, or the observer is unknown.
     """
+    dummy_input = computed(dummy_input)
     quantized = next(quantizers_of(model), None) is not None
     layers = dict(model.named_modules())
     for name in exclude:
@@ -165,7 +165,7 @@ def build_program(
         wanted, joined = wishes(module, kernels)
         kernels |= joined
         places = [(wish.value, wish.name) for wish in wanted]
-        steps = calibrated_steps(module, places, calibration, observer, symmetric=symmetric)
+        steps = calibrated_steps(module, places, dummy_input, calibration, observer, symmetric=symmetric)
         for wish, step in zip(wanted, steps, strict=True):
             readers = [reader for reader in wish.value.users if wish.produced or reader in kernels]
             names[_insert(module, wish.value, step, readers, wish.name).name] = wish.name, True

@@ -21,6 +21,7 @@ from torchpare.errors import ExportError, TorchpareError
 from torchpare.files.calibration import Calibration
 from torchpare.files.example import example_of
 from torchpare.graph.capture import call_arguments
+from torchpare.runtimes.inputs import computed, in_order, shapes_of
 from torchpare.runtimes.program import QuantizedProgram, build_program
 
 __all__ = ["ModelSpeedupRuntime", "Runner", "Runtime"]
@@ -173,8 +174,7 @@ class ModelSpeedupRuntime(ABC):
             ExportError: there is no program yet, or the runtime cannot run it on this input.
         """
         run = self._ready("inference()")
-        tensors = self.tensors(test_data)
-        self._check(tensors)
+        tensors = self._checked(test_data)
         start = time.perf_counter()
         try:
             outputs = run(tensors)
@@ -190,8 +190,12 @@ class ModelSpeedupRuntime(ABC):
         return (outputs[0] if len(outputs) == 1 else outputs), seconds
 
     def runner(self, test_data: Any) -> Callable[[], object]:
-        """What runs the program once on this input, for timing."""
-        run, tensors = self._ready("runner()"), self.tensors(test_data)
+        """What runs the program once on this input, for timing.
+
+        Raises:
+            ExportError: there is no program yet, or the input has other sizes than the example.
+        """
+        run, tensors = self._ready("runner()"), self._checked(test_data)
         return lambda: run(tensors)
 
     def load_quantized_model(self, path: str | os.PathLike[str]) -> None:
@@ -212,12 +216,13 @@ class ModelSpeedupRuntime(ABC):
         return Path(made)
 
     def tensors(self, data: Any) -> list[Tensor]:
-        """The tensors of an input in the order in which the program takes them."""
-        args, kwargs = call_arguments(data)
-        known = call_arguments(self.example)[1]
-        ordered = {key: kwargs[key] for key in known if key in kwargs} | kwargs
-        leaves = pytree.tree_leaves((args, ordered))
-        return [leaf.detach().cpu().contiguous() for leaf in leaves if isinstance(leaf, Tensor)]
+        """The tensors of an input in the order in which the program takes them, on the CPU, floats in float32.
+
+        Raises:
+            ExportError: the input has others than the example.
+        """
+        leaves = in_order(self.example, computed(data))
+        return [leaf.contiguous() for leaf in leaves if isinstance(leaf, Tensor)]
 
     def made(self) -> QuantizedProgram:
         """The program that ``compress()`` made.
@@ -231,28 +236,33 @@ class ModelSpeedupRuntime(ABC):
 
     def model_output(self, data: Any) -> Tensor:
         """The first tensor that the model itself returns, in float32 and evaluation mode; it stays as it is."""
-        args, kwargs = call_arguments(data)
+        args, kwargs = call_arguments(computed(data))
         with torch.no_grad():
-            made = copy.deepcopy(self.model).float().eval()(*args, **kwargs)
+            made = copy.deepcopy(self.model).cpu().float().eval()(*args, **kwargs)
         return next(leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor))
 
     # -------------------------------------------------------------------------------------------------------- inwards
 
-    def _check(self, tensors: list[Tensor]) -> None:
-        """Refuse inputs of other sizes than the example's, the batch aside: some compiled programs read on regardless.
+    def _checked(self, data: Any) -> list[Tensor]:
+        """The tensors of an input that is of the example's sizes, the batch aside: some programs read on regardless.
 
         Raises:
-            ExportError: they are.
+            ExportError: it is of others, or of another type than the example and float32.
         """
-        given = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in tensors]
-        known = self.tensors(self.example)
-        if given != [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in known]:
-            shapes = [[(*tensor.shape, str(tensor.dtype).removeprefix("torch.")) for tensor in each]
-                      for each in (tensors, known)]  # fmt: skip
+        tensors, known = self.tensors(data), self.tensors(self.example)
+        given, own = (
+            [leaf for leaf in in_order(self.example, each) if isinstance(leaf, Tensor)] for each in (data, self.example)
+        )
+        same = len(given) == len(own) and all(
+            one.shape[1:] == other.shape[1:] and one.dim() == other.dim() and one.dtype in (other.dtype, takes.dtype)
+            for one, other, takes in zip(given, own, known, strict=True)
+        )
+        if not same:
             raise ExportError(
-                f"{self.runtime} cannot run the program on inputs of shapes {shapes[0]}: the example's are "
-                f"{shapes[1]}, of which the batch alone may vary"
+                f"{self.runtime} cannot run the program on inputs of shapes {shapes_of(given)}: the example's are "
+                f"{shapes_of(own)}, of which the batch alone may vary"
             )
+        return tensors
 
     def _ready(self, what: str) -> Runner:
         if self._run is None:

@@ -9,7 +9,8 @@ from inspect import signature
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from torchpare.errors import ExportError
 from torchpare.files.onnx import with_free_batch
@@ -38,11 +39,26 @@ def export(module: nn.Module, dummy_input: Any, *, free_batch: bool = True) -> t
         try:
             return torch.export.export(module, args, kwargs=kwargs, strict=False)
         except Exception as error:
-            first = str(error).strip().partition("\n")[0][:300]
-            raise ExportError(
-                f"{type(module).__name__} cannot be recorded as one program: {type(error).__name__}: {first}; a model "
-                "whose path depends on the values of its input has none"
-            ) from error
+            raise ExportError(f"{type(module).__name__} {_why_not(module, args, kwargs, error)}") from error
+
+
+def _why_not(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:
+    """What to say of a module that cannot be exported."""
+    try:
+        made = module(*args, **kwargs)
+    except Exception as own:  # noqa: BLE001 - whatever the model's own code raises
+        return f"does not run on the example input: {_first_line(own)}"
+    foreign = {type(leaf).__name__ for leaf in pytree.tree_leaves(made)
+               if not isinstance(leaf, Tensor | bool | int | float | str | None)}  # fmt: skip
+    if foreign:
+        return (f"cannot be recorded as one program: it returns {' and '.join(sorted(foreign))}, which programs do not "
+                "know; let it return tensors alone (a language model: model.config.use_cache = False)")  # fmt: skip
+    return (f"cannot be recorded as one program: {_first_line(error)}; a model whose path depends on the values of its "
+            "input has none")  # fmt: skip
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
 
 
 def record(module: nn.Module, dummy_input: Any) -> fx.GraphModule:

@@ -123,8 +123,8 @@ def verify(runtime: ModelSpeedupRuntime, test_data: Any) -> NumbersProof:
         ExportError: there is no program, or the runtime cannot run it or a part of it.
     """
     program = runtime.made()
+    got = [leaf.float() for leaf in runtime.runner(test_data)()]  # type: ignore[attr-defined] - refuses other sizes
     expected, seen = program.values(test_data)
-    got = [leaf.float() for leaf in runtime.runner(test_data)()]  # type: ignore[attr-defined]
     alone, together = runtime.run_parts(test_data, seen)
     rounded = len(program.sites)
     layers = [_of_site(*each, seen[each[0].name]) for each in zip(program.sites, alone, together, strict=False)]
