@@ -88,6 +88,7 @@ class Recorder(TorchDispatchMode):
         self.constants: dict[int, Tensor] = {}
         self.default_scales: list[int] = []
         self.call: Call | None = None
+        self.depth = 0  # of torch's functions: at 0 only constructors such as `torch.Tensor(2, 3)` dispatch operators
         self._uids: dict[int, int] = {}
         self._tables: dict[int, tuple[str, ...]] = {}
         self._held = named_tables(twin)
@@ -133,7 +134,7 @@ class Recorder(TorchDispatchMode):
 
     def abandon_run(self) -> None:
         """After a pass that failed: its operators stay recorded (they are real), its module stack does not."""
-        self._stack, self.call = [""], None
+        self._stack, self.call, self.depth = [""], None, 0
 
     def _add(self, tensor: Tensor, kind: Kind, names: tuple[str, ...] = ()) -> int:
         uid = len(self.values)
@@ -197,7 +198,7 @@ class Recorder(TorchDispatchMode):
                 module=self._stack[-1],
                 site=_user_site(),
                 pointwise=_is_pointwise(func),
-                call=self.call,
+                call=self.call if self.depth else Call("constructor"),
                 target=func,
             )
         )

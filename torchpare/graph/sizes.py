@@ -140,6 +140,30 @@ class Size(int):
     def __neg__(self) -> Size:
         return Size(-int(self), negative(self.expr))
 
+    def __pos__(self) -> Size:
+        return self
+
+    def __abs__(self) -> Size:
+        return self if int(self) >= 0 else -self
+
+    def __round__(self, digits: int | None = None) -> int:
+        return self if digits is None or digits >= 0 else int.__round__(self, digits)
+
+    def __floor__(self) -> Size:
+        return self
+
+    def __ceil__(self) -> Size:
+        return self
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __lshift__(self, other: Any) -> Any:
+        return self * (1 << other)
+
+    def __rshift__(self, other: Any) -> Any:
+        return self // (1 << other)
+
     def __float__(self) -> float:
         self.used_as_number()
         return int.__float__(self)
@@ -207,6 +231,8 @@ def _binary(symbol: str, *, swapped: bool) -> Callable[[Size, Any], Any]:
 
     def method(self: Size, other: Any) -> Any:
         if not isinstance(other, int) or isinstance(other, bool):
+            if isinstance(other, (float, complex)):
+                self.used_as_number()
             return NotImplemented
         left, right = (other, self) if swapped else (self, other)
         return Size(compute(int(left), int(right)), BinaryOp(symbol, expression(left), expression(right)))
