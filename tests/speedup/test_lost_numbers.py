@@ -64,6 +64,27 @@ def test_of_several_axes_the_one_that_explains_the_number_stays():
     assert (model.q.out_features, model.k.out_features, model.v.out_features) == (24, 24, 12)
 
 
+CUT = {
+    "half of it, by a factor": lambda y: int(0.5 * y.shape[-1]),
+    "half of it, by numpy": lambda y: np.array(y.shape)[-1] // 2,
+    "half of it, by a stride": lambda y: y.stride(-2) // 2,
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_small_model_that_does_not_run_shows_where_the_number_was(name):
+    def run(m, x):
+        y = torch.tanh(m.a(x))
+        at = CUT[name](y)
+        return m.e(torch.tanh(m.b(y[..., :at]) + m.c(y[..., at:])))
+
+    layers = {"a": nn.Linear(3, 16), "b": nn.Linear(8, 8), "c": nn.Linear(8, 8), "e": nn.Linear(8, 2)}
+    model = net(run, **layers)
+    report = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], steps()).apply()
+    assert report.largest_difference <= 1e-10
+    assert (model.a.out_features, model.b.out_features) == (16, 4)
+
+
 def test_masks_of_such_an_axis_stay_masks():
     model, keep = between(UNSEEN["one by it"]), torch.ones(12, dtype=torch.bool)
     keep[[1, 4]] = False

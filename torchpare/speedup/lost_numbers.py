@@ -1,9 +1,9 @@
 """Numbers that the model's code worked out of a size where nobody could see it.
 
-``1.0 / x.shape[-1]``, ``int(n)``, ``numpy.sqrt(n)``, ``torch.full((1,), n)``: the number no longer knows that it was a
-size, and in the small model it is another one. The proof fails then. Both runs, laid beside each other, show the
-first operator that was given another number, or the first place where the small model went another way; the axes that
-shrank there are the ones that the code counts, and must stay.
+``1.0 / x.shape[-1]``, ``int(0.5 * n)``, ``numpy.sqrt(n)``: the number no longer knows that it was a size, and in the
+small model it is another one. The proof fails then, or the small model does not run. Both runs, laid beside each other,
+show the first operator that was given another number, or made another shape than planned, or the first place where the
+small model went another way; the axes that shrank there are the ones that the code counts, and must stay.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torchpare.errors import CaptureError, ProofError
+from torchpare.errors import ProofError, ShrinkError
 from torchpare.graph import Removal
-from torchpare.graph.capture import capture
+from torchpare.graph.capture import capture_until_failure
 from torchpare.graph.program import Op, Program, Ref
 from torchpare.speedup.verify.sequence import canonical_name
 
-__all__ = ["LostNumberError", "axes_behind_numbers"]
+__all__ = ["LostNumberError", "LostSizeError", "axes_behind_numbers"]
 
 _FILLS = frozenset(
     f"aten.{name}" for name in ("full", "new_full", "full_like", "fill", "fill_", "masked_fill", "masked_fill_")
@@ -33,8 +33,8 @@ _Number = tuple[float, float]
 """What the dense model computed with, and the small one."""
 
 
-class LostNumberError(ProofError):
-    """The small model differs, for its code works a number out of a size.
+class LostSizeError(ShrinkError):
+    """The small model does not run, for its code works a number out of a size.
 
     Attributes:
         variables: of the space's sizing: what would have to keep everything.
@@ -45,8 +45,12 @@ class LostNumberError(ProofError):
         self.variables = variables
 
 
+class LostNumberError(LostSizeError, ProofError):
+    """The small model runs and differs, for the same reason."""
+
+
 def axes_behind_numbers(small_model: nn.Module, example_inputs: Any, removal: Removal) -> frozenset[int]:
-    """The variables of the axes that shrank where the small model first computes with another number, or otherwise.
+    """The variables of the axes that shrank where the small model first does something else than planned.
 
     Args:
         small_model: the model after the shrink; it is not changed.
@@ -56,17 +60,16 @@ def axes_behind_numbers(small_model: nn.Module, example_inputs: Any, removal: Re
     Returns:
         variables of the space's sizing; none where both runs do the same with the same numbers.
     """
-    try:
-        small = capture(small_model, example_inputs)
-    except CaptureError:
-        return frozenset()
-    dense = removal.space.program
+    dense, small = removal.space.program, capture_until_failure(small_model, example_inputs, removal.space.program)
     for op, other in zip(_loud(dense), _loud(small), strict=False):
         if _name(op) != _name(other):
             return _shrunk(op, removal, None)
         changed = [pair for pair in _numbers(op, other, dense, small) if pair[0] != pair[1]]
         if changed:
             return _shrunk(op, removal, changed[0])
+        planned = [removal.shape(uid) for uid in op.outputs]
+        if planned != [small.values[uid].shape for uid in other.outputs]:
+            return _shrunk(op, removal, None)
     return frozenset()
 
 

@@ -27,7 +27,7 @@ from torchpare.speedup.changes import (
 from torchpare.speedup.constants import find_leftovers, fold
 from torchpare.speedup.given import MasksOrFile, covers, flatten_masks, masked, merge_masks, read_masks
 from torchpare.speedup.lifted import lift_quantizers, put_back
-from torchpare.speedup.lost_numbers import LostNumberError, axes_behind_numbers
+from torchpare.speedup.lost_numbers import LostNumberError, LostSizeError, axes_behind_numbers
 from torchpare.speedup.patches import Patches, find_patches
 from torchpare.speedup.proof import Outputs, first_difference, largest_difference
 from torchpare.speedup.report import LayerChange, SpeedupReport
@@ -129,7 +129,7 @@ class ModelSpeedup:
                 removal = self._decide(space, kept)
             try:
                 return self._shrink(removal, clock)
-            except LostNumberError as error:  # what the code counts, stays; the rest is tried again
+            except LostSizeError as error:  # what the code counts, stays; the rest is tried again
                 if error.variables <= kept:
                     raise
                 kept |= error.variables
@@ -183,7 +183,8 @@ class ModelSpeedup:
                     f"the model could not be made smaller: {type(error).__name__}: {error}. It is as it was; "
                     f"plan() shows what would go. A size written as a number in the model's code is a common cause"
                 )
-                raise ShrinkError(message) from error
+                variables = axes_behind_numbers(self.bound_model, self.dummy_input, removal)
+                raise (LostSizeError(message, variables) if variables else ShrinkError(message)) from error
             return report
 
     def _use(self, clock: _Clock) -> None:

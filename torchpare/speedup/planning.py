@@ -30,7 +30,7 @@ from torchpare.speedup.allocation import allocate, allocate_depth, allocate_expe
 from torchpare.speedup.depth import Stack, choose_blocks, find_stacks, told_of_blocks, without_blocks
 from torchpare.speedup.experts import Routed, can_run_without, choose_experts, find_routed, without_experts
 from torchpare.speedup.groups import GroupPlan, describe
-from torchpare.speedup.lost_numbers import LostNumberError
+from torchpare.speedup.lost_numbers import LostSizeError
 from torchpare.speedup.model_speedup import ModelSpeedup
 from torchpare.speedup.plan_view import as_text, lines_of, table_of
 from torchpare.speedup.report import SpeedupReport
@@ -145,8 +145,8 @@ class Plan:
                     )
                     return replace(report, parameters_before=self.parameters[0], without=self.without)
                 except ShrinkError as error:
-                    numbers = error.variables - counted if isinstance(error, LostNumberError) else set[int]()
                     more = _suspects(error, removal) - pinned
+                    numbers = error.variables - counted if isinstance(error, LostSizeError) and not more else set[int]()
                     if not more and not numbers:
                         raise
                     pinned |= more
