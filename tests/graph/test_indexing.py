@@ -139,3 +139,15 @@ def test_the_columns_of_an_embedding_bag_are_channels_and_its_rows_stay(mode):
     made = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], words)
     assert made.apply().largest_difference <= 1e-10
     assert (tuple(model.a.weight.shape), tuple(model.b.weight.shape)) == ((5, 3), (2, 3))
+
+
+@pytest.mark.parametrize("norm", [1.0, 2.0])
+def test_rows_of_an_embedding_that_are_cut_to_a_length_lose_columns_too(norm):
+    words = torch.tensor([[1, 0, 4], [3, 3, 2]])
+    model = net(lambda m, x: m.b(m.a(x)), a=nn.Embedding(5, 6, max_norm=0.7, norm_type=norm), b=nn.Linear(6, 2))
+    made = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], words)
+    report = made.apply()
+    assert report.largest_difference <= 1e-10
+    assert report.exact
+    assert (tuple(model.a.weight.shape), tuple(model.b.weight.shape)) == ((5, 3), (2, 3))
+    assert model.a.weight.norm(norm, dim=1).max() > 0.7  # the proof leaves the model's own rows as they were

@@ -39,6 +39,12 @@ AS_NUMBERS = {
     "an attribute": lambda m, y: y * m.width**-0.5,
     "in place": lambda m, y: y.clone().div_(y.shape[-1]),
     "torch.mul": lambda m, y: torch.mul(y, y.shape[-1]),
+    "half of it": lambda m, y: y * (y.shape[-1] * 0.5),
+    "an absolute value": lambda m, y: y * abs(y.shape[-1]),
+    "a shift": lambda m, y: y * (y.shape[-1] >> 1),
+    "a limit": lambda m, y: y.clamp(max=y.shape[-1]),
+    "filled in": lambda m, y: y.masked_fill(y > 0.1, y.shape[-1]),
+    "filled": lambda m, y: y * torch.full((1,), y.shape[-1]),
 }
 
 
@@ -153,6 +159,53 @@ def test_attention_may_be_given_its_tensors_by_name():
 def test_a_range_as_long_as_a_width_keeps_it():
     made = halved(between(lambda m, y: y * torch.arange(y.shape[-1])))
     assert made.removal.empty
+
+
+ASKED = {
+    "new": lambda x, n: x.new(2, 5, n).zero_(),
+    "new, of data": lambda x, n: x.data.new(2, 5, n).fill_(0.5),
+    "new, by a shape": lambda x, n: x.new(torch.Size([2, 5, n])).zero_(),
+    "tile": lambda x, n: x.new_zeros(1).tile(2, 5, n),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_old_ways_to_ask_for_a_shape_follow_the_number(name):
+    model = between(lambda m, y: y * 2 + ASKED[name](y, m.width), width=6)
+    halved(model)
+    assert (model.width, model.a.out_features) == (3, 3)
+
+
+def test_new_is_also_given_values():
+    model = between(lambda m, y: y + y.new([2.0]) + y.new(y.new_ones(1)))
+    halved(model)
+    assert model.a.out_features == 3
+
+
+@pytest.mark.parametrize("make", [torch.Tensor, torch.DoubleTensor, lambda *sizes: torch.Tensor(torch.Size(sizes))])
+def test_a_constructor_whose_sizes_nobody_sees_holds_them(make):
+    model = between(lambda m, y: y + make(2, 5, m.width).zero_(), width=6)
+    made = halved(model)
+    assert made.removal.empty
+    assert "test_numbers.py" in why_not(model, steps(), "a")
+
+
+ROUNDED = {
+    "rounded": round,
+    "floor": math.floor,
+    "ceiling": math.ceil,
+    "plus": lambda n: +n,
+    "absolute": abs,
+    "twice and half": lambda n: (n << 1) >> 1,
+    "divmod": lambda n: divmod(n, 1)[0],
+}
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_a_size_that_is_made_a_whole_number_again_is_the_same_size(name):
+    model = between(lambda m, y: y + torch.zeros(2, 5, ROUNDED[name](m.width)), width=6)
+    halved(model)
+    assert (model.width, model.a.out_features) == (3, 3)
 
 
 def test_sizes_added_multiplied_and_divided_whole_are_followed():

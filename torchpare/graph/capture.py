@@ -11,7 +11,8 @@ nothing; a model that needs real values to decide its path is run for real on th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from itertools import product
 from typing import Any
 
 import torch
@@ -26,10 +27,11 @@ from torchpare.graph.recorder import Outputs, Recorder, map_tensors
 from torchpare.graph.remembered import asked_anew
 from torchpare.graph.scripted import scripted_functions_as_python
 from torchpare.graph.sizes import Attribute, Size
+from torchpare.graph.whole_numbers import origins_kept
 from torchpare.layers import MultiheadAttention, adopt
 from torchpare.layers.settings import is_settings
 
-__all__ = ["call_arguments", "capture"]
+__all__ = ["call_arguments", "capture", "capture_until_failure"]
 
 
 def call_arguments(dummy_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -67,9 +69,10 @@ def capture(
         )
         raise CaptureError(message)
     failures: list[Exception] = []
-    for place in ("meta", "cpu") if device is None else (device,):
+    places = ("meta", "cpu") if device is None else (device,)
+    for keeping, place in product((origins_kept, nullcontext), places):
         try:
-            with asked_anew(model):
+            with asked_anew(model), keeping(model):
                 return _record(model, dummy_input, place, outputs)
         except Exception as error:  # noqa: BLE001 - whatever the model's own code raises
             failures.append(error)
@@ -82,7 +85,15 @@ def capture(
     raise CaptureError(message) from real
 
 
-def _record(model: nn.Module, dummy_input: Any, device: str, select: Outputs | None = None) -> Program:
+def capture_until_failure(model: nn.Module, dummy_input: Any, like: Program) -> Program:
+    """Record a forward pass on the device where another program was recorded, as far as it gets."""
+    with asked_anew(model), origins_kept(model):
+        return _record(model, dummy_input, like.device, like.select, until_failure=True)
+
+
+def _record(
+    model: nn.Module, dummy_input: Any, device: str, select: Outputs | None = None, *, until_failure: bool = False
+) -> Program:
     twin = copy_to(model, device)
     for cache in caches_of(twin):
         cache.clear()
@@ -97,7 +108,12 @@ def _record(model: nn.Module, dummy_input: Any, device: str, select: Outputs | N
     with recorder.recording():
         twin.eval()  # some modules work something out of their parameters when they are told
     with plain_operators(), torch.random.fork_rng(devices=[]):
-        outputs = recorder.run(twin, args, kwargs, select)
+        try:
+            outputs = recorder.run(twin, args, kwargs, select)
+        except Exception:
+            if not until_failure:
+                raise
+            outputs = ()
     module_outputs = list(recorder.module_outputs)
     rigid = tuple(path for path, module in twin.named_modules() if _insists(module))
     program = Program(
@@ -114,7 +130,7 @@ def _record(model: nn.Module, dummy_input: Any, device: str, select: Outputs | N
         select,
     )
     statistics = [name for name in program.untouched_buffers() if twin.get_buffer(name).is_floating_point()]
-    if program.unreached() or statistics:
+    if outputs and (program.unreached() or statistics):
         program.outputs += _training_outputs(twin, recorder, args, kwargs, select)
     return program
 

@@ -26,6 +26,7 @@ class Watcher(Protocol):
     """What is told of each call: the recorder of the run."""
 
     call: Call | None
+    depth: int
     default_scales: list[int]
 
     def uid(self, tensor: Tensor) -> int:
@@ -63,10 +64,12 @@ class Provenance(TorchFunctionMode):
                 return func(*args, **kwargs)
         call = self._note(getattr(func, "__name__", ""), args, kwargs)
         outer, self.recorder.call = self.recorder.call, call or self.recorder.call
+        self.recorder.depth += 1
         try:
             result = func(*args, **kwargs)
         finally:
             self.recorder.call = outer
+            self.recorder.depth -= 1
         if call is not None:
             call.results = tuple(
                 self.recorder.uid(leaf) for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)
@@ -124,7 +127,7 @@ def _product(sizes: torch.Size) -> int:
 
 
 _SHAPE_CALLS = frozenset({"view", "reshape", "expand", "zeros", "ones", "empty", "full", "randn", "rand"}) | frozenset(
-    {"new_zeros", "new_ones", "new_empty", "new_full", "repeat"}
+    {"new", "new_zeros", "new_ones", "new_empty", "new_full", "repeat", "tile"}
 )
 _STOCK_ATTENTION = "multi_head_attention_forward"
 """Python code of torch's own that checks sizes and splits heads."""
@@ -140,14 +143,22 @@ _NUMBER_CALLS = frozenset(
     for prefix, suffix in (("", ""), ("", "_"), ("__", "__"), ("__r", "__"), ("__i", "__"))
 )
 """Arithmetic between a tensor and a number: a size that takes part in it is a number like any other."""
+_VALUE_CALLS = frozenset(
+    f"{name}{suffix}"
+    for name in ("clamp", "clamp_min", "clamp_max", "clip", "fill", "masked_fill", "full_like", "where", "lerp")
+    for suffix in ("", "_")
+) | {"tensor", "as_tensor"}
+"""Functions that put a number into tensors."""
 _GROUP_CALLS = {"conv1d": 6, "conv2d": 6, "conv3d": 6, "group_norm": 1, "channel_shuffle": 1} | {
     f"conv_transpose{rank}d": 6 for rank in (1, 2, 3)
 }
 
 
-def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:  # noqa: C901, PLR0911 - a line for each kind
+def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | None:  # noqa: PLR0911 - a line for each kind
     """The expressions of a call that takes sizes, positions or a number of groups; None for every other call."""
     if name in _SHAPE_CALLS:
+        if name in ("full", "new_full"):
+            _used_as_numbers((args[-1:] if len(args) > 1 else (), kwargs.get("fill_value")))
         return Call(name, sizes=_requested_shape(name, args, kwargs))
     if name in _SPLIT_CALLS:
         numbers = [*args[1:2], *(kwargs[key] for key in kwargs if "split" in key or key in ("sections", "chunks"))]
@@ -158,10 +169,8 @@ def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | No
     if name in ("arange", "eye", "linspace"):
         numbers = [number for number in args if isinstance(number, int)]
         return Call(name, sizes=tuple(_expressions(numbers)), numbers=tuple(map(int, numbers)))
-    if name in _NUMBER_CALLS or name in ("tensor", "as_tensor"):
-        for number in pytree.tree_leaves((args, kwargs)):
-            if isinstance(number, Size):
-                number.used_as_number()
+    if name in _NUMBER_CALLS or name in _VALUE_CALLS:
+        _used_as_numbers((args, kwargs))
         return None
     if name in ("__getitem__", "__setitem__"):
         return Call(name, slices=_slices(args[0], args[1]))
@@ -179,9 +188,17 @@ def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | No
     return None
 
 
+def _used_as_numbers(arguments: Any) -> None:
+    for number in pytree.tree_leaves(arguments):
+        if isinstance(number, Size):
+            number.used_as_number()
+
+
 def _requested_shape(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Expr, ...] | None:
     first = 1 if args and isinstance(args[0], Tensor) else 0
     numbers = list(args[first:]) or [kwargs.get("size", kwargs.get("shape", ()))]
+    if name == "new" and not all(isinstance(number, (int, torch.Size)) for number in numbers):
+        return None  # it is given values, not a shape
     if name in ("full", "new_full"):
         numbers = numbers[:1]
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -85,9 +86,11 @@ class Recorder(TorchDispatchMode):
         self.ops: list[Op] = []
         self.module_outputs: list[tuple[str, int]] = []
         self.comparisons: dict[tuple[Expr, Expr, bool], str] = {}
+        self._compared: Counter[tuple[Expr, Expr, bool]] = Counter()
         self.constants: dict[int, Tensor] = {}
         self.default_scales: list[int] = []
         self.call: Call | None = None
+        self.depth = 0  # of torch's functions: at 0 only constructors such as `torch.Tensor(2, 3)` dispatch operators
         self._uids: dict[int, int] = {}
         self._tables: dict[int, tuple[str, ...]] = {}
         self._held = named_tables(twin)
@@ -124,16 +127,23 @@ class Recorder(TorchDispatchMode):
     @contextmanager
     def recording(self) -> Iterator[None]:
         """While this lasts, operators and sizes are written down."""
-        with torch.no_grad(), watch_sizes(self.compare), Provenance(self), self:
+        with torch.no_grad(), watch_sizes(self.compare, self.forget), Provenance(self), self:
             yield
 
     def compare(self, left: Expr, right: Expr, equal: bool) -> None:
         """Note that the model's code compared two sizes."""
+        self._compared[left, right, equal] += 1
         self.comparisons.setdefault((left, right, equal), _user_site())
+
+    def forget(self, left: Expr, right: Expr, equal: bool) -> None:
+        """Take back one such note."""
+        self._compared[left, right, equal] -= 1
+        if self._compared[left, right, equal] == 0:
+            self.comparisons.pop((left, right, equal), None)
 
     def abandon_run(self) -> None:
         """After a pass that failed: its operators stay recorded (they are real), its module stack does not."""
-        self._stack, self.call = [""], None
+        self._stack, self.call, self.depth = [""], None, 0
 
     def _add(self, tensor: Tensor, kind: Kind, names: tuple[str, ...] = ()) -> int:
         uid = len(self.values)
@@ -197,7 +207,7 @@ class Recorder(TorchDispatchMode):
                 module=self._stack[-1],
                 site=_user_site(),
                 pointwise=_is_pointwise(func),
-                call=self.call,
+                call=self.call if self.depth else Call("constructor"),
                 target=func,
             )
         )

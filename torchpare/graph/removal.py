@@ -7,7 +7,7 @@ drops the most it can, puts back the least it must, and remembers every channel 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -74,6 +74,7 @@ def decide_removal(
     *,
     on_conflict: OnConflict = "reconcile",
     weights: Mapping[str, Tensor] | None = None,
+    excluded: Collection[int] = (),
 ) -> Removal:
     """Decide which channels go, given masks.
 
@@ -83,6 +84,7 @@ def decide_removal(
         on_conflict: where layers that share channels disagree, ``reconcile`` keeps the channel, ``refuse`` raises.
         weights: parameters by qualified name; where channels must be put back, those with the largest absolute weights
             are. Without them the first ones are.
+        excluded: variables of the space's sizing that must keep everything.
 
     Raises:
         MaskError: if a mask names a layer or parameter that the model does not have, or has the wrong shape.
@@ -97,7 +99,7 @@ def decide_removal(
         )
         raise MaskConflictError(message)
     decision = _Decision(space, votes, weights or {})
-    decision.settle()
+    decision.settle(excluded)
     restored = (*votes.conflicts, *votes.fixed, *decision.restored)
     return Removal(space, decision.gone, decision.edits, restored, votes.wanted & ~decision.gone)
 
@@ -200,10 +202,10 @@ class _Decision:
         self.asked = votes.wanted
         self.strength = class_strength(space, weights)
 
-    def settle(self) -> None:
+    def settle(self, excluded: Collection[int]) -> None:
         """Find numbers that every row and every size can follow, then give back the strongest that must stay."""
         sizing = self.sizing
-        lowest: dict[int, int] = {}
+        lowest: dict[int, int] = {variable: sizing.size[variable] for variable in excluded}
         nothing_left: set[int] = set()
         inside_gone = self._inside_gone()
         for cell, atoms in enumerate(sizing.cells):

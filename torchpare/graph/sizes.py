@@ -23,6 +23,7 @@ __all__ = [
     "Const",
     "Dim",
     "Expr",
+    "Ratio",
     "Size",
     "dims",
     "expression",
@@ -140,13 +141,39 @@ class Size(int):
     def __neg__(self) -> Size:
         return Size(-int(self), negative(self.expr))
 
+    def __pos__(self) -> Size:
+        return self
+
+    def __abs__(self) -> Size:
+        return self if int(self) >= 0 else -self
+
+    def __round__(self, digits: int | None = None) -> int:
+        return self if digits is None or digits >= 0 else int.__round__(self, digits)
+
+    def __floor__(self) -> Size:
+        return self
+
+    def __ceil__(self) -> Size:
+        return self
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __lshift__(self, other: Any) -> Any:
+        return self * (1 << other)
+
+    def __rshift__(self, other: Any) -> Any:
+        return self // (1 << other)
+
     def __float__(self) -> float:
         self.used_as_number()
         return int.__float__(self)
 
     def __truediv__(self, other: Any) -> Any:
         self.used_as_number()
-        return int.__truediv__(self, other)
+        quotient = int.__truediv__(self, other)
+        whole = isinstance(other, int) and not isinstance(other, bool) and int(self) % int(other) == 0
+        return Ratio(quotient, self, other) if whole else quotient
 
     def __rtruediv__(self, other: Any) -> Any:
         self.used_as_number()
@@ -165,21 +192,59 @@ class Size(int):
         _tell(self.expr, Const(int(self)), True)
 
 
+class Ratio(float):
+    """A size divided by a whole number without a rest: a number, until the code makes a whole one of it again."""
+
+    def __new__(cls, value: float, dividend: Size, divisor: int) -> Self:
+        """``dividend / divisor``, which was noted as a use of the dividend as a number."""
+        ratio = super().__new__(cls, value)
+        ratio.dividend, ratio.divisor = dividend, divisor
+        return ratio
+
+    dividend: Size
+    divisor: int
+
+    def whole(self) -> int:
+        """The size that it is; the division was no use of a number then."""
+        forget = _FORGET.get()
+        if forget is not None:
+            forget(self.dividend.expr, Const(int(self.dividend)), True)
+        return self.dividend // self.divisor
+
+    def __trunc__(self) -> int:
+        return self.whole()
+
+    def __floor__(self) -> int:
+        return self.whole()
+
+    def __ceil__(self) -> int:
+        return self.whole()
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return self.whole() if digits is None else float.__round__(self, digits)
+
+    def __reduce__(self) -> tuple[type[float], tuple[float]]:
+        return float, (float(self),)
+
+
 Listener: TypeAlias = Callable[["Expr", "Expr", bool], None]
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_FORGET: ContextVar[Listener | None] = ContextVar("forget", default=None)
 
 
 @contextmanager
-def watch_sizes(listener: Listener) -> Iterator[None]:
+def watch_sizes(listener: Listener, forget: Listener | None = None) -> Iterator[None]:
     """While this lasts, ``listener`` is told of every two expressions that are compared, and whether they were equal.
 
-    A size that is used as a number is one that must stay equal to its present value.
+    A size that is used as a number is one that must stay equal to its present value. ``forget`` takes back one such
+    note, where the number turns out to be a size after all.
     """
-    token = _LISTENER.set(listener)
+    token, other = _LISTENER.set(listener), _FORGET.set(forget)
     try:
         yield
     finally:
         _LISTENER.reset(token)
+        _FORGET.reset(other)
 
 
 def _tell(left: Expr, right: Expr, equal: bool) -> None:
@@ -207,6 +272,8 @@ def _binary(symbol: str, *, swapped: bool) -> Callable[[Size, Any], Any]:
 
     def method(self: Size, other: Any) -> Any:
         if not isinstance(other, int) or isinstance(other, bool):
+            if isinstance(other, (float, complex)):
+                self.used_as_number()
             return NotImplemented
         left, right = (other, self) if swapped else (self, other)
         return Size(compute(int(left), int(right)), BinaryOp(symbol, expression(left), expression(right)))

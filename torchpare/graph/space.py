@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -121,10 +121,15 @@ class PruningSpace:
         return "; ".join(self._flow.store.reasons(labels)) or "an axis of fixed size"
 
     def decide(
-        self, masks: Masks, *, on_conflict: OnConflict = "reconcile", weights: Mapping[str, Tensor] | None = None
+        self,
+        masks: Masks,
+        *,
+        on_conflict: OnConflict = "reconcile",
+        weights: Mapping[str, Tensor] | None = None,
+        excluded: Collection[int] = (),
     ) -> Removal:
         """Which channels go, given masks: see `torchpare.graph.removal.decide_removal`."""
-        return decide_removal(self, masks, on_conflict=on_conflict, weights=weights)
+        return decide_removal(self, masks, on_conflict=on_conflict, weights=weights, excluded=excluded)
 
     def group_masks(
         self, masks: Masks, *, on_conflict: OnConflict = "reconcile", weights: Mapping[str, Tensor] | None = None

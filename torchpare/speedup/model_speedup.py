@@ -27,6 +27,7 @@ from torchpare.speedup.changes import (
 from torchpare.speedup.constants import find_leftovers, fold
 from torchpare.speedup.given import MasksOrFile, covers, flatten_masks, masked, merge_masks, read_masks
 from torchpare.speedup.lifted import lift_quantizers, put_back
+from torchpare.speedup.lost_numbers import LostNumberError, LostSizeError, axes_behind_numbers
 from torchpare.speedup.patches import Patches, find_patches
 from torchpare.speedup.proof import Outputs, first_difference, largest_difference
 from torchpare.speedup.report import LayerChange, SpeedupReport
@@ -122,9 +123,16 @@ class ModelSpeedup:
         clock = _Clock()
         with clock("analyse"), paused_garbage_collection():
             space = analyse(self.bound_model, self.dummy_input, outputs=self.outputs)
-        with clock("plan"):
-            removal = self._decide(space)
-        return self._shrink(removal, clock)
+        kept: frozenset[int] = frozenset()
+        while True:
+            with clock("plan"):
+                removal = self._decide(space, kept)
+            try:
+                return self._shrink(removal, clock)
+            except LostSizeError as error:  # what the code counts, stays; the rest is tried again
+                if error.variables <= kept:
+                    raise
+                kept |= error.variables
 
     @classmethod
     def of_removal(
@@ -175,7 +183,8 @@ class ModelSpeedup:
                     f"the model could not be made smaller: {type(error).__name__}: {error}. It is as it was; "
                     f"plan() shows what would go. A size written as a number in the model's code is a common cause"
                 )
-                raise ShrinkError(message) from error
+                variables = axes_behind_numbers(self.bound_model, self.dummy_input, removal)
+                raise (LostSizeError(message, variables) if variables else ShrinkError(message)) from error
             return report
 
     def _use(self, clock: _Clock) -> None:
@@ -185,9 +194,9 @@ class ModelSpeedup:
             except Exception as error:
                 raise _DoesNotRunError from error
 
-    def _decide(self, space: PruningSpace) -> Removal:
+    def _decide(self, space: PruningSpace, kept: frozenset[int] = frozenset()) -> Removal:
         weights = dict(self.bound_model.named_parameters(remove_duplicate=False))
-        return space.decide(self.masks, on_conflict=self.on_conflict, weights=weights)
+        return space.decide(self.masks, on_conflict=self.on_conflict, weights=weights, excluded=kept)
 
     def _carry_out(
         self, change: Transaction, plan: ShrinkPlan, group: dict[str, Tensor], clock: _Clock
@@ -237,7 +246,9 @@ class ModelSpeedup:
             from_given = difference if reference is as_given else _difference(as_given, small)
             if reference is not None and not difference <= self._allowed(reference) and not patches.unpatched:
                 masks = given if reference is as_given else group
-                raise ProofError(self._explain(change, plan, masks, lent, difference))
+                variables = axes_behind_numbers(model, self.dummy_input, removal)
+                message = self._explain(change, plan, masks, lent, difference)
+                raise LostNumberError(message, variables) if variables else ProofError(message)
         return SpeedupReport(
             largest_difference=difference,
             tolerance=self._allowed(reference),

@@ -31,6 +31,7 @@ from torchpare.speedup.allocation import allocate_depth, allocate_experts, said_
 from torchpare.speedup.depth import Stack, choose_blocks, find_stacks, told_of_blocks, without_blocks
 from torchpare.speedup.experts import Routed, can_run_without, choose_experts, find_routed, without_experts
 from torchpare.speedup.groups import GroupPlan, describe
+from torchpare.speedup.lost_numbers import LostSizeError
 from torchpare.speedup.model_speedup import ModelSpeedup
 from torchpare.speedup.plan_view import as_text, lines_of, table_of
 from torchpare.speedup.report import SpeedupReport
@@ -50,7 +51,7 @@ class Plan:
         model: the model it was made for, untouched.
         example_inputs: what it was traced on.
         removal: the decision.
-        decide: decides anew, with some attributes of modules kept as they are.
+        decide: decides anew, with some attributes of modules and some variables of the sizing kept as they are.
         shrink: what it means for each tensor and attribute.
         describe: tells of the groups when they are asked for.
     """
@@ -58,7 +59,7 @@ class Plan:
     model: nn.Module
     example_inputs: Any
     removal: Removal
-    decide: Callable[[Collection[Attribute]], Removal] = field(repr=False, compare=False)
+    decide: Callable[[Collection[Attribute], Collection[int]], Removal] = field(repr=False, compare=False)
     shrink: ShrinkPlan
     describe: Callable[[], Iterable[GroupPlan]] = field(repr=False, compare=False)
     dropped: dict[str, list[int]] = field(default_factory=dict)
@@ -117,7 +118,8 @@ class Plan:
 
         A number that the model's code uses in a way that nobody can see (through numpy, a scripted function, a tensor)
         shows when the small model is first run: then the module's numbers stay as they are, with whatever depends on
-        them, and the rest is tried again.
+        them, and the rest is tried again. The same goes for the sizes of axes that the code computes with unseen
+        (``1.0 / x.shape[-1]``), which show in the proof.
 
         Raises:
             ProofError: the small model differs from the masked one.
@@ -136,7 +138,7 @@ class Plan:
             without_blocks(self.model, self.dropped, proof, tolerance),
             without_experts(self.model, self.routed, self.experts, proof, tolerance),
         ):
-            removal, pinned = self.removal, set[Attribute]()
+            removal, pinned, counted = self.removal, set[Attribute](), set[int]()
             while True:
                 try:
                     report = ModelSpeedup.of_removal(
@@ -145,10 +147,12 @@ class Plan:
                     return replace(report, parameters_before=self.parameters[0], without=self.without)
                 except ShrinkError as error:
                     more = _suspects(error, removal) - pinned
-                    if not more:
+                    numbers = error.variables - counted if isinstance(error, LostSizeError) and not more else set[int]()
+                    if not more and not numbers:
                         raise
                     pinned |= more
-                    removal = self.decide(pinned)
+                    counted |= numbers
+                    removal = self.decide(pinned, counted)
 
     def _check_model(self) -> None:
         if _shapes(self.model) != self.shapes:
@@ -323,14 +327,14 @@ def plan(
         weights = dict(model.named_parameters(remove_duplicate=False)) if scores is None else scores
         importance = atom_scores(space, weights)
 
-        def decide(pinned: Collection[Attribute] = ()) -> Removal:
+        def decide(pinned: Collection[Attribute] = (), counted: Collection[int] = ()) -> Removal:
             return choose(
                 space,
                 groups,
                 asked.sparsity,
                 importance,
                 round_to=asked.round_to,
-                excluded=asked.excluded,
+                excluded={*asked.excluded, *counted},
                 pinned=pinned,
             )
 

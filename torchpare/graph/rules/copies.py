@@ -47,7 +47,7 @@ def repeat(flow: Flow, op: Op) -> None:
     x, result = op.args[0], op.outputs[0]
     shape, rank = flow.shape(result), len(flow.shape(result))
     lead = rank - len(flow.shape(x))
-    numbers = op.call.sizes if op.call is not None and op.call.name == "repeat" else None
+    numbers = op.call.sizes if op.call is not None and op.call.name in ("repeat", "tile") else None
     arrays = flow.fixed(shape)
     for axis in range(rank):
         old = flow.shape(x)[axis - lead] if axis >= lead else 1

@@ -11,7 +11,10 @@ from torchpare.graph.sizes import Const
 __all__: list[str] = []
 
 
-_FACTORIES = ("zeros", "ones", "empty", "full", "rand", "randn", "new_", "tensor", "scalar_tensor", "as_tensor")
+_FACTORIES = (
+    *("zeros", "ones", "empty", "full", "rand", "randn", "new", "tensor", "scalar_tensor", "as_tensor"),
+    "constructor",  # `torch.Tensor(2, 3)`, whose sizes nobody sees
+)
 
 
 @rule(

@@ -289,3 +289,13 @@ def embedding(flow: Flow, op: Op) -> None:
     flow.define(op.outputs[0], [*flow.fixed(flow.shape(op.outputs[0]))[:-1], columns])
     for axis in range(len(flow.shape(indices))):
         flow.freeze(indices, axis, why)
+
+
+@rule("embedding_renorm")
+def embedding_renorm(flow: Flow, op: Op) -> None:
+    """Rows that are longer than allowed are cut to that length: columns of zeros are no part of it."""
+    weight, indices = op.args[0], op.args[1]
+    flow.freeze(weight, 0, f"the embedding in {op.where} looks rows up by number")
+    for axis in range(len(flow.shape(indices))):
+        flow.freeze(indices, axis, f"the embedding in {op.where}")
+    flow.define(op.outputs[0], flow.labels(weight))

@@ -1,0 +1,94 @@
+"""``int()``, ``len()`` and ``numpy.prod`` as a model's code calls them, keeping where a size came from.
+
+Python makes a plain integer of whatever ``int(x)`` is given, and numpy of what it multiplies, so that ``int(c / 2)``,
+``len(weight)`` and ``np.prod(x.shape[1:])`` would be numbers without origin. While a model is recorded, the modules of
+its classes find these names in their own namespace, where they stand for the same functions with a memory.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from torchpare.graph.sizes import Ratio, Size
+
+__all__ = ["origins_kept"]
+
+
+@contextmanager
+def origins_kept(model: nn.Module) -> Iterator[None]:
+    """While this lasts, sizes stay sizes where the code of the model's classes makes whole numbers of them."""
+    lent: dict[str, Any] = {"int": _Int, "len": _length}
+    names: list[tuple[dict[str, Any], str]] = []
+    product = np.prod
+    try:
+        for home in _namespaces(model):
+            for name, value in lent.items():
+                if name not in home:
+                    home[name] = value
+                    names.append((home, name))
+        np.prod = _multiplied(product)
+        yield
+    finally:
+        np.prod = product
+        for home, name in names:
+            del home[name]
+
+
+def _namespaces(model: nn.Module) -> Iterator[dict[str, Any]]:
+    kinds = dict.fromkeys(base for module in model.modules() for base in type(module).__mro__)
+    for name in dict.fromkeys(kind.__module__ for kind in kinds):
+        if name in sys.modules and not f"{name}.".startswith(("torch.", "builtins.", "torchpare.")):
+            yield vars(sys.modules[name])
+
+
+class _Kind(type):
+    """Of a class that stands for ``int`` wherever it is called, compared or asked what is one."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> int:
+        if len(args) == 1 and isinstance(args[0], Size):
+            return args[0]
+        if len(args) == 1 and isinstance(args[0], Ratio):
+            return args[0].whole()
+        return builtins.int(*args, **kwargs)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, builtins.int)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return issubclass(subclass, builtins.int)
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is builtins.int
+
+    def __hash__(cls) -> int:
+        return hash(builtins.int)
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(builtins.int, name)
+
+
+class _Int(metaclass=_Kind):
+    """``int`` to the code of a model that is being recorded."""
+
+
+def _length(of: Any, /) -> int:
+    """``len``, which for a tensor is the size of its first axis."""
+    return of.shape[0] if isinstance(of, Tensor) and of.ndim else builtins.len(of)
+
+
+def _multiplied(product: Any) -> Any:
+    @functools.wraps(product)
+    def prod(numbers: Any, *args: Any, **kwargs: Any) -> Any:
+        sized = isinstance(numbers, (tuple, list)) and any(isinstance(number, Size) for number in numbers)
+        return math.prod(numbers) if sized and not args and not kwargs else product(numbers, *args, **kwargs)
+
+    return prod
