@@ -124,9 +124,9 @@ def _run(watch: fx.Interpreter, example: Any, batch: Any) -> None:
         raise QuantizationError(f"a calibration batch is not in the form of the example: {error}") from error
     given, known = shapes_of(leaves), shapes_of(in_order(example, example))
     told = (
-        f"calibration holds a batch of shapes {given}, and the example's are {known}: give a list of such inputs, or "
+        f"calibration holds a batch of shapes {given}, and the example's are {known}: give a list of such inputs, or a "
+        "loader of them"
     )
-    told += "a loader of them"
     if [len(shape) for shape in given] != [len(shape) for shape in known]:
         raise QuantizationError(told)
     watch.extra_traceback = False
