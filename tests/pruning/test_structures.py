@@ -189,7 +189,7 @@ def test_kinds_that_lie_in_each_other_go_together():
         (lambda model, ids: L1FilterPruner(model, half("hidden"), dummy_input=ids), "reaches no group"),
         (lambda model, ids: L1FilterPruner(model, half("mlp", granularity="2:4"), dummy_input=ids), "single weights"),
         (lambda model, ids: LevelPruner(model, half("mlp"), dummy_input=ids), "pruners of filters"),
-        (lambda model, ids: SlimPruner(model, half("mlp"), dummy_input=ids), "pruners of filters"),
+        (lambda model, ids: SlimPruner(model, half("mlp"), dummy_input=ids, mode="normal"), "pruners of filters"),
         (
             lambda model, ids: NetAdaptPruner(model, half("mlp"), lambda _: None, lambda _: 0.0, dummy_input=ids),
             "pruners of filters",

@@ -52,6 +52,11 @@ class SlimPruner(Pruner):
     structured = True
     shared = True
 
+    @property
+    def takes_structures(self) -> bool:
+        """No: it ranks channels of norms, which make none."""
+        return False
+
     def __init__(  # noqa: PLR0913 - the arguments of the older toolkit
         self,
         model: nn.Module,
