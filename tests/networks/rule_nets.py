@@ -209,6 +209,14 @@ NETS: dict[str, list[Callable[[], Built]]] = {
     ],
     "pad": [lambda: along(lambda m, y: F.pad(y, (-1, 1))), lambda: along(lambda m, y: F.pad(y, (1, 2)), out=9)],
     "embedding": [lambda: embedded(lambda m, x: m.b(torch.tanh(m.a(x))), a=nn.Embedding(5, 6))],
+    "embedding_renorm": [
+        lambda: embedded(
+            lambda m, x: m.b(torch.embedding_renorm_(torch.tanh(m.a.weight), x, 0.7, 2.0)[x]), a=nn.Embedding(5, 6)
+        ),
+        lambda: along(
+            lambda m, y: torch.embedding_renorm_(y[0].t().contiguous(), torch.tensor([0, 5]), 0.3, 2.0).t() + y
+        ),
+    ],
     "constant": [
         lambda: along(
             lambda m, y: torch.cat([y, y.new_ones(2, 5, m.n)], -1) * m.w, out=8, attributes={"n": 2, "w": parameter(8)}

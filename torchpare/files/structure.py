@@ -114,7 +114,7 @@ def _size(
         return new
     if isinstance(new, float):
         raise CheckpointError(f"{where}, but in this {type(module).__name__} that is no number with a fraction")
-    if any(part.startswith("_") for part in name.split(".")) or not _is_size(old):
+    if any(part.startswith("__") for part in name.split(".")) or not _is_size(old):
         raise CheckpointError(f"{where}, but in this {type(module).__name__} that is no whole number or row of them")
     if isinstance(old, int):
         if not isinstance(new, int) or not _shrinks(old, new):

@@ -29,7 +29,7 @@ from torchpare.graph.scripted import scripted_functions_as_python
 from torchpare.graph.sizes import Attribute, Size
 from torchpare.graph.whole_numbers import origins_kept
 from torchpare.layers import MultiheadAttention, adopt
-from torchpare.layers.settings import is_settings
+from torchpare.layers.settings import settings_of
 
 __all__ = ["call_arguments", "capture", "capture_until_failure"]
 
@@ -173,20 +173,21 @@ def _training_outputs(
 def _wrap_attributes(twin: nn.Module) -> dict[Attribute, int]:
     """Replace the integers that the copy's modules remember by sizes that know their name; return what they were.
 
-    A settings object that a module holds (``self.config``) is one of its attributes, under a dotted name; one that
-    many modules share goes by the first of them.
+    The numbers of a settings object that a module holds (``self.config``), or of a plain dict, are attributes of it
+    under dotted names; one that many modules share goes by the first of them.
     """
     found: dict[Attribute, int] = {}
     known: set[int] = set()
     for path, module in twin.named_modules():
         for name, value in list(vars(module).items()):
-            if name.startswith("_"):
+            if name.startswith("__"):
                 continue
             _wrap(vars(module), name, path, name, found)
-            if is_settings(value) and id(value) not in known:
+            settings = None if name.startswith("_") else settings_of(value)
+            if settings is not None and id(value) not in known:
                 known.add(id(value))
-                for inner in [key for key in vars(value) if not key.startswith("_")]:
-                    _wrap(vars(value), inner, path, f"{name}.{inner}", found)
+                for inner in [key for key in settings if not key.startswith("__")]:
+                    _wrap(settings, inner, path, f"{name}.{inner}", found)
     return found
 
 

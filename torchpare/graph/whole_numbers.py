@@ -46,7 +46,7 @@ def origins_kept(model: nn.Module) -> Iterator[None]:
 def _namespaces(model: nn.Module) -> Iterator[dict[str, Any]]:
     kinds = dict.fromkeys(base for module in model.modules() for base in type(module).__mro__)
     for name in dict.fromkeys(kind.__module__ for kind in kinds):
-        if name in sys.modules and not f"{name}.".startswith(("torch.", "builtins.", "torchpare.")):
+        if name in sys.modules and not f"{name}.".startswith(("torch.", "builtins.")):
             yield vars(sys.modules[name])
 
 

@@ -1,4 +1,4 @@
-"""Numbers inside a model's settings object (``model.config``): changed in a copy that only this model holds.
+"""Numbers inside a model's settings (``model.config``, or a dict): changed in a copy that only this model holds.
 
 Models share the object they were configured with: with each other, with their parts, with the variable in the user's
 script. A shrink must not reach through it into another model, so the model gets a copy of its own first.
@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from torchpare.layers.settings import is_settings
+from torchpare.layers.settings import settings_of
 
 __all__ = ["Edit", "owner_and_key", "replace_settings", "settings_copies"]
 
@@ -24,8 +24,8 @@ def owner_and_key(module: nn.Module, name: str) -> tuple[dict[str, Any], str] | 
     first, dot, rest = name.partition(".")
     if not dot:
         return vars(module), first
-    owner = vars(module).get(first)
-    return (vars(owner), rest) if is_settings(owner) else None
+    owner = None if first.startswith("_") else settings_of(vars(module).get(first))
+    return None if owner is None else (owner, rest)
 
 
 def settings_copies(
@@ -45,8 +45,9 @@ def settings_copies(
     for (path, name), value in edits.items():
         first, _, rest = name.partition(".")
         original = vars(modules[path])[first]
-        edited = copies.setdefault(id(original), copy.copy(original))
-        vars(edited)[rest] = value
+        edited = settings_of(copies.setdefault(id(original), copy.copy(original)))
+        assert edited is not None
+        edited[rest] = value
     return replace_settings(model, copies)
 
 
@@ -63,10 +64,12 @@ def replace_settings(model: nn.Module, copies: dict[int, Any]) -> list[tuple[nn.
         (module, name, value)
         for module in model.modules()
         for name, value in vars(module).items()
-        if is_settings(value)
+        if not name.startswith("_") and settings_of(value) is not None
     ]
     for _, _, value in held:  # settings that hold edited ones: a config of parts
-        for inner, part in vars(value).items():
+        for inner, part in (settings_of(value) or {}).items():
             if id(part) in copies:
-                vars(copies.setdefault(id(value), copy.copy(value)))[inner] = copies[id(part)]
+                edited = settings_of(copies.setdefault(id(value), copy.copy(value)))
+                assert edited is not None
+                edited[inner] = copies[id(part)]
     return [(module, name, copies[id(value)]) for module, name, value in held if id(value) in copies]

@@ -155,6 +155,46 @@ class Affine(nn.Module):
         return self.head(F.pad(F.relu(self.second(hidden)), (1, 1))[:, 1:-1])
 
 
+class Halves(nn.Module):
+    """Halves cut by `int`, a scale that nobody sees to be a width, a state as the oldest constructor makes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(7, 16)
+        self.left = nn.Linear(8, 12)
+        self.right = nn.Linear(8, 12)
+        self._width = 12
+        self.cell = nn.GRUCell(12, self._width)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 7) to (B, 5)."""
+        x = F.relu(self.enter(x))
+        half = int(x.shape[-1] / 2)
+        x = F.relu(self.left(x[:, :half]) + self.right(x[:, half:]))
+        state = self.cell(x, x.new(x.size(0), self._width).zero_())
+        return self.head(x * (1.0 / x.shape[-1]) + state)
+
+
+class SettingsInDict(nn.Module):
+    """Attention whose numbers lie in a dict that it was configured with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cfg = {"heads": 4, "width": 6, "scale": 0.3}
+        self.qkv = nn.Linear(7, 72)
+        self.out = nn.Linear(24, 14)
+        self.head = nn.Linear(14, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, 7) to (B, L, 5)."""
+        batch, length, _ = x.shape
+        heads, width = int(self.cfg["heads"]), int(self.cfg["width"])
+        q, k, v = self.qkv(x).view(batch, length, 3, heads, width).permute(2, 0, 3, 1, 4)
+        scores = torch.softmax(q @ k.transpose(-1, -2) * self.cfg["scale"], dim=-1)
+        return self.head(F.relu(self.out((scores @ v).transpose(1, 2).reshape(batch, length, heads * width))))
+
+
 SOURCE: dict[str, Builder] = {
     "hard-coded-view": lambda g: (HardCodedView(), normal(g, 2, 3, 16, 16)),
     "flattened-map": lambda g: (FlattenedMap(), normal(g, 2, 3, 16, 16)),
@@ -164,4 +204,6 @@ SOURCE: dict[str, Builder] = {
     "data-dependent-branch": lambda g: (Branching(), normal(g, 3, 7)),
     "stochastic-depth": lambda g: (StochasticDepth(), normal(g, 2, 3, 8, 6)),
     "width-from-weight": lambda g: (Affine(), normal(g, 3, 7)),
+    "counted-halves": lambda g: (Halves(), normal(g, 3, 7)),
+    "settings-in-dict": lambda g: (SettingsInDict(), normal(g, 2, 9, 7)),
 }

@@ -1,0 +1,87 @@
+"""Sizes that a module keeps in a dict, in an object of settings or under a private name follow what they measure."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from torchpare import load, plan, save
+from torchpare.errors import CheckpointError
+
+
+class Attention(nn.Module):
+    """Heads whose number and width are kept wherever `keep` puts them."""
+
+    def __init__(self, keep, sizes):
+        super().__init__()
+        self.sizes = sizes
+        self.q, self.k, self.v, self.o = nn.Linear(7, 24), nn.Linear(7, 24), nn.Linear(7, 24), nn.Linear(24, 3)
+        keep(self)
+
+    def forward(self, x):
+        heads, width = self.sizes(self)
+        q, k, v = (y.view(*x.shape[:2], heads, width).transpose(1, 2) for y in (self.q(x), self.k(x), self.v(x)))
+        scores = (q @ k.transpose(-1, -2)).softmax(-1)
+        return self.o((scores @ v).transpose(1, 2).reshape(*x.shape[:2], heads * width))
+
+
+PLACES = {
+    "a dict": (lambda m: setattr(m, "cfg", {"heads": 4, "width": 6}), lambda m: (m.cfg["heads"], m.cfg["width"])),
+    "an ordered dict": (
+        lambda m: setattr(m, "cfg", OrderedDict(heads=4, width=6)),
+        lambda m: (m.cfg["heads"], m.cfg["width"]),
+    ),
+    "an object": (
+        lambda m: setattr(m, "cfg", SimpleNamespace(heads=4, width=6)),
+        lambda m: (m.cfg.heads, m.cfg.width),
+    ),
+    "private names": (lambda m: m.__dict__.update(_heads=4, _width=6), lambda m: (m._heads, m._width)),
+    "a private name of an object": (
+        lambda m: setattr(m, "cfg", SimpleNamespace(_heads=4, width=6)),
+        lambda m: (m.cfg._heads, m.cfg.width),
+    ),
+}
+
+
+def tokens():
+    return torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_sizes_follow_wherever_they_are_kept(place, tmp_path):
+    torch.manual_seed(0)
+    keep, sizes = PLACES[place]
+    model, fresh = Attention(keep, sizes), Attention(keep, sizes)
+    report = plan(model, [{"sparsity": 0.5, "structures": ["heads"]}], tokens()).apply()
+    assert report.largest_difference <= 1e-10
+    assert sizes(model) == (2, 6)
+    assert type(sizes(model)[0]) is int
+    save(model, tmp_path / "small.safetensors")
+    load(fresh, tmp_path / "small.safetensors")
+    assert torch.equal(fresh(tokens()), model(tokens()))
+
+
+def test_a_dict_that_two_models_share_is_changed_for_one_alone():
+    shared = {"heads": 4, "width": 6, "name": "small"}
+    _, sizes = PLACES["a dict"]
+    one, two = (Attention(lambda m: setattr(m, "cfg", shared), sizes) for _ in range(2))
+    plan(one, [{"sparsity": 0.5, "structures": ["heads"]}], tokens()).apply()
+    assert one.cfg == {"heads": 2, "width": 6, "name": "small"}
+    assert two.cfg is shared
+    assert shared["heads"] == 4
+
+
+def test_files_set_no_number_that_is_not_there(tmp_path):
+    keep, sizes = PLACES["a dict"]
+    model = Attention(keep, sizes)
+    plan(model, [{"sparsity": 0.5, "structures": ["heads"]}], tokens()).apply()
+    save(model, tmp_path / "small.safetensors")
+    for other in ({"heads": "4", "width": 6}, {"width": 6}, ["heads"]):
+        fresh = Attention(lambda m, other=other: setattr(m, "cfg", copy.copy(other)), sizes)
+        with pytest.raises(CheckpointError, match=r"cfg\.heads"):
+            load(fresh, tmp_path / "small.safetensors")
