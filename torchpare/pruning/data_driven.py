@@ -116,9 +116,9 @@ class DataDrivenPruner(FilterPruner):
         self.start_watching()
         if self.training is None:
             if self.optimizer is not None:
-                self._steps = Steps(self.optimizer, after=self._mask_if_ready)
+                self._steps = Steps(self.optimizer, after=self.mask_if_ready)
             return
-        enough = Steps(self.training.optimizer, after=self._mask_if_ready if self.mid_epoch else self._rest_if_ready)
+        enough = Steps(self.training.optimizer, after=self.mask_if_ready if self.mid_epoch else self._rest_if_ready)
         try:
             for epoch in self.training.epochs(self.bound_model, 1, f"{type(self).__name__}: watching training"):
                 self.training.run(self.bound_model, epoch)
@@ -132,7 +132,7 @@ class DataDrivenPruner(FilterPruner):
         """A minibatch has been learnt; needed where the pruner was given no optimizer, harmless elsewhere."""
         self.seen_step()
         if self._steps is None:  # or the optimizer's own hook has done it, which must not be taken off from here
-            self._mask_if_ready()
+            self.mask_if_ready()
 
     def seen_step(self) -> None:
         """A minibatch has been learnt: count it, and mask nothing yet."""
@@ -166,7 +166,7 @@ class DataDrivenPruner(FilterPruner):
         self.start_watching()
         self._watch.load_state_dict(seen)
         if masks_too:
-            self._steps = Steps(optimizer, after=self._mask_if_ready)
+            self._steps = Steps(optimizer, after=self.mask_if_ready)
 
     def progress(self) -> dict[str, Any]:
         """What was seen; nothing, where it no longer looks."""
@@ -183,7 +183,7 @@ class DataDrivenPruner(FilterPruner):
         if self._watch is None:
             self.start_watching()
             if self._compressed and self.optimizer is not None:
-                self._steps = Steps(self.optimizer, after=self._mask_if_ready)
+                self._steps = Steps(self.optimizer, after=self.mask_if_ready)
         assert self._watch is not None
         self._watch.load_state_dict(seen)
 
@@ -210,7 +210,8 @@ class DataDrivenPruner(FilterPruner):
         if self._seen_enough() and self._watch is not None:
             self._watch.remove()
 
-    def _mask_if_ready(self) -> None:
+    def mask_if_ready(self) -> None:
+        """Mask, and look no more, once enough was seen."""
         if self._seen_enough():
             self._rest_if_ready()
             self.mask()

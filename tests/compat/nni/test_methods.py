@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from nni.algorithms.compression.pytorch.pruning import ActivationAPoZRankFilterPruner as Apoz
 from nni.algorithms.compression.pytorch.pruning import AGPPruner as EarlierAGP
 from nni.algorithms.compression.pytorch.pruning import SensitivityPruner
+from nni.algorithms.compression.pytorch.pruning import TaylorFOWeightFilterPruner as Taylor
 from nni.compression.pruning import SlimPruner as LaterSlim
 from nni.compression.pytorch import TorchEvaluator
 from nni.compression.pytorch.pruning import ADMMPruner, L1NormPruner, LinearPruner, SlimPruner
@@ -124,3 +126,37 @@ def test_an_evaluator_registers_hooks_and_takes_them_off():
 
 def test_later_names_of_pruners_are_here_too():
     assert pruning.TaylorPruner is pruning.TaylorFOWeightPruner is pruning.TaylorFOWeightFilterPruner
+
+
+@pytest.mark.parametrize(("kind", "given"), [(Apoz, ("relu", 2)), (Taylor, (2,))])
+@pytest.mark.parametrize("begun", [True, False])
+def test_masks_that_are_asked_for_too_early_wait_for_what_was_asked_to_be_seen(kind, given, begun):
+    model = net()
+    optimizer = sgd(model)
+    pruner = kind(model, ASKED, optimizer, *given)
+    if begun:
+        pruner.compress()
+    seen = []
+    for _ in range(4):
+        pruner.update_mask()
+        seen.append(pruned(model))
+        train(model, optimizer, torch.nn.CrossEntropyLoss())
+    pruner.update_mask()  # which changes nothing any more
+    assert seen == [0, 0, 12, 12]
+    assert pruned(model) == 12
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_loop_may_ask_for_the_masks_of_each_epoch(begun):
+    model = net()
+    optimizer = sgd(model)
+    pruner = EarlierAGP(model, ASKED, optimizer, num_iterations=4, pruning_algorithm="l1")
+    if begun:
+        pruner.compress()
+    seen = []
+    for epoch in range(5):
+        pruner.update_epoch(epoch)
+        train(model, optimizer, torch.nn.CrossEntropyLoss())
+        pruner.update_mask()
+        seen.append(pruned(model))
+    assert seen == [int(12 * (1 - (1 - min(epoch, 3) / 3) ** 3) + 1e-6) for epoch in range(5)]

@@ -79,8 +79,17 @@ class LegacyPruner(LegacyCompressor, pruning.Pruner):
             tell("ties")
 
     def update_mask(self) -> None:
-        """Mask by what the weights are now."""
-        self.mask()
+        """Mask by what the weights are now; a pruner that watches training waits until it has seen enough.
+
+        NNI's constructor had begun: of the pruners that wait for training of yours, this call begins here.
+        """
+        waits = isinstance(self, DataDrivenPruner | pruning.GradualPruner) and self.training is None
+        if waits and not self._compressed:
+            self.compress()
+        if isinstance(self, DataDrivenPruner):
+            self.mask_if_ready()
+        else:
+            self.mask()
 
     def reset(self, checkpoint: dict[str, Tensor] | None = None) -> None:
         """Take all masks off, and load a checkpoint if one is given; ``compress()`` begins anew."""
