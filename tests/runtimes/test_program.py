@@ -220,3 +220,46 @@ class Branching(nn.Module):
 def test_a_model_without_one_program_is_told_in_a_sentence():
     with pytest.raises(ExportError, match="Branching cannot be recorded as one program"):
         build_program(Branching(), X)
+
+
+class Mixture(nn.Module):
+    """Weights that neither a convolution nor a linear layer multiplies by."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.recurrent = nn.Linear(8, 8), nn.LSTM(8, 8, batch_first=True)
+        self.pair, self.matrix = nn.Bilinear(8, 8, 4), nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x):
+        y, _ = self.recurrent(self.layer(x) @ self.matrix)
+        scores = torch.softmax(y @ x.transpose(1, 2), -1)  # of no weight, and so of no layer
+        return self.pair(y, scores @ x)
+
+
+def test_layers_that_no_integer_kernel_knows_are_told_to_be_float():
+    x = torch.randn(2, 5, 8)
+    program = build_program(Mixture().eval(), x, calibration=[x])
+    assert program.integers == ("layer",)
+    told = {place.name: place.reason for place in program.floats}
+    assert told == {
+        "recurrent": "computed by lstm, which has no integer kernel here",
+        "matmul": "computed by matmul, which has no integer kernel here",
+        "pair": "computed by bilinear, which has no integer kernel here",
+    }
+
+
+def test_a_layer_that_was_left_out_is_told_once():
+    x = torch.randn(2, 8)
+    program = build_program(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)), x, calibration=[x], exclude=["1"])
+    assert [str(place) for place in program.floats] == ["1: excluded"]
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("size", [3, 4])
+def test_convolutions_that_pad_by_a_word_are_computed_in_integers_too(padding, size):
+    model = nn.Sequential(nn.Conv2d(3, 8, (size, 3), padding=padding, dilation=(1, 2)), nn.BatchNorm2d(8), nn.ReLU())
+    x = torch.randn(2, 3, 9, 9)
+    program = build_program(model.eval(), x, calibration=[x])
+    assert program.integers == ("0",)
+    assert program.floats == ()
+    torch.testing.assert_close(program(x), model(x).detach(), rtol=0, atol=0.1)

@@ -11,7 +11,7 @@ from tests.contract.test_every_quantizer import X
 from tests.quantization.flows import Net, batch
 from torchpare.errors import ExportError
 from torchpare.files.onnx import export_onnx, runner
-from torchpare.runtimes import build_program, write_qdq
+from torchpare.runtimes import ModelSpeedupONNXRuntime, build_program, verify, write_qdq
 from torchpare.runtimes.qdq import check_qdq, site_value
 
 BATCHES = [batch(seed)[0] for seed in range(3)]
@@ -75,3 +75,26 @@ def test_what_is_no_file_of_this_kind_is_told(tmp_path, written):
     (tmp_path / "bad.onnx").write_bytes(b"no model")
     with pytest.raises(ExportError, match=r"bad\.onnx is no valid ONNX model"):
         check_qdq(tmp_path / "bad.onnx")
+
+
+class Telling(nn.Module):
+    """Numbers and nothing beside tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return {"scores": self.layer(x), "beside": [None, 3, (x, "word")]}
+
+
+def test_numbers_beside_tensors_are_left_out_of_the_file_and_come_back():
+    x = torch.randn(2, 8)
+    engine = ModelSpeedupONNXRuntime(Telling().eval(), dummy_input=x, calib_data_loader=[x])
+    engine.compress()
+    output, _ = engine.inference(x)
+    assert output.keys() == {"scores", "beside"}
+    assert output["beside"][:2] == [None, 3]
+    assert output["beside"][2][1] == "word"
+    assert torch.equal(output["beside"][2][0], x)
+    assert verify(engine, x).ok

@@ -165,6 +165,8 @@ def test_it_says_what_it_found_in_words_and_in_a_picture(tmp_path):
         ({"runtime": "abacus"}, "'onnxruntime'"),
         ({"op_types": ("Conv9d",)}, "no layer of them"),
         ({"runs": 1}, "at least 2"),
+        ({"floor": math.nan}, "floor is nan; it is a number"),
+        ({"floor": "high"}, "floor is 'high'; it is a number"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_named(more, said):
@@ -180,6 +182,18 @@ def test_what_cannot_be_met_or_measured_is_an_error():
         MixedPrecisionSearch(net(), batches()[0], [], likeness, floor=0.5)
     with pytest.raises(SearchError, match="the evaluator said nan"):
         MixedPrecisionSearch(net(), batches()[0], batches(), lambda _: math.nan, floor=0.5).run()
+
+
+@quick
+@pytest.mark.parametrize("spoilt", ["word", None, True])
+@pytest.mark.parametrize("name", ["score", "ratio"])
+def test_a_journal_whose_numbers_are_none_is_told(tmp_path, name, spoilt):
+    search(tmp_path / "journal", bits=(8, 32), floor=0.5).run()
+    path = tmp_path / "journal" / "journal.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**line, name: spoilt} if name in line else line) + "\n" for line in lines))
+    with pytest.raises(FileError, match=f"is spoilt: under '.*' there is no number '{name}'; pass resume=False"):
+        search(tmp_path / "journal", bits=(8, 32), floor=0.5).run()
 
 
 KILLED = """

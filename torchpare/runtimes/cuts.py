@@ -80,6 +80,7 @@ def run_cut(
     """
 
     def run(cut: fx.GraphModule, tensors: list[Tensor]) -> list[Tensor]:
+        tensors = [each.contiguous() for each in tensors]  # what attention rounds lies as a view of it does
         made = lowered(cut, tuple(tensors))(tensors)
         codes = [(value / site.step.scale).round().int() + site.step.zero_point
                  for site, value in zip(sites, made, strict=False)]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,19 +16,29 @@ from torch import Tensor, fx
 from torchpare.errors import ExportError, MissingExtraError
 from torchpare.files.atomic import atomic_write
 from torchpare.runtimes.cuts import run_cut
+from torchpare.runtimes.explicit import FloatPlace
 from torchpare.runtimes.folding import WEIGHTED
+from torchpare.runtimes.inputs import in_order
 from torchpare.runtimes.operators import constant, is_dequantize, is_quantize, library, put, step_behind
 from torchpare.runtimes.placing import chain_end
 from torchpare.runtimes.program import QuantizedProgram
 from torchpare.runtimes.protocol import ModelSpeedupRuntime, Runner
 from torchpare.runtimes.record import export
+from torchpare.runtimes.verify import snr
 from torchpare.runtimes.weights import weight_nodes, with_float_weights
 
 __all__ = ["ModelSpeedupExecuTorch"]
 
+LIKE = 20.0
+"""In dB: rounding the other way here and there is far above, a bias in the wrong steps or a mistaken layout below."""
+
 
 class ModelSpeedupExecuTorch(ModelSpeedupRuntime):
     """A quantized model in ExecuTorch, by XNNPACK where that has a kernel. Its file is ``.pte``.
+
+    XNNPACK does not know every program: some it refuses, some it would compute otherwise than they say. What it makes
+    is tried on the example; a program of either sort is run by ExecuTorch's own kernels, in float, and
+    ``program.floats`` says so.
 
     The batch size is that of the example. ``threads`` is ExecuTorch's own number, which this class does not change.
 
@@ -35,10 +46,20 @@ class ModelSpeedupExecuTorch(ModelSpeedupRuntime):
     """
 
     runtime: ClassVar[str] = "ExecuTorch"
+    _xnnpack: bool = True
 
     def take(self, program: QuantizedProgram) -> Runner:
-        """Lower the program to XNNPACK, and load it."""
-        self._bytes = _lowered(for_xnnpack(program.module), program.example)
+        """Lower the program to XNNPACK, and load it; where that makes no program, or another, do without XNNPACK."""
+        module = for_xnnpack(program.module)
+        self._xnnpack = True
+        try:
+            self._bytes = _proved(module, program, xnnpack=True)
+        except ExportError as error:
+            self._xnnpack = False
+            self._bytes = _proved(module, program, xnnpack=False)
+            why = f"XNNPACK does not compute this program ({error}); ExecuTorch's portable kernels do, in float"
+            floats = tuple(FloatPlace(name, why) for name in dict.fromkeys(program.integers))
+            self.program = replace(program, integers=(), floats=(*program.floats, *floats))
         return _loaded(self._bytes)
 
     def run_parts(self, data: Any, seen: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -46,7 +67,7 @@ class ModelSpeedupExecuTorch(ModelSpeedupRuntime):
         program = self.made()
 
         def lowered(module: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Runner:
-            return _loaded(_lowered(module, inputs))
+            return _loaded(_lowered(module, inputs, xnnpack=self._xnnpack))
 
         return run_cut(for_xnnpack(program.module), program.sites, self.tensors(data), seen, lowered)
 
@@ -67,15 +88,32 @@ class ModelSpeedupExecuTorch(ModelSpeedupRuntime):
             lent.write_bytes(self._bytes)
 
 
-def _lowered(module: fx.GraphModule, example: Any) -> bytes:
+def _proved(module: fx.GraphModule, program: QuantizedProgram, *, xnnpack: bool) -> bytes:
+    """A module as a ``.pte`` file that computes what the program does, on its example.
+
+    Raises:
+        ExportError: it cannot be lowered, loaded or run, or is another function.
+    """
+    made = _lowered(module, program.example, xnnpack=xnnpack)
+    given = [leaf.contiguous() for leaf in in_order(program.example, program.example) if isinstance(leaf, Tensor)]
+    wanted, _ = program.values(program.example)
+    for at, (want, have) in enumerate(zip(wanted, _loaded(made)(given), strict=True)):
+        ratio = snr(want, have)
+        if bool(want.any()) and ratio < LIKE:
+            raise ExportError(f"its output {at} is another function's: {ratio:.0f} dB from the program's own")
+    return made
+
+
+def _lowered(module: fx.GraphModule, example: Any, *, xnnpack: bool) -> bytes:
     """A module in XNNPACK's form as a ``.pte`` file."""
-    exir, xnnpack = _library("exir"), _library("backends.xnnpack.partition.xnnpack_partitioner")
+    exir = _library("exir")
+    by = [_library("backends.xnnpack.partition.xnnpack_partitioner").XnnpackPartitioner()] if xnnpack else []
     _library("kernels.quantized")  # registers what rounds outside of XNNPACK
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             exported = export(module, example, free_batch=False)
-            edge = exir.to_edge_transform_and_lower(exported, partitioner=[xnnpack.XnnpackPartitioner()])
+            edge = exir.to_edge_transform_and_lower(exported, partitioner=by)
             return bytes(edge.to_executorch().buffer)
     except Exception as error:
         first = str(error).strip().partition("\n")[0][:300]
@@ -94,8 +132,12 @@ def _loaded(content: bytes) -> Runner:
 
     def run(tensors: list[Tensor], alive: object = (content, program)) -> list[Tensor]:
         del alive  # as long as there is this function
-        # Copied: the next run writes into the same memory.
-        return [made.clone() for made in method.execute(tensors) if isinstance(made, Tensor)]
+        try:
+            # Copied: the next run writes into the same memory.
+            return [made.clone() for made in method.execute(tensors) if isinstance(made, Tensor)]
+        except RuntimeError as error:
+            shapes = [tuple(tensor.shape) for tensor in tensors]
+            raise ExportError(f"ExecuTorch cannot run the program on inputs of shapes {shapes}: {error}") from error
 
     return run
 
@@ -107,6 +149,7 @@ def for_xnnpack(module: fx.GraphModule) -> fx.GraphModule:
     along the first axis, and their results are rounded; the weights of other layers are written in as floats.
     """
     made = with_float_weights(module, _has_kernel)
+    _give_each_layer_its_own(made)
     for node in weight_nodes(made):
         if is_dequantize(node):
             _scale_by_channel(made, node)
@@ -120,6 +163,32 @@ def for_xnnpack(module: fx.GraphModule) -> fx.GraphModule:
 
 def _has_kernel(node: fx.Node) -> bool:
     return WEIGHTED.get(node.target) == 0 and is_quantize(next(iter(chain_end(node).users), None))
+
+
+def _give_each_layer_its_own(module: fx.GraphModule) -> None:
+    """A weight or bias that two layers read as two.
+
+    ExecuTorch rounds a bias to the steps of its layer's input and weight, once for each tensor: the second layer to
+    read it would get that of the first (as of 1.5.1).
+    """
+    taken: set[fx.Node] = set()
+    for layer in [node for node in module.graph.nodes if node.target in WEIGHTED]:
+        for value in layer.args[1:3]:
+            if not isinstance(value, fx.Node):
+                continue
+            if value in taken:
+                with module.graph.inserting_before(layer):
+                    layer.replace_input_with(value, _copied(module, value))
+            taken.add(value)
+
+
+def _copied(module: fx.GraphModule, value: fx.Node) -> fx.Node:
+    """A constant, or what gives one its values, once more."""
+    held = constant(module, value)
+    if held is not None:
+        return module.graph.get_attr(put(module, str(value.target), held.clone()))
+    copies = {each: _copied(module, each) for each in value.all_input_nodes}
+    return module.graph.node_copy(value, lambda each: copies[each])
 
 
 def _scale_by_channel(module: fx.GraphModule, node: fx.Node) -> None:

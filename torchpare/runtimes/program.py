@@ -172,7 +172,7 @@ def build_program(
     for value, origin in echoes(module, kernels):
         name = f"{names[origin.args[0].name][0]} handed on by {value.name}"  # type: ignore[union-attr]
         names[_insert(module, value, step_behind(origin), list(value.users), value.name).name] = name, True
-    integers, kept = account(module, kernels, grouped)
+    integers, kept = account(module, kernels, grouped, floats)
     _make_room(module, stored, kernels)
     split_biases(module, kernels)
     write_weights(module, stored)

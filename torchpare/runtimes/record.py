@@ -19,6 +19,13 @@ from torchpare.runtimes.operators import library
 
 __all__ = ["export", "record"]
 
+_BY_WORD: dict[Any, Any] = {
+    torch.ops.aten.conv1d.padding: torch.ops.aten.conv1d.default,
+    torch.ops.aten.conv2d.padding: torch.ops.aten.conv2d.default,
+    torch.ops.aten.conv3d.padding: torch.ops.aten.conv3d.default,
+}
+"""Convolutions that are told how to pad by "same" or "valid", and those that are told by how much."""
+
 
 def export(module: nn.Module, dummy_input: Any, *, free_batch: bool = True) -> torch.export.ExportedProgram:
     """A module as ``torch.export`` sees it, of any batch size if it allows that and ``free_batch`` asks for it.
@@ -79,7 +86,32 @@ def record(module: nn.Module, dummy_input: Any) -> fx.GraphModule:
         if node.target is torch.ops.aten.clone.default and not node.kwargs:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
+    _number_paddings(graph)
     return fx.GraphModule(made, graph)
+
+
+def _number_paddings(graph: fx.Graph) -> None:
+    """Convolutions that pad by a word as the ordinary ones, which pad by numbers.
+
+    "same" with an even kernel takes one more at the end: there zeros are added first.
+    """
+    for node in [node for node in graph.nodes if node.target in _BY_WORD]:
+        usual: list[Any] = [None, None, None, [1], "valid", [1], 1]
+        given: list[Any] = [*node.args, *usual[len(node.args) :]]
+        values, kernel, bias, stride, word, dilation, groups = given
+        weight = kernel.meta["val"]
+        axes = weight.dim() - 2
+        apart = list(dilation) * axes if len(dilation) == 1 else dilation
+        total = [step * (size - 1) if word == "same" else 0 for step, size in zip(apart, weight.shape[2:], strict=True)]
+        before = [number // 2 for number in total]
+        if any(number % 2 for number in total):
+            ends = [end for number in reversed(total) for end in (number // 2, number - number // 2)]
+            with graph.inserting_before(node):
+                values = graph.call_function(torch.ops.aten.constant_pad_nd.default, (values, ends, 0.0))
+            values.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
+            before = [0] * axes
+        node.target = _BY_WORD[node.target]
+        node.args = (values, kernel, bias, stride, before, dilation, groups)
 
 
 @contextmanager

@@ -83,6 +83,9 @@ class MixedPrecisionSearch:
         if (floor is None) == (drop is None):
             raise ConfigError("MixedPrecisionSearch: give either floor, the least score that will do, or drop, by how "
                               "much it may fall")  # fmt: skip
+        for name, limit in (("floor", floor), ("drop", drop)):
+            if limit is not None and (not isinstance(limit, int | float) or math.isnan(limit)):
+                raise ConfigError(f"MixedPrecisionSearch: {name} is {limit!r}; it is a number")
         if drop is not None and evaluator is None:
             raise ConfigError("MixedPrecisionSearch: drop needs an evaluator: a float model has no noise to fall from")
         if runtime not in RUNTIMES:
@@ -161,8 +164,8 @@ class MixedPrecisionSearch:
 
     def _point(self, work: _Work, assigned: Mapping[str, int], floor: float) -> Point:
         score = _score(work, assigned)
-        line = _known(work, f"time {digest(assigned)}", lambda: {"ratio": work.candidates.latency(assigned)})
-        return Point(dict(assigned), score, float(line["ratio"]), score >= floor)
+        ratio = _known(work, f"time {digest(assigned)}", "ratio", lambda: work.candidates.latency(assigned))
+        return Point(dict(assigned), score, ratio, score >= floor)
 
 
 class _Unwritten:
@@ -177,21 +180,27 @@ class _Unwritten:
     def write(self, key: str, **values: Any) -> None:
         self._lines[key] = values
 
+    def number(self, key: str, name: str) -> float:
+        return float(self._lines[key][name])
+
 
 def _score(work: _Work, assigned: Mapping[str, int]) -> float:
-    line = _known(work, f"score {digest(assigned)}", lambda: {"score": work.candidates.score(assigned)})
-    return float(line["score"])
+    return _known(work, f"score {digest(assigned)}", "score", lambda: work.candidates.score(assigned))
 
 
-def _known(work: _Work, key: str, make: Callable[[], dict[str, float]]) -> dict[str, Any]:
-    """A line of the journal, worked out and written if it is not there."""
-    line = work.journal.get(key)
-    if line is None:
-        work.journal.write(key, **make())
-        line = work.journal.get(key)
+def _known(work: _Work, key: str, name: str, make: Callable[[], float]) -> float:
+    """The number of a line of the journal, worked out and written if it is not there.
+
+    Raises:
+        FileError: the line holds none.
+    """
+    if work.journal.get(key) is None:
+        work.journal.write(key, **{name: make()})
         work.progress.advance(work.progress.task_ids[0])
-    assert line is not None
-    return line
+    number = work.journal.number(key, name)
+    if math.isnan(number):
+        raise work.journal.spoilt(f"under {key!r} there is no number {name!r}")
+    return number
 
 
 def _raised(assigned: Mapping[str, int], raises: Iterable[tuple[str, int]]) -> dict[str, int]:
