@@ -75,3 +75,9 @@ def test_single_weights_leave_the_bias_alone():
     assert torch.equal(
         Element().kept(torch.tensor([[True], [False]]), weight), torch.tensor([[True, True], [False, False]])
     )
+
+
+def test_each_run_of_filters_loses_its_lowest_where_they_are_balanced():
+    scores = torch.tensor([1.0, 2.0, 3.0, 4.0, 9.0, 8.0, 7.0, 6.0])
+    assert Filter(balanced=2).keep(scores, 0.5).tolist() == [False, False, True, True, True, True, False, False]
+    assert Filter().keep(scores, 0.5).tolist() == [False] * 4 + [True] * 4

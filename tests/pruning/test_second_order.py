@@ -142,3 +142,15 @@ def test_prune_train_shrink():
 def test_arguments_that_cannot_be_used_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         HessianFilterPruner(nn.Sequential(nn.Conv2d(1, 4, 3)), HALF, **options)
+
+
+def test_losses_add_up():
+    layer = nn.Linear(2, 3, bias=False)
+    watch = CurvatureWatch({"layer": layer}, lambda _, weight, curvature: (weight.square() * curvature).sum(1) / 2, 1,
+                           torch.Generator().manual_seed(0))  # fmt: skip
+    bends = torch.tensor([[1.0, 2.0], [0.5, 3.0], [4.0, 0.25]])
+    for factor in (1.0, 10.0):  # of which the Hessian is diagonal, so that any signs give it exactly
+        watch.see((factor * bends * layer.weight.square()).sum())
+    expected = (11 * bends * layer.weight.detach().square()).sum(1)
+    torch.testing.assert_close(watch.sums["layer"], expected)
+    assert watch.batches == 2

@@ -11,7 +11,7 @@ import pytest
 
 from torchpare.search import simulated_annealing
 from torchpare.search.run import Trial
-from torchpare.search.simulated_annealing import Annealing, anneal
+from torchpare.search.simulated_annealing import Annealing, anneal, brought_down
 
 
 class _Drawn:
@@ -88,3 +88,9 @@ def test_by_its_defaults_it_cools_down_sixteen_times() -> None:
     while temperature > 7:
         temperature, times = temperature * 0.6, times + 1
     assert Annealing(80, 7, 0.6, 0.1).coolings == times
+
+
+def test_a_direction_is_scaled_with_a_little_of_every_layer_between_what_is_gone_and_the_most() -> None:
+    run: Any = SimpleNamespace(most=np.array([0.9, 0.5, 0.9]), meet=lambda candidate, limit: candidate(2.0))
+    found = brought_down(run, np.array([0.1, 0.4, 0.0]), 0.5, np.array([0.3, 0.0, 0.0]))
+    assert found == pytest.approx([0.3, 0.5, 0.002])

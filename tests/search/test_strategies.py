@@ -459,3 +459,11 @@ def test_a_step_of_sensitivity_is_a_share_of_the_dense_model(tmp_path: Path) -> 
                       checkpoint_dir=tmp_path).compress()  # fmt: skip
     gone = sorted(float(path.stem.rsplit("_", 1)[1]) for path in tmp_path.glob("Iter_*_finetune_*.pth"))
     assert gone == [4 / 16, 8 / 16, 10 / 16]  # a quarter, another one, and what is missing to 0.6
+
+
+def test_the_first_proposal_is_that_all_layers_lose_alike(tmp_path: Path) -> None:
+    pruner = BudgetSearchPruner(trained(Chain), CONVOLUTIONS, likelihood, 1, experiment_data_dir=tmp_path)
+    pruner.compress()
+    found = pruner.sparsities()
+    assert found["wide"] == pytest.approx(found["stem"])
+    assert found["wide"] >= 0.4
