@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 from torchpare.errors import ExportError, MissingExtraError
 from torchpare.files.atomic import atomic_write
+from torchpare.files.attention import WRITTEN_OUT
 from torchpare.graph.capture import call_arguments
 
 __all__ = ["OnnxExport", "check_onnx", "export_onnx", "runner", "with_free_batch"]
@@ -181,19 +182,27 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 def _program(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], opset_version: int | None
 ) -> tuple[torch.onnx.ONNXProgram, bool]:
-    """The exported program, and whether its batch size may vary."""
-    with suppress(Exception):  # whatever it was, the attempt with a fixed size decides
-        program = _export(model, *with_free_batch(args, kwargs), opset_version)
-        sizes = [value.shape[0] for value in program.model.graph.inputs if value.shape]
-        if any(not isinstance(size, int) for size in sizes):
-            return program, True
-    try:
-        return _export(model, args, kwargs, None, opset_version), False
-    except Exception as error:
-        raise ExportError(
-            f"{type(model).__name__} could not be exported: {_first_line(error)}; the error above this one has the "
-            "exporter's own report"
-        ) from error
+    """The exported program, and whether its batch size may vary.
+
+    Attention that the exporter cannot write as one operator (of other than four axes, or where it mistakes how the
+    result lies in memory) is written out.
+    """
+    failure: Exception | None = None
+    for export in (_export, _export_written_out):
+        with suppress(Exception):  # whatever it was, the attempt with a fixed size decides
+            program = export(model, *with_free_batch(args, kwargs), opset_version)
+            sizes = [value.shape[0] for value in program.model.graph.inputs if value.shape]
+            if any(not isinstance(size, int) for size in sizes):
+                return program, True
+        try:
+            return export(model, args, kwargs, None, opset_version), False
+        except Exception as error:  # noqa: BLE001 - exporters raise what they like
+            failure = failure or error
+    assert failure is not None
+    raise ExportError(
+        f"{type(model).__name__} could not be exported: {_first_line(failure)}; the error above this one has the "
+        "exporter's own report"
+    ) from failure
 
 
 def with_free_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
@@ -219,8 +228,17 @@ def with_free_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tupl
     return several_args, several_kwargs, free_kwargs or free_args
 
 
-def _export(
+def _export_written_out(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free: Any, opset_version: int | None
+) -> torch.onnx.ONNXProgram:
+    recorded = torch.export.export(model, args, kwargs=kwargs, dynamic_shapes=free, strict=False)
+    if not any(node.target in WRITTEN_OUT for node in recorded.graph.nodes):
+        raise ExportError("there is no attention to write out")
+    return _export(recorded.run_decompositions(dict(WRITTEN_OUT)), args, kwargs, free, opset_version)
+
+
+def _export(
+    model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], free: Any, opset_version: int | None
 ) -> torch.onnx.ONNXProgram:
     program = torch.onnx.export(
         model,
