@@ -220,3 +220,27 @@ def test_complex_constants_move_into_biases():
     assert report.masked_difference < 1e-12
     assert model.a.weight.shape == (62, 4)
     torch.testing.assert_close(model(x), torch.view_as_real(wanted))
+
+
+def test_a_recurrent_layer_watches_its_own_weights_before_and_after():
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read, self.head = nn.LSTM(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(self.read(x)[0])
+
+    def watched() -> list[bool]:
+        watches = model.read._flat_weight_refs
+        return [watch() is weight for watch, weight in zip(watches, model.read.parameters(), strict=True)]
+
+    model, x = Reader().eval(), torch.randn(5, 2, 4)
+    watches = model.read._flat_weight_refs
+    made = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], x)
+    with pytest.raises(ProofError):
+        made.apply(tolerance=-1.0)
+    assert model.read._flat_weight_refs is watches
+    assert all(watched())
+    made.apply()
+    assert all(watched())

@@ -42,7 +42,7 @@ class Net(nn.Module):
         """(B, 6, 7) to (B, 6, 5)."""
         x = self.first(self.enter(x))
         self.seen = x.detach()
-        if self.stubborn and int(x.shape[-1]) < 12:
+        if self.stubborn and "in_features=12," not in repr(self.head):
             raise ValueError("twelve, please")
         return self.head(self.second(self.mix(x).relu()))
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -75,8 +76,10 @@ def shrink(
             else:
                 change.set_attribute(modules[path], key, value)
     for module in modules.values():
-        if isinstance(module, nn.RNNBase):  # recurrent layers keep a second list of their weights
-            change.set_attribute(module, "_flat_weights", [getattr(module, key) for key in module._flat_weights_names])
+        if isinstance(module, nn.RNNBase):  # recurrent layers keep a second list of their weights, and watch them
+            weights = [getattr(module, key) for key in module._flat_weights_names]
+            change.set_attribute(module, "_flat_weights", weights)
+            change.set_attribute(module, "_flat_weight_refs", [weakref.ref(weight) for weight in weights])
     kept_class = [path for path, module in adopted.items() if not _released(change, module)]
     change.set_attribute(change.model, STRUCTURE, _record(change.model, plan, added, kept_class, numbers))
 
