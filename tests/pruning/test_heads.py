@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.support.attention import tokens
+from tests.support.attention import tokens, train
 from tests.support.vision import torchvision_models
 from torchpare import ModelSpeedup
 from torchpare.attach import is_attached, masks_of
@@ -24,17 +24,6 @@ def gone(model, layer=0, heads=4, width=6):
     rows = mask.expand(model.layers[layer].qkv.out_features).view(3, heads, width)
     assert (rows.all(2) | ~rows.any(2)).all()
     return (~rows[0].any(1)).nonzero().flatten().tolist()
-
-
-def train(model, optimizer, criterion, epoch):
-    """Two steps towards whatever; without a learning rate, nothing but gradients."""
-    del criterion
-    for seed in range(2):
-        ids = torch.randint(0, 11, (2, 5), generator=torch.Generator().manual_seed(10 * epoch + seed))
-        optimizer.zero_grad()
-        model(ids).square().mean().backward()
-        optimizer.step()
-    optimizer.zero_grad()
 
 
 @pytest.mark.parametrize("p", [1, 2])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.support.attention import tokens
+from tests.support.attention import tokens, train
 from torchpare import ModelSpeedup
 from torchpare.attach import is_attached, masks_of
 from torchpare.errors import ConfigError
@@ -37,15 +37,6 @@ KINDS = ("mlp", "heads", "head_dim", "embedding")
 
 def half(*kinds, **more):
     return [{"sparsity": 0.5, "structures": list(kinds), **more}]
-
-
-def train(model, optimizer, criterion=None, epoch=0):
-    del criterion
-    for seed in range(2):
-        ids = torch.randint(0, 11, (2, 5), generator=torch.Generator().manual_seed(10 * epoch + seed))
-        optimizer.zero_grad()
-        model(ids).square().mean().backward()
-        optimizer.step()
 
 
 def shrunk(model, ids):
@@ -171,6 +162,15 @@ def test_entries_are_read_as_a_plan_reads_them():
     ]
     L1FilterPruner(model, entries, dummy_input=ids).compress()
     assert [block.gate.out_features for block in shrunk(model, ids).layers] == [7, 28, 16]
+
+
+def test_structures_of_an_earlier_config_list_are_forgotten():
+    model, ids = tokens()
+    pruner = L1FilterPruner(model, half("mlp"), dummy_input=ids)
+    pruner.targets = pruner.find_targets(model, [{"sparsity": 0.5, "op_names": ["layers.1.gate", "layers.1.up"]}])
+    pruner.compress()
+    assert not kept(model, "layers.1.gate").all()
+    assert "layers.0.gate" not in masks_of(model)
 
 
 def test_kinds_that_lie_in_each_other_go_together():

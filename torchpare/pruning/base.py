@@ -132,6 +132,7 @@ class Pruner(Compressor):
         )
         for target in targets.values():
             _check_weight(target, name)
+        self._structures = None  # of a config_list before this one
         return targets
 
     def _structured_entries(self, config_list: Any) -> tuple[Any, ...]:
