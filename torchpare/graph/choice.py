@@ -174,8 +174,11 @@ def _norms(weight: Tensor, overs: Sequence[tuple[int, ...]], p: float) -> list[T
         size = torch.abs(block, out=room[: len(block)])
         size = size if p == 1 else size.pow_(p)
         for sums, over in zip(found, overs, strict=True):
-            sums.append(_summed(size, over))
-    return [torch.stack(sums).sum(0) if 0 in over else torch.cat(sums) for sums, over in zip(found, overs, strict=True)]
+            if 0 in over and sums:
+                sums[0] += _summed(size, over)
+            else:
+                sums.append(_summed(size, over))
+    return [torch.cat(sums) for sums in found]
 
 
 def _summed(size: Tensor, over: tuple[int, ...]) -> Tensor:

@@ -33,9 +33,9 @@ class LabelStore:
     def __init__(self) -> None:
         self._parent = np.zeros(1, dtype=np.int64)
         self._frozen = np.ones(1, dtype=bool)
-        self._reason = np.full(1, -1, dtype=np.int64)
+        self._reason = np.full(1, -1, dtype=np.int32)
         self._size = 1
-        self._row = np.full(1, -1, dtype=np.int64)  # by label, where in the table its components are; -1 for an atom
+        self._row = np.full(1, -1, dtype=np.int32)  # by label, where in the table its components are; -1 for an atom
         self._table = np.zeros((0, 2), dtype=np.int64)  # components, filled up with 0
         self._rows = 0
         self._composites: dict[tuple[tuple[int, ...], bytes], LabelArray] = {}
@@ -47,11 +47,11 @@ class LabelStore:
         """New atoms, one for each element."""
         count = int(np.prod(shape))
         while self._size + count > len(self._parent):
-            extra = max(len(self._parent), count, 1024)
+            extra = max(len(self._parent) // 4, count, 1024)  # room to spare costs memory
             self._parent = np.concatenate([self._parent, np.arange(extra) + len(self._parent)])
             self._frozen = np.concatenate([self._frozen, np.zeros(extra, dtype=bool)])
-            self._reason = np.concatenate([self._reason, np.full(extra, -1)])
-            self._row = np.concatenate([self._row, np.full(extra, -1)])
+            self._reason = np.concatenate([self._reason, np.full(extra, -1, dtype=np.int32)])
+            self._row = np.concatenate([self._row, np.full(extra, -1, dtype=np.int32)])
         labels = np.arange(self._size, self._size + count, dtype=np.int64).reshape(shape)
         self._size += count
         return labels

@@ -129,11 +129,11 @@ class Sizing:
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
-    def _variable_table(self) -> NDArray[np.int64]:
+    def _variable_table(self) -> NDArray[np.int32]:
         """By class id, the variables of its atoms, in rising order; -1 after them."""
         last = len(self.cells)
         variables = np.append(self.variable_of, last)[self.cell_of]  # of a class without a cell: the last place
-        table = np.full(self._parts.shape, -1, dtype=np.int64)
+        table = np.full(self._parts.shape, -1, dtype=np.int32)
         table[:, 0] = np.where(variables < last, variables, -1)
         composite = np.flatnonzero(self._parts[:, 0] >= 0)
         parts = self._parts[composite]
@@ -279,18 +279,18 @@ class Sizing:
         return frozenset(outer), frozenset(inner - outer)
 
 
-def _part_table(space: PruningSpace) -> NDArray[np.int64]:
+def _part_table(space: PruningSpace) -> NDArray[np.int32]:
     """By class id the atoms of a composite, in order; -1 everywhere for what is no composite."""
     whole, part = space.composites
     live = (whole > 0) & (space.canonical(whole) == whole)
     labels, atoms = whole[live], part[live]  # in rising order, each pair once
     _, first, counts = np.unique(labels, return_index=True, return_counts=True)
-    parts = np.full((space.size, int(counts.max(initial=1))), -1, dtype=np.int64)
+    parts = np.full((space.size, int(counts.max(initial=1))), -1, dtype=np.int32)
     parts[labels, np.arange(len(labels)) - np.repeat(first, counts)] = atoms
     return parts
 
 
-def _alike(keys: NDArray[np.int64]) -> Iterator[tuple[tuple[int, ...], NDArray[np.intp]]]:
+def _alike(keys: NDArray[np.signedinteger]) -> Iterator[tuple[tuple[int, ...], NDArray[np.intp]]]:
     """Each different row of ``keys`` (without the -1 at its end) with the places where it stands, first come first."""
     if not len(keys):
         return
@@ -303,7 +303,7 @@ def _alike(keys: NDArray[np.int64]) -> Iterator[tuple[tuple[int, ...], NDArray[n
         yield tuple(key for key in keys[own[0]].tolist() if key >= 0), own
 
 
-def _cells(space: PruningSpace, parts: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[LabelArray]]:
+def _cells(space: PruningSpace, parts: NDArray[np.int32]) -> tuple[NDArray[np.int64], list[LabelArray]]:
     """Cells of atoms with equal signatures: a random number for each row, summed over the atom's entries in it."""
     generator = np.random.default_rng(0)
     signature = np.zeros(space.size, dtype=np.uint64)

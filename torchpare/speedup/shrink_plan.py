@@ -17,7 +17,7 @@ from torchpare.graph.sizes import Attribute
 
 __all__ = ["Cut", "ShrinkPlan", "make_plan"]
 
-_BLOCK = 2**16  # elements that are copied at once: they stay in the cache, and the heap in one piece
+_BLOCK = 2**14  # elements that are copied at once: they stay in the cache, and the heap in one piece
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,10 @@ def _picked(tensor: Tensor, picks: Mapping[int, Tensor], after: tuple[int, ...])
         return tensor
     small = tensor.new_empty(after)
     rows = picks.pop(0).split(max(1, _BLOCK * len(tensor) // tensor.numel()))
+    pieces = tensor.new_empty((len(rows[0]), *tensor.shape[1:]))
     *others, last = picks.items()
     for place, block in zip(small.split(len(rows[0])), rows, strict=True):
-        piece = tensor.index_select(0, block)
+        piece = torch.index_select(tensor, 0, block, out=pieces[: len(block)])
         for axis, kept in others:
             piece = piece.index_select(axis, kept)
         torch.index_select(piece, *last, out=place)
