@@ -1,4 +1,8 @@
-"""Attention as the two products and the softmax that it is, for exporters that do not know it as one operator."""
+"""Attention as the two products and the softmax that it is, for operator sets that do not have it as one operator.
+
+torch's exporter writes it out too, in a form that costs more: with a factor for the queries and one for the keys, a
+transposition by way of three axes, and a search for NaN in all the shares wherever there is a mask.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,21 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-__all__ = ["WRITTEN_OUT"]
+__all__ = ["WRITTEN_OUT", "SeesAttention"]
+
+
+class SeesAttention(TorchFunctionMode):
+    """Notices whether what runs inside attends: ``attention`` is True then."""
+
+    attention = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the function, and look at its name."""
+        name = str(getattr(func, "__name__", func))
+        self.attention |= "attention" in name or "transformer_encoder_layer" in name
+        return func(*args, **(kwargs or {}))
 
 
 def _attention(
@@ -42,17 +59,21 @@ def _attention(
     if enable_gqa:
         key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], dim=-3) for x in (key, value))
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = torch.matmul(query * factor, key.transpose(-2, -1))
+    if query.dtype in (torch.float32, torch.float64):  # a factor of the scores costs nothing where runtimes fuse it
+        scores = torch.matmul(query, key.transpose(-2, -1)) * factor
+    else:  # they could be too large for half precision
+        scores = torch.matmul(query * factor, key.transpose(-2, -1))
     if is_causal:
         attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
     if attn_mask is None:
         return torch.matmul(scores.softmax(-1), value)
     if attn_mask.dtype == torch.bool:
         scores = scores.masked_fill(attn_mask.logical_not(), -math.inf)
-        shares = scores.softmax(-1).masked_fill(attn_mask.any(-1, keepdim=True).logical_not(), 0.0)
+        alone = attn_mask.any(-1, keepdim=True).logical_not()
     else:
-        shares = (scores + attn_mask).softmax(-1)
-    return torch.matmul(shares, value)
+        scores = scores + attn_mask
+        alone = (attn_mask == -math.inf).all(-1, keepdim=True)
+    return torch.matmul(scores.softmax(-1).masked_fill(alone, 0.0), value)
 
 
 WRITTEN_OUT: Final[Mapping[Any, Callable[..., Any]]] = {torch.ops.aten.scaled_dot_product_attention.default: _attention}

@@ -22,11 +22,13 @@ from torch.utils import _pytree as pytree
 
 from torchpare.errors import ExportError, MissingExtraError
 from torchpare.files.atomic import atomic_write
-from torchpare.files.attention import WRITTEN_OUT
+from torchpare.files.attention import WRITTEN_OUT, SeesAttention
+from torchpare.files.uniform import take_only_choices
 from torchpare.graph.capture import call_arguments
 
 __all__ = ["OnnxExport", "check_onnx", "export_onnx", "runner", "with_free_batch"]
 
+_ATTENTION_OPSET = 23  # the first that has attention as one operator
 _ONE_FILE = 2**31 - 2**24  # protobuf's limit is 2 GiB; the graph itself needs some of it
 
 
@@ -66,8 +68,10 @@ def export_onnx(
         _require(library)
     args, kwargs = call_arguments(dummy_input)
     with _quiet_evaluation(model):
-        _run(model, args, kwargs)
-        program, dynamic = _program(model, args, kwargs, opset_version)
+        with SeesAttention() as seen:
+            _run(model, args, kwargs)
+        program, dynamic = _program(model, args, kwargs, opset_version, attends=seen.attention)
+    take_only_choices(program.model)
     if edit is not None:
         edit(program.model)
     _save(program, Path(path), sum(tensor.nbytes for tensor in model.state_dict().values()))
@@ -180,24 +184,28 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 
 
 def _program(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], opset_version: int | None
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], opset_version: int | None, *, attends: bool
 ) -> tuple[torch.onnx.ONNXProgram, bool]:
     """The exported program, and whether its batch size may vary.
 
-    Attention that the exporter cannot write as one operator (of other than four axes, or where it mistakes how the
-    result lies in memory) is written out.
+    Attention is written out where the operator set does not have it as one operator, and where the exporter cannot
+    write it as one (of other than four axes, or where it mistakes how the result lies in memory).
     """
-    failure: Exception | None = None
-    for export in (_export, _export_written_out):
-        with suppress(Exception):  # whatever it was, the attempt with a fixed size decides
+    ways = [_export_written_out, _export] if attends else [_export]
+    if opset_version is not None and opset_version >= _ATTENTION_OPSET:
+        ways.reverse()
+    for export in ways:
+        with suppress(Exception):  # whatever it was, the attempts with a fixed size decide
             program = export(model, *with_free_batch(args, kwargs), opset_version)
             sizes = [value.shape[0] for value in program.model.graph.inputs if value.shape]
             if any(not isinstance(size, int) for size in sizes):
                 return program, True
+    failure: Exception | None = None
+    for export in ways:
         try:
             return export(model, args, kwargs, None, opset_version), False
         except Exception as error:  # noqa: BLE001 - exporters raise what they like
-            failure = failure or error
+            failure = error  # the plain way's tells most, and comes last by default
     assert failure is not None
     raise ExportError(
         f"{type(model).__name__} could not be exported: {_first_line(failure)}; the error above this one has the "
@@ -234,6 +242,9 @@ def _export_written_out(
     recorded = torch.export.export(model, args, kwargs=kwargs, dynamic_shapes=free, strict=False)
     if not any(node.target in WRITTEN_OUT for node in recorded.graph.nodes):
         raise ExportError("there is no attention to write out")
+    for node in recorded.graph.nodes:  # what is written out lies otherwise in memory, where a view may not be possible
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
     return _export(recorded.run_decompositions(dict(WRITTEN_OUT)), args, kwargs, free, opset_version)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchpare.errors import ExportError, MissingExtraError
 from torchpare.runtimes.onnxruntime import ModelSpeedupONNXRuntime
+from torchpare.runtimes.openvino_attention import with_early_roundings
 from torchpare.runtimes.openvino_joins import with_written_out_roundings
 
 __all__ = ["ModelSpeedupOpenVINO", "openvino_runner"]
@@ -76,7 +77,7 @@ def openvino_runner(path: Path, *, threads: int | None = None) -> Callable[[list
 
 
 def _read(core: Any, path: Path) -> Any:
-    """OpenVINO's model of a file; see `torchpare.runtimes.openvino_joins`."""
+    """OpenVINO's model of a file; see `torchpare.runtimes.openvino_joins` and ``openvino_attention``."""
     if path.suffix == ".xml":  # its own format
         return core.read_model(str(path))
     import onnx
@@ -84,4 +85,6 @@ def _read(core: Any, path: Path) -> Any:
     model = onnx.load(str(path), load_external_data=False)
     external = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
     # A file of 2 GiB and more cannot be handed over as bytes: it is read as it is.
-    return core.read_model(str(path) if external else with_written_out_roundings(model).SerializeToString())
+    if external:
+        return core.read_model(str(path))
+    return core.read_model(with_early_roundings(with_written_out_roundings(model)).SerializeToString())

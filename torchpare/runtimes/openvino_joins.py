@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from torchpare.runtimes.onnx_graph import OnnxGraph
+
 __all__ = ["with_written_out_roundings"]
 
 _MOVES = frozenset(
@@ -51,17 +53,8 @@ def with_written_out_roundings(model: Any) -> Any:
     return model
 
 
-class _Graph:
-    """An ONNX graph that is edited, and who makes and reads its values."""
-
-    def __init__(self, graph: Any) -> None:
-        self.graph = graph
-        self.makers = {name: node for node in graph.node for name in node.output}
-        self.constants = {tensor.name: tensor for tensor in graph.initializer}
-        self.readers: dict[str, list[Any]] = {}
-        for node in graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
+class _Graph(OnnxGraph):
+    """An ONNX graph in which roundings are written out."""
 
     def origin(self, name: str) -> Any:
         """The dequantization that a value comes from, through nothing but moves; None if from elsewhere."""
@@ -84,14 +77,14 @@ class _Graph:
     def is_cut_at_zero(self, node: Any) -> bool:
         """Whether a node rounds to a grid without values below zero, or leads there by shifts and cuts alone."""
         if node.op_type == "QuantizeLinear":
-            grid = self._grid(node)
+            grid = self.grid(node)
             return grid is not None and _lowest(grid[1]) == 0
         return self._is_cut(node) and any(self.is_cut_at_zero(each) for each in self._after(node))
 
     def write_out(self, restored: Any, readers: Collection[Any] | None = None) -> None:
         """Put float operators in the place of one dequantization, for all that reads it or for some; if it can be."""
         rounded = self.makers.get(restored.input[0])
-        grid = None if rounded is None else self._grid(rounded)
+        grid = None if rounded is None else self.grid(rounded)
         if rounded is not None and rounded.op_type == "QuantizeLinear" and grid is not None:
             _write_out(self.graph, rounded, restored, *grid, readers)
 
@@ -106,13 +99,6 @@ class _Graph:
 
     def _values_of(self, node: Any) -> str:
         return next(name for name in node.input if name not in self.constants)
-
-    def _grid(self, node: Any) -> tuple[float, Any] | None:
-        """The scale and the zero point of a node that rounds or restores a whole tensor; None of any other."""
-        from onnx import numpy_helper
-
-        parts = [numpy_helper.to_array(self.constants[name]) for name in node.input[1:3] if name in self.constants]
-        return (float(parts[0]), parts[1]) if len(parts) == 2 and parts[0].ndim == 0 else None
 
 
 def _lowest(zero: Any) -> int:
