@@ -208,6 +208,44 @@ def test_a_size_that_is_made_a_whole_number_again_is_the_same_size(name):
     assert (model.width, model.a.out_features) == (3, 3)
 
 
+PARTS = {
+    "int": lambda n: int(n * 0.5),
+    "a third, not quite": lambda n: int(n * 0.3),
+    "divided by what does not divide it": lambda n: int(n / 5),
+    "divided by a fraction": lambda n: int(n / 2.5),
+    "floor": lambda n: math.floor(n * 0.4),
+    "ceiling": lambda n: math.ceil(n / 3),
+    "rounded": lambda n: round(n * 0.3),
+}
+
+
+class Parted(nn.Module):
+    """The first part of the channels, and the rest of them, read by one layer each; ``int`` is what this file calls."""
+
+    def __init__(self, part, *, attribute):
+        super().__init__()
+        self.part, self.attribute, self.n = part, attribute, 12
+        first = part(12)
+        self.a, self.b, self.c = nn.Linear(3, 12), nn.Linear(first, 2), nn.Linear(12 - first, 2)
+
+    def forward(self, x):
+        y = torch.relu(self.a(x))
+        first = self.part(self.n if self.attribute else y.shape[-1])
+        return self.b(y[..., :first]) + self.c(y[..., first:])
+
+
+@pytest.mark.parametrize("attribute", [False, True], ids=["of a shape", "of an attribute"])
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_a_size_follows_it(name, attribute):
+    torch.manual_seed(0)
+    part = PARTS[name]
+    model = Parted(part, attribute=attribute).double()
+    halved(model)
+    assert model.a.out_features < 9
+    assert part(model.n if attribute else model.a.out_features) == model.b.in_features < part(12)
+    assert model(steps()).shape == (2, 5, 2)
+
+
 def test_sizes_added_multiplied_and_divided_whole_are_followed():
     def run(m, y):
         third = y.shape[-1] // 3

@@ -9,6 +9,7 @@ scripted code) degrades to a literal, and a literal freezes what it measures: a 
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,9 +35,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Const:
-    """A number written in the source, or one whose origin was lost."""
+    """A number written in the source, or one whose origin was lost; whole, but for what a size is multiplied with."""
 
-    value: int
+    value: int | float
 
     def __str__(self) -> str:
         return str(self.value)
@@ -75,18 +76,24 @@ class BinaryOp:
     right: Expr
 
     def __str__(self) -> str:
-        return f"({self.left} {self.symbol} {self.right})"
+        rounded, _, sign = self.symbol.rpartition(" ")
+        return f"{rounded}({self.left} {sign} {self.right})"
 
 
 Expr: TypeAlias = Const | Dim | Attribute | BinaryOp
 
-ARITHMETIC: dict[str, Callable[[int, int], int]] = {
+_ROUNDED: dict[str, Callable[[float], int]] = {"int": int, "floor": math.floor, "ceil": math.ceil, "round": round}
+
+ARITHMETIC: dict[str, Callable[[Any, Any], int]] = {
     "+": operator.add,
     "-": operator.sub,
     "*": operator.mul,
     "//": operator.floordiv,
     "%": operator.mod,
+    **{f"{name} *": lambda size, number, whole=whole: whole(size * number) for name, whole in _ROUNDED.items()},
+    **{f"{name} /": lambda size, number, whole=whole: whole(size / number) for name, whole in _ROUNDED.items()},
 }
+"""By symbol; ``int *`` is a product with a fraction, made a whole number again."""
 
 
 class Size(int):
@@ -170,10 +177,7 @@ class Size(int):
         return int.__float__(self)
 
     def __truediv__(self, other: Any) -> Any:
-        self.used_as_number()
-        quotient = int.__truediv__(self, other)
-        whole = isinstance(other, int) and not isinstance(other, bool) and int(self) % int(other) == 0
-        return Ratio(quotient, self, other) if whole else quotient
+        return Ratio.of(self, "/", other) if _is_number(other) else int.__truediv__(self, other)
 
     def __rtruediv__(self, other: Any) -> Any:
         self.used_as_number()
@@ -192,36 +196,48 @@ class Size(int):
         _tell(self.expr, Const(int(self)), True)
 
 
-class Ratio(float):
-    """A size divided by a whole number without a rest: a number, until the code makes a whole one of it again."""
+def _is_number(other: Any) -> bool:
+    return isinstance(other, (int, float)) and not isinstance(other, bool)
 
-    def __new__(cls, value: float, dividend: Size, divisor: int) -> Self:
-        """``dividend / divisor``, which was noted as a use of the dividend as a number."""
-        ratio = super().__new__(cls, value)
-        ratio.dividend, ratio.divisor = dividend, divisor
+
+class Ratio(float):
+    """A size times or by a number: a number too, until the code makes a whole one of it again."""
+
+    size: Size
+    symbol: str
+    number: int | float
+
+    @classmethod
+    def of(cls, size: Size, symbol: str, number: float) -> Self:
+        """``size * number`` or ``size / number``, noted as a use of the size as a number."""
+        size.used_as_number()
+        plain = int(number) if isinstance(number, int) else float(number)
+        ratio = cls(int(size) * plain if symbol == "*" else int(size) / plain)
+        ratio.size, ratio.symbol, ratio.number = size, symbol, plain
         return ratio
 
-    dividend: Size
-    divisor: int
-
-    def whole(self) -> int:
-        """The size that it is; the division was no use of a number then."""
+    def whole(self, rounded: str) -> Any:
+        """The size that it is, rounded in one of four ways; it was no use of a number then."""
         forget = _FORGET.get()
         if forget is not None:
-            forget(self.dividend.expr, Const(int(self.dividend)), True)
-        return self.dividend // self.divisor
+            forget(self.size.expr, Const(int(self.size)), True)
+        if self.symbol == "/" and isinstance(self.number, int) and rounded == "floor":
+            return self.size // self.number
+        symbol = f"{rounded} {self.symbol}"
+        value = ARITHMETIC[symbol](int(self.size), self.number)
+        return Size(value, BinaryOp(symbol, self.size.expr, Const(self.number)))
 
     def __trunc__(self) -> int:
-        return self.whole()
+        return self.whole("floor" if self >= 0 else "int")
 
     def __floor__(self) -> int:
-        return self.whole()
+        return self.whole("floor")
 
     def __ceil__(self) -> int:
-        return self.whole()
+        return self.whole("ceil")
 
     def __round__(self, digits: int | None = None) -> Any:
-        return self.whole() if digits is None else float.__round__(self, digits)
+        return self.whole("round") if digits is None else float.__round__(self, digits)
 
     def __reduce__(self) -> tuple[type[float], tuple[float]]:
         return float, (float(self),)
@@ -272,6 +288,8 @@ def _binary(symbol: str, *, swapped: bool) -> Callable[[Size, Any], Any]:
 
     def method(self: Size, other: Any) -> Any:
         if not isinstance(other, int) or isinstance(other, bool):
+            if symbol == "*" and isinstance(other, float):
+                return Ratio.of(self, symbol, other)
             if isinstance(other, (float, complex)):
                 self.used_as_number()
             return NotImplemented

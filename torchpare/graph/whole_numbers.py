@@ -57,7 +57,7 @@ class _Kind(type):
         if len(args) == 1 and isinstance(args[0], Size):
             return args[0]
         if len(args) == 1 and isinstance(args[0], Ratio):
-            return args[0].whole()
+            return math.trunc(args[0])
         return builtins.int(*args, **kwargs)
 
     def __instancecheck__(cls, instance: Any) -> bool:
