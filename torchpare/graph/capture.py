@@ -127,7 +127,7 @@ def _record(
         recorder.comparisons,
         device,
         recorder.constants,
-        recorder.default_scales,
+        recorder.scales,
         select,
     )
     statistics = [name for name in program.untouched_buffers() if twin.get_buffer(name).is_floating_point()]

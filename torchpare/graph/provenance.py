@@ -16,8 +16,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from torchpare.graph.program import Call
-from torchpare.graph.sizes import Const, Expr, Size, expression
+from torchpare.graph.program import Call, Scale
+from torchpare.graph.sizes import Const, Expr, Power, Size, expression
 
 __all__ = ["EVEN_SPLITS", "RECURRENT", "Provenance"]
 
@@ -27,7 +27,7 @@ class Watcher(Protocol):
 
     call: Call | None
     depth: int
-    default_scales: list[int]
+    scales: list[Scale]
 
     def uid(self, tensor: Tensor) -> int:
         """The uid of a tensor."""
@@ -35,6 +35,10 @@ class Watcher(Protocol):
 
     def shape(self, tensor: Tensor) -> torch.Size:
         """The shape of a tensor, every size knowing its axis."""
+        ...
+
+    def scale(self, tensor: Tensor, number: Power, sign: int = 1) -> None:
+        """The model's code multiplies values with a power of a size."""
         ...
 
     def compare(self, left: Expr, right: Expr, equal: bool) -> None:
@@ -93,10 +97,27 @@ class Provenance(TorchFunctionMode):
             for size, wanted in zip(shape[-len(asked) :], asked, strict=True):
                 self.recorder.compare(expression(size), expression(wanted), True)
             return Call(name, sizes=tuple(_expressions(asked)))
-        if name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
-            self.recorder.default_scales.append(self.recorder.uid(_argument(args, kwargs, 0, "query")))
-            return None
+        self._note_scales(name, args, kwargs)
         return _note(name, args, kwargs)
+
+    def _note_scales(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Powers of sizes that scale values; those that do anything else are lost."""
+        if name == "scaled_dot_product_attention":
+            query, scale = _argument(args, kwargs, 0, "query"), kwargs.get("scale")
+            if scale is None:
+                width = self.recorder.shape(query)[-1]
+                site, value = "an attention with the default scale", int(width)
+                self.recorder.scales.append(Scale(self.recorder.uid(query), expression(width), value, -0.5, site))
+            if isinstance(scale, Power):
+                self.recorder.scale(query, scale)
+                return
+        powers = [leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, Power)]
+        if len(powers) == 1 and name in _SCALINGS and isinstance(args[0], Tensor) and args[1:] == tuple(powers):
+            self.recorder.scale(args[0], powers[0], _SCALINGS[name])
+            return
+        for power in pytree.tree_leaves((args, kwargs)) if powers or name not in _SCALINGS else ():
+            if isinstance(power, Power):
+                power.root.lost = True
 
 
 def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str) -> Any:
@@ -143,6 +164,10 @@ _NUMBER_CALLS = frozenset(
     for prefix, suffix in (("", ""), ("", "_"), ("__", "__"), ("__r", "__"), ("__i", "__"))
 )
 """Arithmetic between a tensor and a number: a size that takes part in it is a number like any other."""
+_SCALINGS = dict.fromkeys(("mul", "__mul__", "__rmul__", "multiply"), 1) | dict.fromkeys(
+    ("div", "__div__", "__truediv__", "true_divide", "divide"), -1
+)
+"""Functions that multiply a tensor, and those that divide it, with the sign that a power gets there."""
 _VALUE_CALLS = frozenset(
     f"{name}{suffix}"
     for name in ("clamp", "clamp_min", "clamp_max", "clip", "fill", "masked_fill", "full_like", "where", "lerp")

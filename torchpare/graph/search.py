@@ -7,7 +7,7 @@ tried in turn, and an equation with a single unknown left gives that unknown at 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torchpare.graph.equations import Equality, Unknown, Values
@@ -170,16 +170,14 @@ class _Search:
             return None
         variable = next((v for v in self.order if v not in known), None)
         if variable is not None:
-            for candidate in self.domain[variable]:
-                found = self._descend({**known, variable: candidate})
-                if found is not None or self.steps > _MOST_STEPS:
-                    return found
-            return None
+            return self._first(known, variable, self.domain[variable])
         attribute = next((a for e in self.equations for a in sorted(e.attributes, key=str) if a not in known), None)
-        if attribute is None:
-            return known
-        for candidate in self._candidates(attribute, known):
-            found = self._descend({**known, attribute: candidate})
+        return known if attribute is None else self._first(known, attribute, self._candidates(attribute, known))
+
+    def _first(self, known: Values, unknown: Unknown, candidates: Iterable[int]) -> Values | None:
+        """The first candidate with which all else can be found."""
+        for candidate in candidates:
+            found = self._descend({**known, unknown: candidate})
             if found is not None or self.steps > _MOST_STEPS:
                 return found
         return None

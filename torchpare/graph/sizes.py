@@ -24,7 +24,9 @@ __all__ = [
     "Const",
     "Dim",
     "Expr",
+    "Power",
     "Ratio",
+    "Root",
     "Size",
     "dims",
     "expression",
@@ -37,7 +39,7 @@ __all__ = [
 class Const:
     """A number written in the source, or one whose origin was lost; whole, but for what a size is multiplied with."""
 
-    value: int | float
+    value: Any
 
     def __str__(self) -> str:
         return str(self.value)
@@ -180,10 +182,14 @@ class Size(int):
         return Ratio.of(self, "/", other) if _is_number(other) else int.__truediv__(self, other)
 
     def __rtruediv__(self, other: Any) -> Any:
+        if _is_number(other) and int(self):
+            return Power.of(self, -1.0, other / int(self))
         self.used_as_number()
         return int.__rtruediv__(self, other)
 
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
+        if _is_number(other) and modulo is None and int(self) > 0 and isinstance(value := int(self) ** other, float):
+            return Power.of(self, float(other), value)
         self.used_as_number()
         return int.__pow__(self, other) if modulo is None else int.__pow__(self, other, modulo)
 
@@ -241,6 +247,84 @@ class Ratio(float):
 
     def __reduce__(self) -> tuple[type[float], tuple[float]]:
         return float, (float(self),)
+
+
+@dataclass
+class Root:
+    """Where a size became a power of itself: a use of it as a number, if all it does is not to scale values."""
+
+    expr: Expr
+    value: int
+    lost: bool = False
+
+
+class Power(float):
+    """A size to a power, times any number: ``1 / math.sqrt(n)``. What it scales may be able to make up for another."""
+
+    root: Root
+    power: float
+
+    @classmethod
+    def of(cls, size: Size, power: float, value: float) -> Self:
+        """``value``, which is in proportion to ``size ** power``; noted as a use of the size as a number."""
+        size.used_as_number()
+        return cls.made(Root(size.expr, int(size)), power, value)
+
+    @classmethod
+    def made(cls, root: Root, power: float, value: float) -> Self:
+        """One that has the origin of another."""
+        made = cls(value)
+        made.root, made.power = root, power
+        return made
+
+    def __neg__(self) -> Self:
+        return self * -1
+
+    def __mul__(self, other: Any) -> Any:
+        return self._by(other, float.__mul__(self, other), self.power) if _is_number(other) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Any:
+        return self._by(other, float.__truediv__(self, other), self.power) if _is_number(other) else NotImplemented
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return self._by(other, float.__rtruediv__(self, other), -self.power) if _is_number(other) else NotImplemented
+
+    def __pow__(self, other: Any, modulo: None = None) -> Any:
+        value = float.__pow__(self, other)
+        return self._by(other, value, self.power * other) if _is_number(other) and float.__gt__(self, 0.0) else value
+
+    def _by(self, other: Any, value: float, power: float) -> Any:
+        """The result of arithmetic with a plain number; with any other, it is lost where the size went."""
+        if type(other) in (int, float):
+            return type(self).made(self.root, power, value)
+        self.root.lost = True
+        if isinstance(other, Power):
+            other.root.lost = True
+        if isinstance(other, Size):
+            other.used_as_number()
+        return float(value)
+
+    def __reduce__(self) -> tuple[type[float], tuple[float]]:
+        return float, (float.__pos__(self),)
+
+
+def _losing(name: str) -> Callable[..., Any]:
+    plain = getattr(float, f"__{name}__")
+
+    def method(self: Power, *args: Any) -> Any:
+        self.root.lost = True
+        return plain(self, *args)
+
+    return method
+
+
+for _name in ("add", "radd", "sub", "rsub", "mod", "rmod", "floordiv", "rfloordiv", "divmod", "rpow", "float", "int"):
+    setattr(Power, f"__{_name}__", _losing(_name))
+for _name in ("lt", "le", "gt", "ge", "eq", "ne", "trunc", "floor", "ceil", "round", "abs"):
+    setattr(Power, f"__{_name}__", _losing(_name))
+Power.__hash__ = float.__hash__  # type: ignore[method-assign]
 
 
 Listener: TypeAlias = Callable[["Expr", "Expr", bool], None]
