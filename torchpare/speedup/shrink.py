@@ -102,11 +102,13 @@ def _held_as_numbers(plan: ShrinkPlan, modules: Mapping[str, nn.Module]) -> dict
 
     The function would change with them, so they stay, although the layer's parameters do not.
     """
-    pairs = [(left, right) for left, right, equal in plan.removal.space.comparisons if equal]
+    space = plan.removal.space
+    held = [(left, right.value) for left, right, equal in space.comparisons if equal and isinstance(right, Const)]
+    held += [(scale.size, plan.removal.size(scale.size)) for scale, _ in space.scale_makers]
     return {
-        (id(modules[left.module]), left.name): right.value
-        for left, right in pairs
-        if isinstance(left, Attribute) and left.module in modules and isinstance(right, Const)
+        (id(modules[size.module]), size.name): value
+        for size, value in held
+        if isinstance(size, Attribute) and size.module in modules
     }
 
 
