@@ -61,6 +61,10 @@ class Provenance(TorchFunctionMode):
             shape = self.recorder.shape(args[0])
             dim = _argument(args, kwargs, 1, "dim")
             return shape if dim is None else shape[dim]
+        if func is Tensor.stride:
+            strides = _strides(args[0], self.recorder.shape(args[0]))
+            dim = _argument(args, kwargs, 1, "dim")
+            return strides if dim is None else strides[dim]
         if func is Tensor.numel or func is torch.numel:
             return _product(self.recorder.shape(_argument(args, kwargs, 0, "input")))
         if getattr(func, "__name__", "") == _STOCK_ATTENTION:
@@ -140,6 +144,13 @@ def _looked_into() -> Iterator[None]:
         names["has_torch_function"] = asked
 
 
+def _strides(tensor: Tensor, shape: torch.Size) -> tuple[int, ...]:
+    """The strides of a tensor, as products of sizes where its entries lie in order."""
+    plain = tuple(tensor.stride())
+    followed = tuple(_product(shape[axis + 1 :]) for axis in range(len(shape)))
+    return followed if plain == tuple(map(int, followed)) else plain
+
+
 def _product(sizes: torch.Size) -> int:
     total = 1
     for size in sizes:
@@ -157,7 +168,7 @@ EVEN_SPLITS = frozenset({"tensor_split", "hsplit", "vsplit", "dsplit"})
 RECURRENT = frozenset(
     {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 )
-_SPLIT_CALLS = frozenset({"split", "split_with_sizes", "chunk", "narrow"})
+_SPLIT_CALLS = frozenset({"split", "split_with_sizes", "chunk"})
 _NUMBER_CALLS = frozenset(
     f"{prefix}{name}{suffix}"
     for name in ("add", "sub", "mul", "div", "truediv", "pow", "true_divide", "floor_divide")
@@ -188,6 +199,11 @@ def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | No
     if name in _SPLIT_CALLS:
         numbers = [*args[1:2], *(kwargs[key] for key in kwargs if "split" in key or key in ("sections", "chunks"))]
         return Call(name, sizes=tuple(_expressions(numbers)))
+    if name == "narrow":
+        dim, start, length = (_argument(args, kwargs, at, key) for at, key in enumerate(("dim", "start", "length"), 1))
+        if isinstance(start, Tensor) or start < 0:
+            return Call(name)
+        return Call(name, slices={dim % args[0].dim(): (expression(start), expression(start + length))})
     if name in EVEN_SPLITS:
         given = args[1] if len(args) > 1 else kwargs.get("sections", kwargs.get("indices_or_sections"))
         return Call(name, number=expression(given) if isinstance(given, int) else None)
