@@ -95,6 +95,8 @@ class Provenance(TorchFunctionMode):
             return Call(
                 name, sizes=_unflattened(self.recorder.shape(_argument(args, kwargs, 0, "input")), args, kwargs)
             )
+        if name == "narrow":
+            return Call(name, slices=_narrowed(args, kwargs))
         if name == "rms_norm":  # its operators know nothing of the shape, which must be its input's
             asked = _argument(args, kwargs, 1, "normalized_shape")
             shape = self.recorder.shape(_argument(args, kwargs, 0, "input"))
@@ -199,11 +201,6 @@ def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | No
     if name in _SPLIT_CALLS:
         numbers = [*args[1:2], *(kwargs[key] for key in kwargs if "split" in key or key in ("sections", "chunks"))]
         return Call(name, sizes=tuple(_expressions(numbers)))
-    if name == "narrow":
-        dim, start, length = (_argument(args, kwargs, at, key) for at, key in enumerate(("dim", "start", "length"), 1))
-        if isinstance(start, Tensor) or start < 0:
-            return Call(name)
-        return Call(name, slices={dim % args[0].dim(): (expression(start), expression(start + length))})
     if name in EVEN_SPLITS:
         given = args[1] if len(args) > 1 else kwargs.get("sections", kwargs.get("indices_or_sections"))
         return Call(name, number=expression(given) if isinstance(given, int) else None)
@@ -255,6 +252,14 @@ def _unflattened(shape: torch.Size, args: tuple[Any, ...], kwargs: dict[str, Any
     if not isinstance(dim, int) or not isinstance(sizes, (tuple, list)):
         return None  # axes by name
     return tuple(_expressions([*shape[: dim % len(shape)], *sizes, *shape[dim % len(shape) + 1 :]]))
+
+
+def _narrowed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, tuple[Expr, Expr | None]]:
+    """The (start, stop) of ``narrow(dim, start, length)``, where it counts from the front."""
+    dim, start, length = (_argument(args, kwargs, at, name) for at, name in enumerate(("dim", "start", "length"), 1))
+    if isinstance(start, Tensor) or start < 0:
+        return {}
+    return {dim % _argument(args, kwargs, 0, "input").dim(): (expression(start), expression(start + length))}
 
 
 def _expressions(numbers: Any) -> Iterator[Expr]:
