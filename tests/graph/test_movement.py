@@ -83,6 +83,9 @@ FOLLOWING = {
     "slices by shape": lambda m, y: (y[:, : y.size(1) // 2], y[:, y.size(1) // 2 :]),
     "slices by attribute": lambda m, y: (y[:, : m.half], y[:, m.half :]),
     "slices by attribute, on an ellipsis": lambda m, y: (y[:, : m.half, ...], y[:, m.half :, ...]),
+    "narrow": lambda m, y: (y.narrow(1, 0, m.half), torch.narrow(y, dim=1, start=m.half, length=m.half)),
+    "narrow by what there is": lambda m, y: (y.narrow(-3, 0, y.size(1) // 2), y[:, y.size(1) // 2 :]),
+    "narrow from the middle": lambda m, y: (y.narrow(1, 0, m.half), y.narrow(1, y.size(1) - m.half, m.half)),
     "tensor_split": lambda m, y: y.tensor_split(2, dim=1),
     "hsplit": lambda m, y: torch.hsplit(y, 2),
     "view and select": lambda m, y: y.view(y.size(0), 2, -1, *y.shape[2:]).unbind(1),
@@ -102,6 +105,7 @@ NUMBERS = {
     "slices": lambda m, y: (y[:, :3], y[:, 3:]),
     "slices from the back": lambda m, y: (y[:, :-3], y[:, -3:]),
     "narrow": lambda m, y: (y.narrow(1, 0, 3), y.narrow(1, 3, 3)),
+    "narrow from the back": lambda m, y: (y.narrow(1, 0, m.half), y.narrow(1, -m.half, m.half)),
     "a step": lambda m, y: (y[:, ::2], y[:, 1::2]),
     "tensor_split": lambda m, y: y.tensor_split((3,), 1),
 }
@@ -271,6 +275,26 @@ def test_a_shortcut_padded_with_channels_by_number():
     assert space.channels("b").classes.tolist()[2:6] == space.channels("a").classes.tolist()
     assert space.channels("b").classes.tolist()[:2] == [0, 0]  # they meet the padding
     shrinks(model, image(), {"a": [1], "b": [3]}, expect={"a": (3, 3), "b": (7, 3), "head": (2, 7)})
+
+
+def test_a_shortcut_padded_to_what_it_meets():
+    def run(m, x):
+        y = m.a(x)
+        z = m.b(y)
+        return m.head(z + F.pad(y[:, :, ::2, ::2], (0, 0, 0, 0, 0, z.shape[1] - y.shape[1])))
+
+    model = net(run, a=nn.Conv2d(3, 4, 1), b=nn.Conv2d(4, 8, 3, stride=2, padding=1), head=nn.Conv2d(8, 2, 1))
+    assert analyse(model, image()).channels("b").classes.tolist()[4:] == [0] * 4  # they meet the padding
+    shrinks(model, image(), {"a": [0, 2], "b": [0, 2]}, expect={"a": (2, 3), "b": (6, 2), "head": (2, 6)})
+
+
+@pytest.mark.parametrize("stride", [lambda y: y.stride(0), lambda y: y.stride()[-3], lambda y: y.stride(dim=0)])
+def test_strides_are_sizes_where_entries_lie_in_order(stride):
+    model = net(lambda m, x: m.b((y := m.a(x)).view(-1, stride(y))), a=nn.Linear(3, 4), b=nn.Linear(20, 2))
+    x = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    shrinks(model, x, {"a": [1]}, expect={"a": (3, 3), "b": (2, 15)})
+    model = net(lambda m, x: m.b((y := m.a(x)) / stride(y)), a=nn.Linear(3, 4), b=nn.Linear(4, 2))
+    assert "compares" in (plan(model, [{"sparsity": 0.5, "structures": ["all"]}], x).groups[0].why or "")
 
 
 def test_spatial_padding_and_rolls_carry_channels():

@@ -29,14 +29,22 @@ def halved(model, x=None):
 
 
 AS_NUMBERS = {
-    "a power": lambda m, y: y * y.shape[-1] ** -0.5,
-    "a quotient": lambda m, y: y * (1 / y.size(-1)),
     "divided": lambda m, y: y / y.shape[-1],
+    "a power and one": lambda m, y: y * (y.shape[-1] ** -0.5 + 1),
+    "a product of roots": lambda m, y: y * (y.shape[-1] ** -0.5 * y.shape[1] ** 0.5),
+    "a root that is added": lambda m, y: y + math.sqrt(y.size(2)),
+    "a root in two ways": lambda m, y: (y * (root := math.sqrt(y.size(2)))).clamp(max=root),
+    "a root that is compared": lambda m, y: y * root if (root := y.size(2) ** 0.5) > 1 else y,
+    "a root of what is read twice": lambda m, y: y / math.sqrt(y.size(2)) + y,
+    "a root after what is not linear": lambda m, y: torch.tanh(y) / math.sqrt(y.size(2)),
+    "a root before a root": lambda m, y: y / math.sqrt(y.size(2)) / math.sqrt(y.size(2)),
+    "the absolute root": lambda m, y: y * abs(y.size(2) ** 0.5),
+    "a root in place": lambda m, y: y.clone().mul_(y.size(2) ** 0.5),
+    "divided by what is scaled": lambda m, y: y.size(2) ** 0.5 / (y * y + 1),
     "multiplied": lambda m, y: y.shape[2] * y,
     "added": lambda m, y: y + y.shape[-1],
-    "a root": lambda m, y: y / math.sqrt(y.size(2)),
     "float": lambda m, y: y * float(y.shape[-1]),
-    "an attribute": lambda m, y: y * m.width**-0.5,
+    "an attribute": lambda m, y: torch.tanh(y) * m.width**-0.5,
     "in place": lambda m, y: y.clone().div_(y.shape[-1]),
     "torch.mul": lambda m, y: torch.mul(y, y.shape[-1]),
     "half of it": lambda m, y: y * (y.shape[-1] * 0.5),
@@ -206,6 +214,44 @@ def test_a_size_that_is_made_a_whole_number_again_is_the_same_size(name):
     model = between(lambda m, y: y + torch.zeros(2, 5, ROUNDED[name](m.width)), width=6)
     halved(model)
     assert (model.width, model.a.out_features) == (3, 3)
+
+
+PARTS = {
+    "int": lambda n: int(n * 0.5),
+    "a third, not quite": lambda n: int(n * 0.3),
+    "divided by what does not divide it": lambda n: int(n / 5),
+    "divided by a fraction": lambda n: int(n / 2.5),
+    "floor": lambda n: math.floor(n * 0.4),
+    "ceiling": lambda n: math.ceil(n / 3),
+    "rounded": lambda n: round(n * 0.3),
+}
+
+
+class Parted(nn.Module):
+    """The first part of the channels, and the rest of them, read by one layer each; ``int`` is what this file calls."""
+
+    def __init__(self, part, *, attribute):
+        super().__init__()
+        self.part, self.attribute, self.n = part, attribute, 12
+        first = part(12)
+        self.a, self.b, self.c = nn.Linear(3, 12), nn.Linear(first, 2), nn.Linear(12 - first, 2)
+
+    def forward(self, x):
+        y = torch.relu(self.a(x))
+        first = self.part(self.n if self.attribute else y.shape[-1])
+        return self.b(y[..., :first]) + self.c(y[..., first:])
+
+
+@pytest.mark.parametrize("attribute", [False, True], ids=["of a shape", "of an attribute"])
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_a_size_follows_it(name, attribute):
+    torch.manual_seed(0)
+    part = PARTS[name]
+    model = Parted(part, attribute=attribute).double()
+    halved(model)
+    assert model.a.out_features < 9
+    assert part(model.n if attribute else model.a.out_features) == model.b.in_features < part(12)
+    assert model(steps()).shape == (2, 5, 2)
 
 
 def test_sizes_added_multiplied_and_divided_whole_are_followed():

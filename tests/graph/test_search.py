@@ -33,8 +33,9 @@ class System:
         return all(equation.holds({**self.originals, **attributes, **kept}) for equation in self.equations)
 
     def feasible(self):
-        """All numbers of kept atoms that some values of the attributes allow."""
-        names = list(self.originals)
+        """All numbers of kept atoms that some values of the attributes allow; one must be asked for to change."""
+        asked = {attribute for equation in self.equations if equation.equal for attribute in equation.attributes}
+        names = [name for name in self.originals if name in asked]
         for numbers in itertools.product(*(range(self.lowest[v], self.size[v] + 1) for v in self.size)):
             kept = dict(zip(self.size, numbers, strict=True))
             for values in itertools.product(*(range(1, self.originals[name] + 1) for name in names)):
@@ -175,6 +176,26 @@ def test_a_width_that_is_heads_times_a_head_follows_the_heads():
     )
     assert solution.kept == {0: 4, 1: 2, 2: 2}
     assert solution.attributes == {HEADS: 2}
+
+
+def test_an_equation_that_always_holds_does_not_hold_an_attribute_back():
+    trivial = Equality(HEADS, BinaryOp("+", HEADS, Const(0)), "nothing", "")
+    follows = Equality(Polynomial({(0,): 1}), HEADS, "heads", "")
+    for equations in ([trivial, follows], [follows, trivial]):
+        solution = search({0: 2}, {0: 1}, {0: 1}, equations, {HEADS: 2})
+        assert (solution.kept, solution.attributes) == ({0: 1}, {HEADS: 1})
+
+
+def test_of_several_attributes_that_fit_the_first_is_what_it_was():
+    half = Equality(Polynomial({(0,): 1}), BinaryOp("//", HEADS, Const(2)), "half", "")
+    found = [search({0: 4}, {0: wanted}, {0: 1}, [half], {HEADS: 9}).attributes[HEADS] for wanted in (4, 2)]
+    assert found == [9, 4]
+
+
+def test_no_attribute_changes_to_keep_something_unequal():
+    unequal = Equality(Polynomial({(0,): 1}), HEADS, "a branch", "net.py:7", equal=False)
+    solution = search({0: 6}, {0: 3}, {0: 1}, [unequal], {HEADS: 3})
+    assert (solution.kept, solution.attributes) == ({0: 4}, {HEADS: 3})
 
 
 def test_sizes_that_must_not_become_equal_stay_apart():

@@ -207,7 +207,11 @@ NETS: dict[str, list[Callable[[], Built]]] = {
         lambda: along(lambda m, y: torch.stack([y, m.c(y)], 1).sum(1), c=nn.Linear(6, 6)),
         lambda: along(lambda m, y: torch.stack([y, y.tanh()], 1).sum(1)),
     ],
-    "pad": [lambda: along(lambda m, y: F.pad(y, (-1, 1))), lambda: along(lambda m, y: F.pad(y, (1, 2)), out=9)],
+    "pad": [
+        lambda: along(lambda m, y: F.pad(y, (-1, 1))),
+        lambda: along(lambda m, y: F.pad(y, (1, 2)), out=9),
+        lambda: along(lambda m, y: F.pad(y, (0, y.shape[-1] // 3)), out=8),
+    ],
     "embedding": [lambda: embedded(lambda m, x: m.b(torch.tanh(m.a(x))), a=nn.Embedding(5, 6))],
     "embedding_renorm": [
         lambda: embedded(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -159,6 +161,92 @@ def test_the_width_of_heads_can_go_where_a_factor_passes_through(name):
     queries = next(group for group in widths if "q.weight" in {member.name for member in group.members})
     assert (queries.after < queries.before) == able
     report = found.apply()
+    assert report.largest_difference <= 1e-10
+
+
+class Written(nn.Module):
+    """An attention as it is written by hand; ``scores`` makes them of queries and keys."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores, self.heads, self.width = scores, 4, 6
+        self.q, self.k, self.v = (nn.Conv1d(8, 24, 1) for _ in range(3))
+        self.out = nn.Linear(24, 5)
+
+    def forward(self, x):
+        q, k, v = (layer(x.mT).mT.reshape(2, 5, self.heads, -1).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        return self.out((self.scores(self, q, k).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+def both(m, q, k):
+    scale = 1 / math.sqrt(math.sqrt(q.shape[-1]))
+    return torch.einsum("bhtc,bhsc->bhts", q * scale, k * scale)
+
+
+def twice(m, q, k):
+    scores = q @ k.mT
+    return scores / math.sqrt(k.size(-1)) + scores
+
+
+def handed_on(m, q, k):
+    return (q * q.shape[-1] ** -0.5) @ k.mT + q.sum(-1, keepdim=True)
+
+
+WRITTEN = {
+    "divided by a root": (lambda m, q, k: q @ k.transpose(-2, -1) / math.sqrt(k.size(-1)), True),
+    "by numpy": (lambda m, q, k: q @ k.mT / np.sqrt(k.size(-1)), True),
+    "times one by a root": (lambda m, q, k: (q @ k.mT) * (1.0 / math.sqrt(k.size(-1))), True),
+    "the number first": (lambda m, q, k: q.shape[-1] ** -0.5 * (q @ k.mT), True),
+    "queries": (lambda m, q, k: (q * q.shape[-1] ** -0.5) @ k.mT, True),
+    "an attribute": (lambda m, q, k: q.view(2, m.heads, 5, m.width) @ k.mT * -(m.width**-0.5), True),
+    "both": (both, True),
+    "one by the width": (lambda m, q, k: q @ k.mT * (1 / k.size(-1)), True),
+    "queries that are keys": (lambda m, q, k: q @ q.mT / math.sqrt(q.size(-1)), False),
+    "scores that something else reads": (twice, False),
+    "queries that something else reads": (handed_on, False),
+    "queries after a nonlinearity": (lambda m, q, k: q.relu() @ k.mT / math.sqrt(q.size(-1)), False),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_scales_that_code_works_out_of_a_width_are_made_up_for(name):
+    scores, able = WRITTEN[name]
+    torch.manual_seed(0)
+    model, x = Written(scores).eval(), torch.randn(2, 5, 8)
+    found = plan(model, [{"sparsity": 0.5, "structures": ["head_dim"]}], x)
+    report = found.apply()
+    assert report.largest_difference <= 1e-10
+    assert (model.q.out_channels == 12) == able
+    assert model.v.out_channels == 12
+
+
+def test_queries_that_are_values_too_are_not_multiplied():
+    class Shared(Attention):
+        def forward(self, x):
+            q, k = (layer(x).view(2, 5, self.heads, -1).transpose(1, 2) for layer in (self.q, self.k))
+            return self.out(F.scaled_dot_product_attention(q, k, q).transpose(1, 2).flatten(2))
+
+    torch.manual_seed(0)
+    model, x = Shared(lambda m, q: q).eval(), torch.randn(2, 5, 8)
+    report = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], x).apply()
+    assert report.exact
+    assert report.largest_difference <= 1e-10
+
+
+def test_an_embedding_times_the_root_of_its_width_may_lose_some():
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.out = nn.Embedding(7, 12), nn.Linear(12, 3)
+
+        def forward(self, tokens):
+            x = self.words(tokens)
+            return self.out(torch.relu(x * math.sqrt(x.size(-1))))
+
+    torch.manual_seed(0)
+    model = Words().eval()
+    report = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], torch.tensor([[1, 2, 3]])).apply()
+    assert (report.exact, model.out.in_features) == (True, 6)
     assert report.largest_difference <= 1e-10
 
 

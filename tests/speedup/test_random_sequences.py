@@ -27,7 +27,7 @@ some = settings(max_examples=25)
 
 BY_NATURE = {"aten.native_layer_norm", "aten.native_group_norm", "aten.mean", "aten.linalg_vector_norm", "aten.amax"}
 """Operators that compute something else over fewer channels."""
-MADE_UP_FOR = {"parameter", "aten.mul", "aten.mean", "aten.add", "aten.add_"}
+MADE_UP_FOR = {"parameter", "aten.mul", "aten.div", "aten.mean", "aten.add", "aten.add_"}
 """Where RMS norms and scales of attention compute what they did, by other numbers."""
 
 

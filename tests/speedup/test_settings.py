@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -14,8 +17,30 @@ from torchpare import load, plan, save
 from torchpare.errors import CheckpointError
 
 
+class Shape(NamedTuple):
+    heads: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Options:
+    shape: Shape
+
+
+class Plain:
+    def __init__(self):
+        self.heads, self.width, self.name = 4, 6, "small"
+
+
+def heads_and_width(heads, *, width):
+    return heads, width
+
+
 class Attention(nn.Module):
     """Heads whose number and width are kept wherever `keep` puts them."""
+
+    heads_of_all = 4
+    of_all = {"width": 6}  # noqa: RUF012 - as users write it
 
     def __init__(self, keep, sizes):
         super().__init__()
@@ -41,6 +66,27 @@ PLACES = {
         lambda m: (m.cfg.heads, m.cfg.width),
     ),
     "private names": (lambda m: m.__dict__.update(_heads=4, _width=6), lambda m: (m._heads, m._width)),
+    "a dict in a dict": (
+        lambda m: setattr(m, "_cfg", {"attention": {"heads": 4, "width": 6}, "name": "small"}),
+        lambda m: (m._cfg["attention"]["heads"], m._cfg["attention"]["width"]),
+    ),
+    "rows of dicts": (
+        lambda m: setattr(m, "stages", [{"heads": 1}, {"heads": 4, 3: 6}]),
+        lambda m: (m.stages[1]["heads"], m.stages[1][3]),
+    ),
+    "rows of rows": (lambda m: setattr(m, "rows", ((1, 2), (4, 6))), lambda m: m.rows[1]),
+    "a named tuple": (lambda m: setattr(m, "shape", Shape(4, 6)), lambda m: (m.shape.heads, m.shape.width)),
+    "a shape": (lambda m: setattr(m, "shape", torch.Size([4, 6])), lambda m: m.shape),
+    "fields of fields": (
+        lambda m: setattr(m, "cfg", Options(Shape(4, 6))),
+        lambda m: (m.cfg.shape.heads, m.cfg.shape.width),
+    ),
+    "a plain object": (lambda m: setattr(m, "hp", Plain()), lambda m: (m.hp.heads, m.hp.width)),
+    "a partial function": (
+        lambda m: setattr(m, "sizes_of", partial(heads_and_width, 4, width=6)),
+        lambda m: m.sizes_of(),
+    ),
+    "its class": (lambda m: None, lambda m: (m.heads_of_all, m.of_all["width"])),
     "a private name of an object": (
         lambda m: setattr(m, "cfg", SimpleNamespace(_heads=4, width=6)),
         lambda m: (m.cfg._heads, m.cfg.width),
@@ -61,6 +107,7 @@ def test_sizes_follow_wherever_they_are_kept(place, tmp_path):
     assert report.largest_difference <= 1e-10
     assert sizes(model) == (2, 6)
     assert type(sizes(model)[0]) is int
+    assert sizes(fresh) == (4, 6), "another model holds the same numbers"
     save(model, tmp_path / "small.safetensors")
     load(fresh, tmp_path / "small.safetensors")
     assert torch.equal(fresh(tokens()), model(tokens()))
@@ -74,6 +121,26 @@ def test_a_dict_that_two_models_share_is_changed_for_one_alone():
     assert one.cfg == {"heads": 2, "width": 6, "name": "small"}
     assert two.cfg is shared
     assert shared["heads"] == 4
+
+
+def test_settings_inside_settings_are_copied_with_all_that_holds_them():
+    inner = {"heads": 4, "width": 6}
+    _, sizes = PLACES["a dict"]
+    model = Attention(lambda m: m.__dict__.update(cfg=inner, parts=[{"attention": inner}]), sizes)
+    before = model.parts
+    plan(model, [{"sparsity": 0.5, "structures": ["heads"]}], tokens()).apply()
+    assert model.parts[0]["attention"] is model.cfg
+    assert model.cfg["heads"] == 2
+    assert before == [{"attention": {"heads": 4, "width": 6}}]
+
+
+def test_settings_that_hold_each_other_are_read_once():
+    _, sizes = PLACES["an object"]
+    config = SimpleNamespace(heads=4, width=6)
+    config.itself = config
+    model = Attention(lambda m: setattr(m, "cfg", config), sizes)
+    plan(model, [{"sparsity": 0.5, "structures": ["heads"]}], tokens()).apply()
+    assert (model.cfg.heads, config.heads) == (2, 4)
 
 
 def test_files_set_no_number_that_is_not_there(tmp_path):

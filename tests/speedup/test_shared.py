@@ -9,6 +9,7 @@ from torch import nn
 
 from tests.graph.nets import image, keep_without, net
 from tests.networks.oracles import exact_output, fingerprint, masked_by_hand, relative
+from torchpare import plan
 from torchpare.graph import analyse
 from torchpare.speedup import ModelSpeedup
 from torchpare.speedup.runs import run_exact
@@ -105,3 +106,28 @@ def test_what_turns_zero_into_something_is_masked_at_its_readers_too(activation)
     report = ModelSpeedup(model, x, masks).speedup_model()
     assert (report.exact, report.folded) == (True, ())
     assert relative(exact_output(masked_by_hand(dense, masks), x), exact_output(model, x)) <= 1e-10
+
+
+def test_a_first_state_that_is_a_parameter_is_masked_though_a_layer_reads_it_too():
+    """Slots: read by the queries like a weight, and carried on by the cell like a value."""
+
+    class Slots(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Parameter(torch.randn(1, 3, 12))
+            self.keys, self.queries = nn.Linear(7, 12), nn.Linear(12, 12)
+            self.cell, self.head = nn.GRUCell(12, 12), nn.Linear(12, 5)
+
+        def forward(self, x):
+            keys, slots = self.keys(x), self.first.expand(len(x), -1, -1)
+            for _ in range(2):
+                scores = (self.queries(slots) @ keys.mT).softmax(1)
+                slots = self.cell((scores @ keys).flatten(0, 1), slots.flatten(0, 1)).view(len(x), 3, -1)
+            return self.head(slots)
+
+    torch.manual_seed(0)
+    model, x = Slots().eval(), torch.randn(2, 6, 7)
+    report = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], x).apply()
+    assert report.largest_difference <= 1e-10
+    assert report.output_change > 1e-3
+    assert model.first.shape == (1, 3, 6)

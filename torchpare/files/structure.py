@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, NamedTuple, TypeGuard
 
+import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, StringConstraints, ValidationError
 from torch import nn
 
 from torchpare.errors import CheckpointError
 from torchpare.layers import MultiheadAttention
-from torchpare.layers.settings_edits import owner_and_key, settings_copies
+from torchpare.layers.settings_edits import number_at, settings_copies
 
 __all__ = ["AttributeEdit", "Record", "Structure", "attribute_edits", "read_record"]
 
@@ -103,8 +104,7 @@ def _size(
 ) -> int | float | list[int] | tuple[int, ...]:
     """`new` in the form of the number it replaces."""
     where = f"{source} sets {path}.{name} to {new}"
-    place = owner_and_key(module, name)
-    old = None if place is None else place[0].get(place[1])
+    old = number_at(module, name)
     if name == "value_dim" and isinstance(module, nn.MultiheadAttention) and adopted:
         old = module.head_dim  # what it will be, once adopted
     if type(old) is float:  # the epsilon of a norm
@@ -122,12 +122,12 @@ def _size(
         return new
     if isinstance(new, int) or len(new) != len(old) or not all(map(_shrinks, old, new)):
         raise CheckpointError(f"{where}, but it was {old}, and a size can only shrink")
-    return tuple(new) if isinstance(old, tuple) else new
+    return type(old)(new)
 
 
 def _is_size(value: Any) -> TypeGuard[int | list[int] | tuple[int, ...]]:
     # By exact type: a bool is no size, and a named tuple or an enum would not survive being rebuilt.
-    return type(value) is int or (type(value) in (list, tuple) and all(type(item) is int for item in value))
+    return type(value) is int or (type(value) in (list, tuple, torch.Size) and all(type(item) is int for item in value))
 
 
 def _shrinks(old: int, new: int) -> bool:

@@ -1,14 +1,15 @@
-"""Where the default scale of an attention can be made up for.
+"""Where a scale that is worked out of a size can be made up for.
 
-``F.scaled_dot_product_attention`` divides scores by the root of a head's width ``d``. With ``d'`` left of it the scores
-would grow, unless the queries are multiplied by ``sqrt(d' / d)``. That factor can go into the parameters that make the
-queries, if everything between them and the attention only moves entries around and multiplies them by constants: rotary
-embeddings do, a norm without scale does not.
+``F.scaled_dot_product_attention`` divides scores by the root of a head's width ``d``, and so does code that writes
+``q @ k.mT / math.sqrt(d)``. With ``d'`` left of it the scores would grow, unless the queries are multiplied by
+``sqrt(d' / d)``. That factor can go into the parameters that make the queries, if everything between them and the scale
+only moves entries around and multiplies them by constants: rotary embeddings do, a norm without scale does not; and if
+nothing else reads what they make.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +20,22 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from torchpare.graph.flow import Flow
-from torchpare.graph.program import Op, Ref
+from torchpare.graph.program import Op, Ref, Scale
 
-__all__ = ["Sink", "find_query_makers"]
+__all__ = ["Sink", "find_scale_makers"]
 
 _MOVES = frozenset(
     f"aten.{name}"
     for name in (
         *("view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "unsqueeze", "squeeze"),
         *("slice", "select", "split", "split_with_sizes", "unbind", "expand", "cat", "stack", "flip", "alias"),
+    )
+)
+_WHOLE = frozenset(
+    f"aten.{name}"
+    for name in (
+        *("view", "_unsafe_view", "reshape", "_reshape_alias", "clone"),
+        *("permute", "transpose", "t", "unsqueeze", "squeeze"),
     )
 )
 _SAME = frozenset(f"aten.{name}" for name in ("clone", "_to_copy", "detach", "neg", "contiguous", "native_dropout"))
@@ -47,43 +55,46 @@ class Sink:
     """The place of the operator by which it makes them, among those of the program."""
 
 
-def find_query_makers(flow: Flow) -> dict[int, list[Sink]]:
-    """By uid of the queries of each attention with the default scale, what makes them, where a factor can go into it.
+def find_scale_makers(flow: Flow) -> list[tuple[Scale, list[Sink] | None]]:
+    """Each scale, with what makes the values that it scales, where a factor can go into that; None where it cannot.
 
     A parameter that makes something else in another place too (a norm shared by queries and keys) is not one.
     """
-    found = {uid: _find_sinks(flow, uid) for uid in dict.fromkeys(flow.program.default_scales)}
+    scales = list(dict.fromkeys(flow.program.scales))
+    found = [_find_sinks(flow, scale.uid, {other.uid for other in scales} - {scale.uid}) for scale in scales]
     users: dict[int, set[int]] = {}
     for place, op in enumerate(flow.program.ops):
         for ref in op.inputs:
             if flow.shows_parameter(ref) and not all(flow.shows_parameter(out) for out in op.outputs):
                 users.setdefault(flow.origin[ref.uid][0], set()).add(place)
     while True:
-        makers = {(sink.uid, sink.user) for sinks in found.values() for sink in sinks or ()}
-        shared = {
-            uid
-            for uid, sinks in found.items()
-            for sink in sinks or ()
-            if any((sink.uid, place) not in makers for place in users.get(sink.uid, ()))
-        }
-        if not shared:
-            return {uid: sinks for uid, sinks in found.items() if sinks is not None}
-        found.update(dict.fromkeys(shared))
+        makers = {(sink.uid, sink.user) for sinks in found for sink in sinks or ()}
+        shared = [
+            any((sink.uid, place) not in makers for sink in sinks or () for place in users.get(sink.uid, ()))
+            for sinks in found
+        ]
+        if not any(shared):
+            return list(zip(scales, found, strict=True))
+        found = [None if other else sinks for sinks, other in zip(found, shared, strict=True)]
 
 
-def _find_sinks(flow: Flow, uid: int) -> list[Sink] | None:
-    """The parameters that a factor on a value can go into; None where there are no such."""
+def _find_sinks(flow: Flow, scaled: int, others: Collection[int]) -> list[Sink] | None:
+    """The parameters that a factor on a value can go into; None where there are no such, or another scale lies between.
+
+    Of scores, these are the parameters that make the queries.
+    """
     maker = {out: op for op in flow.program.ops for out in op.outputs}
+    start, between = _queries_of(flow, scaled, maker)
     path: set[int] = set()
     ends: list[tuple[Op, list[tuple[Ref, int]]]] = []
-    pending = [uid]
+    pending = [start]
     while pending:
         value = pending.pop()
         if value in path:
             continue
         path.add(value)
         op = maker.get(value)
-        if op is None:
+        if op is None or value in others:
             return None
         parameters = _parameters_of(flow, op)
         if parameters is not None:
@@ -93,10 +104,63 @@ def _find_sinks(flow: Flow, uid: int) -> list[Sink] | None:
         if before is None:
             return None
         pending.extend(before)
-    return _entries(flow, uid, path, ends)
+    if between & set(others):
+        return None
+    sinks = _entries(flow, start, path, ends)
+    made: dict[int, Tensor] = {}
+    for sink in sinks or ():
+        op = flow.program.ops[sink.user]
+        shape = [1] * len(flow.shape(op.outputs[0]))
+        shape[_axis_made(op)] = -1
+        made[op.outputs[0]] = torch.from_numpy(sink.entries).float().view(shape)
+    return sinks if sinks is not None and _read_nowhere_else(flow, made, path, between | {scaled}) else None
 
 
-def _parameters_of(flow: Flow, op: Op) -> list[tuple[Ref, int]] | None:
+def _queries_of(flow: Flow, scaled: int, maker: Mapping[int, Op]) -> tuple[int, set[int]]:
+    """The left factor of the product that a value is, and what lies between; the value itself, where it is none."""
+    value, between = scaled, set[int]()
+    while (op := maker.get(value)) is not None:
+        between.add(value)
+        if op.name in ("aten.bmm", "aten.mm") and not any(flow.shows_parameter(ref) for ref in op.inputs):
+            return op.inputs[0].uid, between
+        if op.name not in _WHOLE:
+            break
+        value = op.inputs[0].uid
+    return scaled, set()
+
+
+def _read_nowhere_else(flow: Flow, made: Mapping[int, Tensor], path: set[int], between: set[int]) -> bool:
+    """Whether entries that a factor changes reach the scale, and nothing else.
+
+    Args:
+        flow: the labelled program.
+        made: by uid of what the parameters make, with ones where that is meant.
+        path: values from there to what is multiplied.
+        between: values from the product with it to the scale.
+    """
+    changed: dict[int, Tensor] = {}
+    scales = 0
+    for op in flow.program.ops:
+        if (out := op.outputs[0] if op.outputs else -1) in made:
+            changed[out] = made[out].expand(flow.shape(out))
+            continue
+        read = [ref.uid for ref in op.inputs if ref.uid in changed and bool(changed[ref.uid].any())]
+        if out in between:
+            changed[out] = torch.ones(()).expand(flow.shape(out))
+        elif set(read) & between:
+            scales += 1
+            if scales > 1:
+                return False
+        elif out in path or (read and op.name in _MOVES):
+            _replay(flow, op, path | set(read), changed)
+        elif read:
+            return False
+    return not any(bool(changed[uid].any()) for uid in flow.program.outputs if uid in changed)
+
+
+def _parameters_of(  # noqa: PLR0911 - a line for each kind
+    flow: Flow, op: Op
+) -> list[tuple[Ref, int]] | None:
     """The parameters (with their axis, as the operator sees them) by which an operator makes a value, if it does."""
     if op.name in _LINEAR:
         weight = op.args[_LINEAR[op.name]]
@@ -110,6 +174,11 @@ def _parameters_of(flow: Flow, op: Op) -> list[tuple[Ref, int]] | None:
                 return None
             found.append((bias, 0))
         return found
+    if op.name == "aten.convolution" and not op.args[6]:
+        own = [ref for ref in op.args[1:3] if isinstance(ref, Ref)]
+        return [(ref, 0) for ref in own] if all(map(flow.shows_parameter, own)) else None
+    if op.name == "aten.embedding" and flow.shows_parameter(op.args[0]):
+        return [(op.args[0], 1)]
     if op.name == "aten.native_layer_norm" and len(op.args[1]) == 1 and isinstance(op.args[2], Ref):
         return [(ref, 0) for ref in op.args[2:4] if isinstance(ref, Ref)]
     if op.name == "aten.mul":
@@ -118,6 +187,11 @@ def _parameters_of(flow: Flow, op: Op) -> list[tuple[Ref, int]] | None:
         if len(own) == 1 and flow.shape(own[0])[0] == flow.shape(op.outputs[0])[-1]:
             return [(own[0], 0)]
     return None
+
+
+def _axis_made(op: Op) -> int:
+    """Along which axis of its result an operator lays what the rows of a parameter make."""
+    return 1 if op.name == "aten.convolution" else -1
 
 
 def _behind(flow: Flow, op: Op) -> list[int] | None:
@@ -170,7 +244,7 @@ def _entries(
         gradient = made[id(op)].grad
         if gradient is None:
             continue
-        reached = (gradient != 0).flatten(0, -2).any(dim=0).numpy()
+        reached = (gradient != 0).movedim(_axis_made(op), 0).flatten(1).any(dim=1).numpy()
         for ref, axis in parameters:
             parameter, axes = flow.origin[ref.uid]
             own = axes[axis]

@@ -10,6 +10,7 @@ nothing; a model that needs real values to decide its path is run for real on th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from itertools import product
@@ -29,7 +30,7 @@ from torchpare.graph.scripted import scripted_functions_as_python
 from torchpare.graph.sizes import Attribute, Size
 from torchpare.graph.whole_numbers import origins_kept
 from torchpare.layers import MultiheadAttention, adopt
-from torchpare.layers.settings import settings_of
+from torchpare.layers.settings import attributes_of, members, with_members
 
 __all__ = ["call_arguments", "capture", "capture_until_failure"]
 
@@ -126,7 +127,7 @@ def _record(
         recorder.comparisons,
         device,
         recorder.constants,
-        recorder.default_scales,
+        recorder.scales,
         select,
     )
     statistics = [name for name in program.untouched_buffers() if twin.get_buffer(name).is_floating_point()]
@@ -173,31 +174,38 @@ def _training_outputs(
 def _wrap_attributes(twin: nn.Module) -> dict[Attribute, int]:
     """Replace the integers that the copy's modules remember by sizes that know their name; return what they were.
 
-    The numbers of a settings object that a module holds (``self.config``), or of a plain dict, are attributes of it
-    under dotted names; one that many modules share goes by the first of them.
+    The numbers of what a module holds (``self.config``, a dict, rows of them) are attributes of it under dotted names;
+    those of an object that many modules share go by the first of them. What a class says for all its instances is
+    from here on said by each of them.
     """
     found: dict[Attribute, int] = {}
-    known: set[int] = set()
+    known: dict[int, tuple[Any, Any]] = {}
     for path, module in twin.named_modules():
-        for name, value in list(vars(module).items()):
+        for name, value in attributes_of(module).items():
             if name.startswith("__"):
                 continue
-            _wrap(vars(module), name, path, name, found)
-            settings = None if name.startswith("_") else settings_of(value)
-            if settings is not None and id(value) not in known:
-                known.add(id(value))
-                for inner in [key for key in settings if not key.startswith("__")]:
-                    _wrap(settings, inner, path, f"{name}.{inner}", found)
+            new = _wrapped(value if name in vars(module) else copy.deepcopy(value), path, name, found, known)
+            if new is not value:
+                vars(module)[name] = new
     return found
 
 
-def _wrap(namespace: dict[str, Any], key: str, path: str, name: str, found: dict[Attribute, int]) -> None:
-    """One integer, or a row of them, becomes `Size`."""
-    value = namespace[key]
+def _wrapped(value: Any, path: str, name: str, found: dict[Attribute, int], known: dict[int, tuple[Any, Any]]) -> Any:
+    """A value with a `Size` for each whole number in it, changed in place where its kind can be."""
     if type(value) is int:
         attribute = Attribute(path, name)
-        namespace[key], found[attribute] = Size(value, attribute), value
-    elif type(value) in (tuple, list) and value and all(type(item) is int for item in value):
-        sized = [Size(item, Attribute(path, name, index)) for index, item in enumerate(value)]
-        namespace[key] = type(value)(sized)
+        found[attribute] = value
+        return Size(value, attribute)
+    if type(value) in (tuple, list, torch.Size) and value and all(type(item) is int for item in value):
         found.update((Attribute(path, name, index), item) for index, item in enumerate(value))
+        return type(value)([Size(item, Attribute(path, name, index)) for index, item in enumerate(value)])
+    if id(value) not in known:
+        known[id(value)] = (value, value)  # kept alive, so that nobody else gets its id
+        changes = {}
+        for key, item in members(value).items():
+            new = item if key.startswith("__") else _wrapped(item, path, f"{name}.{key}", found, known)
+            if new is not item:
+                changes[key] = new
+        if changes:
+            known[id(value)] = (value, with_members(value, changes, in_place=True))
+    return known[id(value)][1]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torchpare.graph.sizes import ARITHMETIC, Attribute, BinaryOp, Const
 
@@ -93,7 +93,7 @@ def _is_linear(side: Side) -> bool:
     if isinstance(side, Polynomial):
         return all(len(set(key)) == len(key) for key in side.terms)
     if isinstance(side, BinaryOp):
-        if side.symbol in ("//", "%"):
+        if side.symbol not in ("+", "-", "*"):
             return not (set(_unknowns(side.left)) | set(_unknowns(side.right)))  # type: ignore[arg-type]
         if side.symbol == "*" and set(_unknowns(side.left)) & set(_unknowns(side.right)):  # type: ignore[arg-type]
             return False
@@ -101,7 +101,7 @@ def _is_linear(side: Side) -> bool:
     return True
 
 
-def _value(side: Side, values: Mapping[Unknown, int]) -> int:
+def _value(side: Side, values: Mapping[Unknown, int]) -> Any:
     if isinstance(side, Polynomial):
         return sum(count * prod(values[v] for v in key) for key, count in side.terms.items())
     if isinstance(side, Const):

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from torchpare.graph.labels import LabelArray, LabelStore
-from torchpare.graph.program import Op, Program, Ref
+from torchpare.graph.program import Op, Program, Ref, Scale
 from torchpare.graph.sizes import Const, Expr
 
 __all__ = ["Equation", "Flow", "Note", "Role", "along"]
@@ -83,8 +83,8 @@ class Flow:
     """Arrays of shape (rows, n), with the reason: every row must keep equally many, vanished rows left aside."""
     comparisons: dict[tuple[Expr, Expr, bool], str] = field(default_factory=dict)
     """Pairs of expressions that must stay equal, or unequal, with where."""
-    query_makers: dict[int, list[Any]] = field(default_factory=dict)
-    """By uid of the queries of an attention with the default scale, the parameters that can make up for another."""
+    scale_makers: list[tuple[Scale, list[Any]]] = field(default_factory=list)
+    """Scales worked out of sizes, each with the parameters that can make up for another one."""
     notes: list[Note] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
     """Operators without a rule, with the first place where each was met."""

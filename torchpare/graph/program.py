@@ -90,6 +90,19 @@ class Op:
         return f"{place} ({self.site})" if self.site else place
 
 
+@dataclass(frozen=True)
+class Scale:
+    """A number that the code works out of a size and multiplies values with: ``size ** power``, times a constant."""
+
+    uid: int
+    """Of the values, before they are multiplied."""
+    size: Expr
+    value: int
+    """Of the size, when it was recorded."""
+    power: float
+    site: str
+
+
 @dataclass
 class Program:
     """Operators in order, with the values they read and write."""
@@ -112,8 +125,8 @@ class Program:
     """``meta`` where shapes sufficed, ``cpu`` where the model had to be run for real."""
     constants: Mapping[int, Tensor] = field(default_factory=dict)
     """Tensors that came from outside the model's parameters, buffers and inputs, by uid; on the CPU with values."""
-    default_scales: Sequence[int] = ()
-    """The queries of attentions that divide by the root of the width of a head."""
+    scales: Sequence[Scale] = ()
+    """Where values are multiplied with powers of sizes: the default scale of attentions, and those that code writes."""
     select: Callable[[Any], Any] | None = None
     """What of the model's outputs must keep its shape; all of them, if not given."""
 

@@ -16,8 +16,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from torchpare.graph.program import Call
-from torchpare.graph.sizes import Const, Expr, Size, expression
+from torchpare.graph.program import Call, Scale
+from torchpare.graph.sizes import Const, Expr, Power, Size, expression
 
 __all__ = ["EVEN_SPLITS", "RECURRENT", "Provenance"]
 
@@ -27,7 +27,7 @@ class Watcher(Protocol):
 
     call: Call | None
     depth: int
-    default_scales: list[int]
+    scales: list[Scale]
 
     def uid(self, tensor: Tensor) -> int:
         """The uid of a tensor."""
@@ -35,6 +35,10 @@ class Watcher(Protocol):
 
     def shape(self, tensor: Tensor) -> torch.Size:
         """The shape of a tensor, every size knowing its axis."""
+        ...
+
+    def scale(self, tensor: Tensor, number: Power, sign: int = 1) -> None:
+        """The model's code multiplies values with a power of a size."""
         ...
 
     def compare(self, left: Expr, right: Expr, equal: bool) -> None:
@@ -57,6 +61,10 @@ class Provenance(TorchFunctionMode):
             shape = self.recorder.shape(args[0])
             dim = _argument(args, kwargs, 1, "dim")
             return shape if dim is None else shape[dim]
+        if func is Tensor.stride:
+            strides = _strides(args[0], self.recorder.shape(args[0]))
+            dim = _argument(args, kwargs, 1, "dim")
+            return strides if dim is None else strides[dim]
         if func is Tensor.numel or func is torch.numel:
             return _product(self.recorder.shape(_argument(args, kwargs, 0, "input")))
         if getattr(func, "__name__", "") == _STOCK_ATTENTION:
@@ -87,16 +95,35 @@ class Provenance(TorchFunctionMode):
             return Call(
                 name, sizes=_unflattened(self.recorder.shape(_argument(args, kwargs, 0, "input")), args, kwargs)
             )
+        if name == "narrow":
+            return Call(name, slices=_narrowed(args, kwargs))
         if name == "rms_norm":  # its operators know nothing of the shape, which must be its input's
             asked = _argument(args, kwargs, 1, "normalized_shape")
             shape = self.recorder.shape(_argument(args, kwargs, 0, "input"))
             for size, wanted in zip(shape[-len(asked) :], asked, strict=True):
                 self.recorder.compare(expression(size), expression(wanted), True)
             return Call(name, sizes=tuple(_expressions(asked)))
-        if name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
-            self.recorder.default_scales.append(self.recorder.uid(_argument(args, kwargs, 0, "query")))
-            return None
+        self._note_scales(name, args, kwargs)
         return _note(name, args, kwargs)
+
+    def _note_scales(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Powers of sizes that scale values; those that do anything else are lost."""
+        if name == "scaled_dot_product_attention":
+            query, scale = _argument(args, kwargs, 0, "query"), kwargs.get("scale")
+            if scale is None:
+                width = self.recorder.shape(query)[-1]
+                site, value = "an attention with the default scale", int(width)
+                self.recorder.scales.append(Scale(self.recorder.uid(query), expression(width), value, -0.5, site))
+            if isinstance(scale, Power):
+                self.recorder.scale(query, scale)
+                return
+        powers = [leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, Power)]
+        if len(powers) == 1 and name in _SCALINGS and isinstance(args[0], Tensor) and args[1:] == tuple(powers):
+            self.recorder.scale(args[0], powers[0], _SCALINGS[name])
+            return
+        for power in pytree.tree_leaves((args, kwargs)) if powers or name not in _SCALINGS else ():
+            if isinstance(power, Power):
+                power.root.lost = True
 
 
 def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str) -> Any:
@@ -119,6 +146,13 @@ def _looked_into() -> Iterator[None]:
         names["has_torch_function"] = asked
 
 
+def _strides(tensor: Tensor, shape: torch.Size) -> tuple[int, ...]:
+    """The strides of a tensor, as products of sizes where its entries lie in order."""
+    plain = tuple(tensor.stride())
+    followed = tuple(_product(shape[axis + 1 :]) for axis in range(len(shape)))
+    return followed if plain == tuple(map(int, followed)) else plain
+
+
 def _product(sizes: torch.Size) -> int:
     total = 1
     for size in sizes:
@@ -136,13 +170,17 @@ EVEN_SPLITS = frozenset({"tensor_split", "hsplit", "vsplit", "dsplit"})
 RECURRENT = frozenset(
     {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 )
-_SPLIT_CALLS = frozenset({"split", "split_with_sizes", "chunk", "narrow"})
+_SPLIT_CALLS = frozenset({"split", "split_with_sizes", "chunk"})
 _NUMBER_CALLS = frozenset(
     f"{prefix}{name}{suffix}"
     for name in ("add", "sub", "mul", "div", "truediv", "pow", "true_divide", "floor_divide")
     for prefix, suffix in (("", ""), ("", "_"), ("__", "__"), ("__r", "__"), ("__i", "__"))
 )
 """Arithmetic between a tensor and a number: a size that takes part in it is a number like any other."""
+_SCALINGS = dict.fromkeys(("mul", "__mul__", "__rmul__", "multiply"), 1) | dict.fromkeys(
+    ("div", "__div__", "__truediv__", "true_divide", "divide"), -1
+)
+"""Functions that multiply a tensor, and those that divide it, with the sign that a power gets there."""
 _VALUE_CALLS = frozenset(
     f"{name}{suffix}"
     for name in ("clamp", "clamp_min", "clamp_max", "clip", "fill", "masked_fill", "full_like", "where", "lerp")
@@ -214,6 +252,14 @@ def _unflattened(shape: torch.Size, args: tuple[Any, ...], kwargs: dict[str, Any
     if not isinstance(dim, int) or not isinstance(sizes, (tuple, list)):
         return None  # axes by name
     return tuple(_expressions([*shape[: dim % len(shape)], *sizes, *shape[dim % len(shape) + 1 :]]))
+
+
+def _narrowed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int, tuple[Expr, Expr | None]]:
+    """The (start, stop) of ``narrow(dim, start, length)``, where it counts from the front."""
+    dim, start, length = (_argument(args, kwargs, at, name) for at, name in enumerate(("dim", "start", "length"), 1))
+    if isinstance(start, Tensor) or start < 0:
+        return {}
+    return {dim % _argument(args, kwargs, 0, "input").dim(): (expression(start), expression(start + length))}
 
 
 def _expressions(numbers: Any) -> Iterator[Expr]:

@@ -20,9 +20,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchpare.graph.meta_results import MetaResults
-from torchpare.graph.program import Call, Kind, Op, Ref, Value
+from torchpare.graph.program import Call, Kind, Op, Ref, Scale, Value
 from torchpare.graph.provenance import Provenance
-from torchpare.graph.sizes import Dim, Expr, Size, watch_sizes
+from torchpare.graph.sizes import Const, Dim, Expr, Power, Root, Size, watch_sizes
 from torchpare.layers.tables import named_tables
 
 __all__ = ["Outputs", "Recorder", "map_tensors", "output_tensors"]
@@ -88,7 +88,8 @@ class Recorder(TorchDispatchMode):
         self.comparisons: dict[tuple[Expr, Expr, bool], str] = {}
         self._compared: Counter[tuple[Expr, Expr, bool]] = Counter()
         self.constants: dict[int, Tensor] = {}
-        self.default_scales: list[int] = []
+        self.scales: list[Scale] = []
+        self._roots: list[Root] = []
         self.call: Call | None = None
         self.depth = 0  # of torch's functions: at 0 only constructors such as `torch.Tensor(2, 3)` dispatch operators
         self._uids: dict[int, int] = {}
@@ -122,6 +123,10 @@ class Recorder(TorchDispatchMode):
         with self.recording():
             output = twin(*args, **kwargs)
             output = output if outputs is None else outputs(output)
+        for root in self._roots:  # it only scaled values: no use of it as a number, if something makes up for another
+            if not root.lost:
+                self.forget(root.expr, Const(root.value), True)
+        self._roots.clear()
         return tuple(self.uid(tensor) for tensor in output_tensors(output))
 
     @contextmanager
@@ -134,6 +139,13 @@ class Recorder(TorchDispatchMode):
         """Note that the model's code compared two sizes."""
         self._compared[left, right, equal] += 1
         self.comparisons.setdefault((left, right, equal), _user_site())
+
+    def scale(self, tensor: Tensor, number: Power, sign: int = 1) -> None:
+        """Note that values are multiplied with a power of a size, or divided by it (``sign`` -1)."""
+        root = number.root
+        if not any(known is root for known in self._roots):
+            self._roots.append(root)
+        self.scales.append(Scale(self.uid(tensor), root.expr, root.value, sign * number.power, _user_site()))
 
     def forget(self, left: Expr, right: Expr, equal: bool) -> None:
         """Take back one such note."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 from torchpare.errors import MaskConflictError
 from torchpare.graph.labels import LabelArray
 from torchpare.graph.search import Solution
-from torchpare.graph.sizes import Attribute
+from torchpare.graph.sizes import ARITHMETIC, Attribute, Const, Dim, Expr
 from torchpare.graph.votes import Restored, Votes, count_votes, masks_by_uid, scattered
 from torchpare.types import Masks
 
@@ -61,6 +61,16 @@ class Removal:
         """The shape of a value after the removal."""
         before = self.space.program.values[uid].shape
         return tuple(_count(kept, axis, before[axis]) for axis, kept in enumerate(self.kept_axes(uid)))
+
+    def size(self, expr: Expr) -> Any:
+        """What an expression of sizes comes to after the removal."""
+        if isinstance(expr, Const):
+            return expr.value
+        if isinstance(expr, Dim):
+            return self.shape(expr.uid)[expr.axis]
+        if isinstance(expr, Attribute):
+            return self.attributes.get(expr, self.space.program.attributes[expr])
+        return ARITHMETIC[expr.symbol](self.size(expr.left), self.size(expr.right))
 
     @property
     def empty(self) -> bool:

@@ -7,7 +7,7 @@ tried in turn, and an equation with a single unknown left gives that unknown at 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torchpare.graph.equations import Equality, Unknown, Values
@@ -170,15 +170,28 @@ class _Search:
             return None
         variable = next((v for v in self.order if v not in known), None)
         if variable is not None:
-            for candidate in self.domain[variable]:
-                found = self._descend({**known, variable: candidate})
-                if found is not None or self.steps > _MOST_STEPS:
-                    return found
-            return None
+            return self._first(known, variable, self.domain[variable])
         attribute = next((a for e in self.equations for a in sorted(e.attributes, key=str) if a not in known), None)
-        if attribute is not None:  # two attributes in one product: the one of them stays what it was
-            return self._descend({**known, attribute: self.originals[attribute]})
-        return known
+        return known if attribute is None else self._first(known, attribute, self._candidates(attribute, known))
+
+    def _first(self, known: Values, unknown: Unknown, candidates: Iterable[int]) -> Values | None:
+        """The first candidate with which all else can be found."""
+        for candidate in candidates:
+            found = self._descend({**known, unknown: candidate})
+            if found is not None or self.steps > _MOST_STEPS:
+                return found
+        return None
+
+    def _candidates(self, attribute: Attribute, known: Values) -> list[int]:
+        """What an attribute may become, first of all what it was; of two in one product, the one stays that."""
+        fitting = [
+            set(self._fitting(equation, attribute, known))
+            for equation in self.equations
+            if equation.equal and equation.unknowns - known.keys() == {attribute}
+        ]
+        original = self.originals[attribute]
+        allowed = set.intersection(*fitting) if fitting else {original}
+        return sorted(allowed, key=lambda value: (value != original, value))
 
     def _propagate(self, values: Values) -> Values | None:
         """Fill in what follows; None where an equation cannot hold."""
@@ -206,23 +219,19 @@ class _Search:
             pending = waiting
 
     def _fitting(self, equation: Equality, unknown: Unknown, known: Values) -> Sequence[int]:
-        """The values of ``unknown`` for which an equation holds; an attribute that has several keeps its own."""
+        """The values of ``unknown`` for which an equation holds."""
         if isinstance(unknown, Attribute):
             original = self.originals[unknown]
             allowed: Sequence[int] = range(1, original + 1) if original > 0 else (original,)
         else:
-            original = None
             allowed = range(self.domain[unknown].low, self.domain[unknown].high + 1)
-        if equation.linear:
-            low = allowed[0]
-            at, beside = (equation.gap({**known, unknown: value}) for value in (low, low + 1))
-            if at is None or beside is None:
-                return ()
-            if at == beside:
-                fitting: Sequence[int] = allowed if at == 0 else ()
-            else:
-                answer = low - at // (beside - at)
-                fitting = (answer,) if at % (beside - at) == 0 and answer in allowed else ()
-        else:
-            fitting = [value for value in allowed if equation.gap({**known, unknown: value}) == 0]
-        return (original,) if original is not None and original in fitting else fitting
+        if not equation.linear:
+            return [value for value in allowed if equation.gap({**known, unknown: value}) == 0]
+        low = allowed[0]
+        at, beside = (equation.gap({**known, unknown: value}) for value in (low, low + 1))
+        if at is None or beside is None:
+            return ()
+        if at == beside:
+            return allowed if at == 0 else ()
+        answer = low - at // (beside - at)
+        return (answer,) if at % (beside - at) == 0 and answer in allowed else ()

@@ -9,6 +9,7 @@ scripted code) degrades to a literal, and a literal freezes what it measures: a 
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,9 @@ __all__ = [
     "Const",
     "Dim",
     "Expr",
+    "Power",
     "Ratio",
+    "Root",
     "Size",
     "dims",
     "expression",
@@ -34,9 +37,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Const:
-    """A number written in the source, or one whose origin was lost."""
+    """A number written in the source, or one whose origin was lost; whole, but for what a size is multiplied with."""
 
-    value: int
+    value: Any
 
     def __str__(self) -> str:
         return str(self.value)
@@ -75,18 +78,24 @@ class BinaryOp:
     right: Expr
 
     def __str__(self) -> str:
-        return f"({self.left} {self.symbol} {self.right})"
+        rounded, _, sign = self.symbol.rpartition(" ")
+        return f"{rounded}({self.left} {sign} {self.right})"
 
 
 Expr: TypeAlias = Const | Dim | Attribute | BinaryOp
 
-ARITHMETIC: dict[str, Callable[[int, int], int]] = {
+_ROUNDED: dict[str, Callable[[float], int]] = {"int": int, "floor": math.floor, "ceil": math.ceil, "round": round}
+
+ARITHMETIC: dict[str, Callable[[Any, Any], int]] = {
     "+": operator.add,
     "-": operator.sub,
     "*": operator.mul,
     "//": operator.floordiv,
     "%": operator.mod,
+    **{f"{name} *": lambda size, number, whole=whole: whole(size * number) for name, whole in _ROUNDED.items()},
+    **{f"{name} /": lambda size, number, whole=whole: whole(size / number) for name, whole in _ROUNDED.items()},
 }
+"""By symbol; ``int *`` is a product with a fraction, made a whole number again."""
 
 
 class Size(int):
@@ -170,16 +179,17 @@ class Size(int):
         return int.__float__(self)
 
     def __truediv__(self, other: Any) -> Any:
-        self.used_as_number()
-        quotient = int.__truediv__(self, other)
-        whole = isinstance(other, int) and not isinstance(other, bool) and int(self) % int(other) == 0
-        return Ratio(quotient, self, other) if whole else quotient
+        return Ratio.of(self, "/", other) if _is_number(other) else int.__truediv__(self, other)
 
     def __rtruediv__(self, other: Any) -> Any:
+        if _is_number(other) and int(self):
+            return Power.of(self, -1.0, other / int(self))
         self.used_as_number()
         return int.__rtruediv__(self, other)
 
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
+        if _is_number(other) and modulo is None and int(self) > 0 and isinstance(value := int(self) ** other, float):
+            return Power.of(self, float(other), value)
         self.used_as_number()
         return int.__pow__(self, other) if modulo is None else int.__pow__(self, other, modulo)
 
@@ -192,39 +202,129 @@ class Size(int):
         _tell(self.expr, Const(int(self)), True)
 
 
-class Ratio(float):
-    """A size divided by a whole number without a rest: a number, until the code makes a whole one of it again."""
+def _is_number(other: Any) -> bool:
+    return isinstance(other, (int, float)) and not isinstance(other, bool)
 
-    def __new__(cls, value: float, dividend: Size, divisor: int) -> Self:
-        """``dividend / divisor``, which was noted as a use of the dividend as a number."""
-        ratio = super().__new__(cls, value)
-        ratio.dividend, ratio.divisor = dividend, divisor
+
+class Ratio(float):
+    """A size times or by a number: a number too, until the code makes a whole one of it again."""
+
+    size: Size
+    symbol: str
+    number: int | float
+
+    @classmethod
+    def of(cls, size: Size, symbol: str, number: float) -> Self:
+        """``size * number`` or ``size / number``, noted as a use of the size as a number."""
+        size.used_as_number()
+        plain = int(number) if isinstance(number, int) else float(number)
+        ratio = cls(int(size) * plain if symbol == "*" else int(size) / plain)
+        ratio.size, ratio.symbol, ratio.number = size, symbol, plain
         return ratio
 
-    dividend: Size
-    divisor: int
-
-    def whole(self) -> int:
-        """The size that it is; the division was no use of a number then."""
+    def whole(self, rounded: str) -> Any:
+        """The size that it is, rounded in one of four ways; it was no use of a number then."""
         forget = _FORGET.get()
         if forget is not None:
-            forget(self.dividend.expr, Const(int(self.dividend)), True)
-        return self.dividend // self.divisor
+            forget(self.size.expr, Const(int(self.size)), True)
+        if self.symbol == "/" and isinstance(self.number, int) and rounded == "floor":
+            return self.size // self.number
+        symbol = f"{rounded} {self.symbol}"
+        value = ARITHMETIC[symbol](int(self.size), self.number)
+        return Size(value, BinaryOp(symbol, self.size.expr, Const(self.number)))
 
     def __trunc__(self) -> int:
-        return self.whole()
+        return self.whole("floor" if self >= 0 else "int")
 
     def __floor__(self) -> int:
-        return self.whole()
+        return self.whole("floor")
 
     def __ceil__(self) -> int:
-        return self.whole()
+        return self.whole("ceil")
 
     def __round__(self, digits: int | None = None) -> Any:
-        return self.whole() if digits is None else float.__round__(self, digits)
+        return self.whole("round") if digits is None else float.__round__(self, digits)
 
     def __reduce__(self) -> tuple[type[float], tuple[float]]:
         return float, (float(self),)
+
+
+@dataclass
+class Root:
+    """Where a size became a power of itself: a use of it as a number, if all it does is not to scale values."""
+
+    expr: Expr
+    value: int
+    lost: bool = False
+
+
+class Power(float):
+    """A size to a power, times any number: ``1 / math.sqrt(n)``. What it scales may be able to make up for another."""
+
+    root: Root
+    power: float
+
+    @classmethod
+    def of(cls, size: Size, power: float, value: float) -> Self:
+        """``value``, which is in proportion to ``size ** power``; noted as a use of the size as a number."""
+        size.used_as_number()
+        return cls.made(Root(size.expr, int(size)), power, value)
+
+    @classmethod
+    def made(cls, root: Root, power: float, value: float) -> Self:
+        """One that has the origin of another."""
+        made = cls(value)
+        made.root, made.power = root, power
+        return made
+
+    def __neg__(self) -> Self:
+        return self * -1
+
+    def __mul__(self, other: Any) -> Any:
+        return self._by(other, float.__mul__(self, other), self.power) if _is_number(other) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> Any:
+        return self._by(other, float.__truediv__(self, other), self.power) if _is_number(other) else NotImplemented
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return self._by(other, float.__rtruediv__(self, other), -self.power) if _is_number(other) else NotImplemented
+
+    def __pow__(self, other: Any, modulo: None = None) -> Any:
+        value = float.__pow__(self, other)
+        return self._by(other, value, self.power * other) if _is_number(other) and float.__gt__(self, 0.0) else value
+
+    def _by(self, other: Any, value: float, power: float) -> Any:
+        """The result of arithmetic with a plain number; with any other, it is lost where the size went."""
+        if type(other) in (int, float):
+            return type(self).made(self.root, power, value)
+        self.root.lost = True
+        if isinstance(other, Power):
+            other.root.lost = True
+        if isinstance(other, Size):
+            other.used_as_number()
+        return float(value)
+
+    def __reduce__(self) -> tuple[type[float], tuple[float]]:
+        return float, (float.__pos__(self),)
+
+
+def _losing(name: str) -> Callable[..., Any]:
+    plain = getattr(float, f"__{name}__")
+
+    def method(self: Power, *args: Any) -> Any:
+        self.root.lost = True
+        return plain(self, *args)
+
+    return method
+
+
+for _name in ("add", "radd", "sub", "rsub", "mod", "rmod", "floordiv", "rfloordiv", "divmod", "rpow", "float", "int"):
+    setattr(Power, f"__{_name}__", _losing(_name))
+for _name in ("lt", "le", "gt", "ge", "eq", "ne", "trunc", "floor", "ceil", "round", "abs"):
+    setattr(Power, f"__{_name}__", _losing(_name))
+Power.__hash__ = float.__hash__  # type: ignore[method-assign]
 
 
 Listener: TypeAlias = Callable[["Expr", "Expr", bool], None]
@@ -272,6 +372,8 @@ def _binary(symbol: str, *, swapped: bool) -> Callable[[Size, Any], Any]:
 
     def method(self: Size, other: Any) -> Any:
         if not isinstance(other, int) or isinstance(other, bool):
+            if symbol == "*" and isinstance(other, float):
+                return Ratio.of(self, symbol, other)
             if isinstance(other, (float, complex)):
                 self.used_as_number()
             return NotImplemented

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +17,7 @@ from torchpare.graph.attention_scale import Sink
 from torchpare.graph.capture import capture
 from torchpare.graph.flow import Equation, Flow, Note, Role
 from torchpare.graph.labels import LabelArray
-from torchpare.graph.program import Program, Value
+from torchpare.graph.program import Op, Program, Scale, Value
 from torchpare.graph.recorder import Outputs
 from torchpare.graph.removal import OnConflict, Removal, decide_removal, group_masks
 from torchpare.graph.rules import apply_rules
@@ -60,7 +61,7 @@ class PruningSpace:
         self.other_readers: tuple[LabelArray, ...] = tuple(flow.other_readers)
         self.levels: tuple[tuple[LabelArray, LabelArray], ...] = tuple(flow.levels)
         """Pairs of (labels of an axis, labels of an axis inside it)."""
-        self.query_makers: Mapping[int, list[Sink]] = dict(flow.query_makers)
+        self.scale_makers: Sequence[tuple[Scale, list[Sink]]] = tuple(flow.scale_makers)
         """By uid of the queries of an attention with the default scale, the parameters that make them."""
         self.aligned: tuple[tuple[LabelArray, int], ...] = tuple(flow.aligned)
         """Labels of axes whose length must stay a multiple of a number, or an operator refuses them."""
@@ -148,10 +149,21 @@ class PruningSpace:
         """The (parameter uid, axis) that read nothing but zeros from channels that go: see `torchpare.graph.zeros`."""
         silent = self.silent
         makers = {place for place, role in self.roles.items() if role.kind == "makes"}  # tied: read here, made there
+        used = Counter(
+            uid
+            for op in self.program.ops
+            for uid in {self.parameter_of(ref.uid) for ref in op.inputs if self._ends(op)}
+        )
         sources = self._flow.sources.items()
-        return self._flow.unmasked | {
-            place for place, read in sources if silent.issuperset(read) and place not in makers
+        return self._flow.unmasked | {  # one that is used as a value elsewhere (a first state) makes channels there
+            place
+            for place, read in sources
+            if silent.issuperset(read) and place not in makers and used[place[0]] <= len(read)
         }
+
+    def _ends(self, op: Op) -> bool:
+        """Whether an operator makes something of its inputs, and does not only show them otherwise."""
+        return not all(self.shows_parameter(uid) for uid in op.outputs)
 
     @cached_property
     def steady_readers(self) -> frozenset[tuple[int, int]]:
@@ -229,9 +241,9 @@ class PruningSpace:
             yield equation.labels[None]
             for dim in dims(equation.expr):
                 yield self.first_row(dim)[None]
-        for uid in self.query_makers:
-            axis = len(self.program.values[uid].shape) - 1
-            yield self.first_row(Dim(uid, axis))[None]
+        for scale, _ in self.scale_makers:
+            for dim in dims(scale.size):
+                yield self.first_row(dim)[None]
         for left, right, _ in self.comparisons:
             for dim in (*dims(left), *dims(right)):
                 yield self.first_row(dim)[None]

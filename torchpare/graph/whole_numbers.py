@@ -1,4 +1,4 @@
-"""``int()``, ``len()`` and ``numpy.prod`` as a model's code calls them, keeping where a size came from.
+"""``int()``, ``len()``, roots and ``numpy.prod`` as a model's code calls them, keeping where a size came from.
 
 Python makes a plain integer of whatever ``int(x)`` is given, and numpy of what it multiplies, so that ``int(c / 2)``,
 ``len(weight)`` and ``np.prod(x.shape[1:])`` would be numbers without origin. While a model is recorded, the modules of
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from torchpare.graph.sizes import Ratio, Size
+from torchpare.graph.sizes import Power, Ratio, Size
 
 __all__ = ["origins_kept"]
 
@@ -28,17 +28,23 @@ def origins_kept(model: nn.Module) -> Iterator[None]:
     """While this lasts, sizes stay sizes where the code of the model's classes makes whole numbers of them."""
     lent: dict[str, Any] = {"int": _Int, "len": _length}
     names: list[tuple[dict[str, Any], str]] = []
-    product = np.prod
+    replaced: list[tuple[Any, str, Any]] = [(vars(math), "sqrt", math.sqrt), (vars(np), "sqrt", np.sqrt)]
+    product, roots = np.prod, {math.sqrt: _root(math.sqrt), np.sqrt: _root(np.sqrt)}
     try:
         for home in _namespaces(model):
             for name, value in lent.items():
                 if name not in home:
                     home[name] = value
                     names.append((home, name))
+            replaced += [(home, name, value) for name, value in home.items() if value is math.sqrt]
+        for home, name, value in replaced:
+            home[name] = roots[value]
         np.prod = _multiplied(product)
         yield
     finally:
         np.prod = product
+        for home, name, value in replaced:
+            home[name] = value
         for home, name in names:
             del home[name]
 
@@ -57,7 +63,7 @@ class _Kind(type):
         if len(args) == 1 and isinstance(args[0], Size):
             return args[0]
         if len(args) == 1 and isinstance(args[0], Ratio):
-            return args[0].whole()
+            return math.trunc(args[0])
         return builtins.int(*args, **kwargs)
 
     def __instancecheck__(cls, instance: Any) -> bool:
@@ -83,6 +89,15 @@ class _Int(metaclass=_Kind):
 def _length(of: Any, /) -> int:
     """``len``, which for a tensor is the size of its first axis."""
     return of.shape[0] if isinstance(of, Tensor) and of.ndim else builtins.len(of)
+
+
+def _root(function: Any) -> Any:
+    @functools.wraps(function)
+    def sqrt(number: Any, /, *args: Any, **kwargs: Any) -> Any:
+        plain = not isinstance(number, (Size, Power)) or args or kwargs
+        return function(number, *args, **kwargs) if plain else number**0.5
+
+    return sqrt
 
 
 def _multiplied(product: Any) -> Any:

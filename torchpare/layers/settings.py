@@ -1,15 +1,43 @@
-"""Settings objects: what a module keeps its numbers in, when not in attributes of its own."""
+"""Where a module keeps its numbers, when not in attributes of its own: settings objects, dicts, rows, its class.
+
+All of these are read alike, as *members* by name: ``config.heads``, ``stages[0]["width"]`` and a field of a named tuple
+are the paths ``config.heads``, ``stages.0.width`` and ``shape.heads``.
+"""
 
 from __future__ import annotations
 
+import copy
+import enum
+import functools
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["is_settings", "settings_of"]
+__all__ = ["attributes_of", "is_settings", "members", "with_members"]
 
-_PLAIN = frozenset({bool, int, float, str, type(None), tuple, list, dict, set, OrderedDict})
+_SCALARS = frozenset({bool, int, float, str, type(None)})
+_PLAIN = _SCALARS | {tuple, list, dict, set, OrderedDict}
+_OF_TORCH = frozenset(vars(nn.Module()))
+_OURS = "torchpare_"
+"""How the notes of this library on a model begin."""
+_MOST = 1000
+"""Members of what is still looked into: a vocabulary is no settings."""
+
+
+def attributes_of(module: nn.Module) -> dict[str, Any]:
+    """What a module's code finds under ``self``: values of its own, and plain ones of its classes, but torch's not."""
+    found: dict[str, Any] = {}
+    for base in reversed(type(module).__mro__):
+        if not f"{base.__module__}.".startswith(("torch.", "builtins.")):
+            found.update(vars(base))
+        elif found:
+            found = {name: value for name, value in found.items() if name not in vars(base)}
+    found = {name: value for name, value in found.items() if type(value) in _PLAIN or members(value)}
+    found.update(vars(module))
+    return {name: value for name, value in found.items() if name not in _OF_TORCH and not name.startswith(_OURS)}
 
 
 def is_settings(value: Any) -> bool:
@@ -17,13 +45,52 @@ def is_settings(value: Any) -> bool:
     kind = type(value)
     if kind in _PLAIN:  # most attributes are
         return False
-    if isinstance(value, (nn.Module, Tensor, type)) or not hasattr(value, "__dict__") or callable(value):
+    if isinstance(value, (nn.Module, Tensor, type, enum.Enum)) or not hasattr(value, "__dict__") or callable(value):
         return False
-    return kind.__name__.endswith(("Config", "Args", "Namespace")) or hasattr(kind, "__dataclass_fields__")
+    if kind.__name__.endswith(("Config", "Args", "Namespace")) or hasattr(kind, "__dataclass_fields__"):
+        return True
+    return bool(vars(value)) and kind.__module__ != "builtins" and all(map(_is_plain, vars(value).values()))
 
 
-def settings_of(value: Any) -> dict[str, Any] | None:
-    """The numbers that an attribute of a module holds by name: a settings object's, or a plain dict; None without."""
-    if type(value) in (dict, OrderedDict):
-        return value if value and all(type(key) is str and "." not in key for key in value) else None
-    return vars(value) if is_settings(value) else None
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    return type(value) in _SCALARS
+
+
+def members(value: Any) -> dict[str, Any]:
+    """What a value holds under names: entries of a dict, fields, items by position; nothing, for what is no holder."""
+    kind = type(value)
+    if kind in _SCALARS or (kind in _PLAIN and len(value) > _MOST):
+        return {}
+    if kind in (dict, OrderedDict):
+        named = {str(key): item for key, item in value.items() if type(key) in (str, int) and "." not in str(key)}
+        return named if len(named) == len(value) else {}
+    if kind in (list, tuple, torch.Size):
+        return {str(position): item for position, item in enumerate(value)}
+    if isinstance(value, functools.partial):
+        return {**{str(position): item for position, item in enumerate(value.args)}, **value.keywords}
+    if isinstance(value, tuple) and hasattr(kind, "_fields"):
+        return dict(zip(kind._fields, value, strict=True))  # type: ignore[attr-defined]
+    return dict(vars(value)) if is_settings(value) else {}
+
+
+def with_members(value: Any, changes: Mapping[str, Any], *, in_place: bool = False) -> Any:
+    """A copy of a holder with other members; ``in_place`` changes it itself, where its kind can be changed."""
+    if isinstance(value, tuple):
+        items = [changes.get(name, item) for name, item in members(value).items()]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, functools.partial):
+        args = [changes.get(str(position), item) for position, item in enumerate(value.args)]
+        return functools.partial(value.func, *args, **{k: changes.get(k, item) for k, item in value.keywords.items()})
+    twin = value if in_place else copy.copy(value)
+    if isinstance(twin, list):
+        for name, item in changes.items():
+            twin[int(name)] = item
+    elif isinstance(twin, dict):
+        twin.update({key: changes[str(key)] for key in twin if str(key) in changes})
+    else:
+        vars(twin).update(changes)
+    return twin

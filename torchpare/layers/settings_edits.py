@@ -1,31 +1,32 @@
-"""Numbers inside a model's settings (``model.config``, or a dict): changed in a copy that only this model holds.
+"""Numbers inside a model's settings (``model.config``, a dict, rows of them): changed in copies that only it holds.
 
 Models share the object they were configured with: with each other, with their parts, with the variable in the user's
-script. A shrink must not reach through it into another model, so the model gets a copy of its own first.
+script. A shrink must not reach through it into another model, so the model gets a copy of its own first. A number that
+its class holds for all instances becomes an attribute of the instance, for the same reason.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from torchpare.layers.settings import settings_of
+from torchpare.layers.settings import attributes_of, members, with_members
 
-__all__ = ["Edit", "owner_and_key", "replace_settings", "settings_copies"]
+__all__ = ["Edit", "number_at", "replace_settings", "settings_copies"]
 
 Edit = int | float | list[int]
 
 
-def owner_and_key(module: nn.Module, name: str) -> tuple[dict[str, Any], str] | None:
-    """The namespace in which a (dotted) attribute lies, and its name there; None where there is no such place."""
-    first, dot, rest = name.partition(".")
-    if not dot:
-        return vars(module), first
-    owner = None if first.startswith("_") else settings_of(vars(module).get(first))
-    return None if owner is None else (owner, rest)
+def number_at(module: nn.Module, name: str) -> Any:
+    """What a module holds under a (dotted) name; None where there is no such place."""
+    first, *rest = name.split(".")
+    value = vars(module).get(first) if not rest else None
+    value = attributes_of(module).get(first) if value is None else value
+    for each in rest:
+        value = members(value).get(each)
+    return value
 
 
 def settings_copies(
@@ -41,14 +42,11 @@ def settings_copies(
         (module, attribute, new settings object) for each place where the old object is held.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    copies: dict[int, Any] = {}
+    changes: dict[int, dict[str, Any]] = {}
     for (path, name), value in edits.items():
-        first, _, rest = name.partition(".")
-        original = vars(modules[path])[first]
-        edited = settings_of(copies.setdefault(id(original), copy.copy(original)))
-        assert edited is not None
-        edited[rest] = value
-    return replace_settings(model, copies)
+        holder, _, key = name.rpartition(".")
+        changes.setdefault(id(number_at(modules[path], holder)), {})[key] = value
+    return _replaced(model, changes, {})
 
 
 def replace_settings(model: nn.Module, copies: dict[int, Any]) -> list[tuple[nn.Module, str, Any]]:
@@ -58,18 +56,31 @@ def replace_settings(model: nn.Module, copies: dict[int, Any]) -> list[tuple[nn.
         model: only read.
         copies: the new objects, by the ``id`` of the old ones; settings that hold one of those are copied too.
     """
-    if not copies:
-        return []
-    held = [
-        (module, name, value)
-        for module in model.modules()
-        for name, value in vars(module).items()
-        if not name.startswith("_") and settings_of(value) is not None
-    ]
-    for _, _, value in held:  # settings that hold edited ones: a config of parts
-        for inner, part in (settings_of(value) or {}).items():
-            if id(part) in copies:
-                edited = settings_of(copies.setdefault(id(value), copy.copy(value)))
-                assert edited is not None
-                edited[inner] = copies[id(part)]
-    return [(module, name, copies[id(value)]) for module, name, value in held if id(value) in copies]
+    return _replaced(model, {}, dict(copies)) if copies else []
+
+
+def _replaced(
+    model: nn.Module, changes: Mapping[int, Mapping[str, Any]], copies: dict[int, Any]
+) -> list[tuple[nn.Module, str, Any]]:
+    places = []
+    for module in model.modules():
+        for name, value in attributes_of(module).items():
+            new = _renewed(value, changes, copies)
+            if new is not value:
+                places.append((module, name, new))
+    return places
+
+
+def _renewed(value: Any, changes: Mapping[int, Mapping[str, Any]], copies: dict[int, Any]) -> Any:
+    """A value with what changed in it, however deep; itself, where nothing did."""
+    if id(value) in copies:
+        return copies[id(value)]
+    held = members(value)
+    if not held:
+        return value
+    copies[id(value)] = value  # settings may hold each other
+    inner = {name: _renewed(item, changes, copies) for name, item in held.items()}
+    own = {**{name: new for name, new in inner.items() if new is not held[name]}, **changes.get(id(value), {})}
+    if own:
+        copies[id(value)] = with_members(value, own)
+    return copies[id(value)]

@@ -1,8 +1,8 @@
-"""Attentions with the default scale, made to compute what they did although their heads are narrower.
+"""Attentions that scale by the width of their heads, made to compute what they did although heads are narrower.
 
 The default scale is ``1 / sqrt(d)`` (Vaswani et al., "Attention Is All You Need", NeurIPS 2017, equation 1). With
 ``d'`` entries left of a head, queries times ``sqrt(d' / d)`` give the scores they gave before; the factor goes into the
-parameters that make them.
+parameters that make them. So with any other power of any size that the model's code multiplies values with.
 """
 
 # ruff: noqa: SLF001 - registered parameters are read where nn.Module keeps them
@@ -31,11 +31,10 @@ def query_factors(removal: Removal) -> dict[int, tuple[int, np.ndarray]]:
     """
     space = removal.space
     factors: dict[int, tuple[int, np.ndarray]] = {}
-    for uid, sinks in space.query_makers.items():
-        before, after = space.program.values[uid].shape[-1], removal.shape(uid)[-1]
-        if before == after:
+    for scale, sinks in space.scale_makers:
+        factor = (removal.size(scale.size) / scale.value) ** -scale.power
+        if factor == 1:
             continue
-        factor = (after / before) ** 0.5
         for sink in sinks:
             axis, known = factors.setdefault(sink.uid, (sink.axis, np.ones(len(sink.entries))))
             again = sink.entries & (known != 1)

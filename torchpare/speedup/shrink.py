@@ -17,7 +17,7 @@ from torchpare.files.leaf_attributes import leaf_attributes
 from torchpare.graph.sizes import Attribute, Const
 from torchpare.layers import MultiheadAttention, is_stock
 from torchpare.layers.parameters import renewed
-from torchpare.layers.settings_edits import owner_and_key, settings_copies
+from torchpare.layers.settings_edits import number_at, settings_copies
 from torchpare.layers.tables import table
 from torchpare.speedup.shrink_plan import Cut, ShrinkPlan
 from torchpare.speedup.transaction import Transaction
@@ -102,11 +102,13 @@ def _held_as_numbers(plan: ShrinkPlan, modules: Mapping[str, nn.Module]) -> dict
 
     The function would change with them, so they stay, although the layer's parameters do not.
     """
-    pairs = [(left, right) for left, right, equal in plan.removal.space.comparisons if equal]
+    space = plan.removal.space
+    held = [(left, right.value) for left, right, equal in space.comparisons if equal and isinstance(right, Const)]
+    held += [(scale.size, plan.removal.size(scale.size)) for scale, _ in space.scale_makers]
     return {
-        (id(modules[left.module]), left.name): right.value
-        for left, right in pairs
-        if isinstance(left, Attribute) and left.module in modules and isinstance(right, Const)
+        (id(modules[size.module]), size.name): value
+        for size, value in held
+        if isinstance(size, Attribute) and size.module in modules
     }
 
 
@@ -133,10 +135,7 @@ def _edit_attributes(change: Transaction, plan: ShrinkPlan, modules: Mapping[str
     settings: dict[tuple[str, str], Any] = {}
     for path, values in plan.attributes.items():
         for key, value in values.items():
-            place = owner_and_key(modules[path], key)
-            assert place is not None
-            row = isinstance(value, list) and isinstance(place[0][place[1]], tuple)
-            new = tuple(value) if row else value  # type: ignore[arg-type]
+            new = type(number_at(modules[path], key))(value) if isinstance(value, list) else value
             if "." in key:
                 settings[path, key] = new
             else:

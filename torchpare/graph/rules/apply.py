@@ -6,13 +6,13 @@ import logging
 
 import numpy as np
 
-from torchpare.graph.attention_scale import find_query_makers
+from torchpare.graph.attention_scale import find_scale_makers
 from torchpare.graph.flow import Flow, along
 from torchpare.graph.program import Op, Program, Ref
 from torchpare.graph.rules.elementwise import pointwise
 from torchpare.graph.rules.siblings import follow_siblings
 from torchpare.graph.rules.table import find_rule
-from torchpare.graph.sizes import Const, Dim
+from torchpare.graph.sizes import Const
 
 __all__ = ["apply_rules"]
 
@@ -28,7 +28,7 @@ def apply_rules(program: Program, *, free_literals: bool = False) -> Flow:
         function(flow, op)
     _freeze_unread_entries(flow)
     follow_siblings(flow)
-    _mind_default_scales(flow)
+    _mind_scales(flow)
     _freeze_rigid(flow)
     for uid in program.outputs:
         for axis in range(len(flow.shape(uid))):
@@ -68,13 +68,13 @@ def _read_piece(op: Op, axis: int, rank: int) -> slice:
     return slice(*(*op.args[2:], *(None, None, None)[len(op.args[2:]) :]))
 
 
-def _mind_default_scales(flow: Flow) -> None:
-    """An attention with the default scale: find who can make up for narrower heads, or keep their width."""
-    flow.query_makers.update(find_query_makers(flow))
-    for uid in flow.program.default_scales:
-        axis = len(flow.shape(uid)) - 1
-        if uid not in flow.query_makers:  # the scale is a number that the model computes from the width of a head
-            flow.comparisons[Dim(uid, axis), Const(flow.shape(uid)[axis]), True] = "an attention with the default scale"
+def _mind_scales(flow: Flow) -> None:
+    """Values multiplied with a power of a size: find who can make up for another one, or keep that size."""
+    for scale, makers in find_scale_makers(flow):
+        if makers is not None:
+            flow.scale_makers.append((scale, makers))
+        else:  # it is a number that the model computes from the width of a head
+            flow.comparisons[scale.size, Const(scale.value), True] = scale.site
 
 
 def _freeze_rigid(flow: Flow) -> None:

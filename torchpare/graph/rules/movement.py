@@ -145,7 +145,7 @@ def _cut(flow: Flow, x: Ref, axis: int, piece: slice) -> list[LabelArray]:
     return [array[tuple(index)] if array.shape[axis] > 1 else array for array in flow.labels(x)]
 
 
-@rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "narrow")
+@rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk")
 def split(flow: Flow, op: Op) -> None:
     """Neighbouring pieces of an axis. ``chunk`` makes equal pieces of what is left, so they must lose equally many."""
     x = op.args[0]
@@ -261,8 +261,8 @@ def pad(flow: Flow, op: Op) -> None:
             flow.freeze(x, axis, f"negative padding in {op.where}")
         array = flow.labels(x)[axis]
         exprs = op.call.sizes[2 * pair : 2 * pair + 2] if op.call is not None and op.call.sizes is not None else ()
-        if not all(isinstance(expr, Const) for expr in exprs):
-            flow.store.freeze(array, f"the padding in {op.where} is computed")
+        for expr, amount in zip(exprs, (before, after), strict=False):
+            flow.pin(expr, amount, op)  # what is padded stays, so there must be as much of it
         if array.any() and array.shape[axis] > 1:
             widths = [(0, 0)] * rank
             widths[axis] = (max(before, 0), max(after, 0))
