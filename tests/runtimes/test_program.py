@@ -263,3 +263,14 @@ def test_convolutions_that_pad_by_a_word_are_computed_in_integers_too(padding, s
     assert program.integers == ("0",)
     assert program.floats == ()
     torch.testing.assert_close(program(x), model(x).detach(), rtol=0, atol=0.1)
+
+
+def test_a_norm_goes_into_a_grouped_transposed_convolution_too():
+    model = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, groups=2), nn.BatchNorm2d(6)).eval()
+    model[1].weight.data.uniform_(-1, 1)
+    model[1].running_var.uniform_(0.2, 3)
+    model[1].running_mean.normal_()
+    x = torch.randn(2, 4, 5, 5)
+    program = build_program(model, x)
+    assert not any("batch_norm" in str(node.target) for node in program.module.graph.nodes)
+    torch.testing.assert_close(program(x), run(model, x))
