@@ -274,3 +274,46 @@ def test_a_norm_goes_into_a_grouped_transposed_convolution_too():
     program = build_program(model, x)
     assert not any("batch_norm" in str(node.target) for node in program.module.graph.nodes)
     torch.testing.assert_close(program(x), run(model, x))
+
+
+class Standardized(nn.Conv2d):
+    """A kernel that is worked out anew each time, as in nets with weight standardization."""
+
+    def forward(self, x):
+        mean = self.weight.mean((1, 2, 3), keepdim=True)
+        return torch.nn.functional.conv2d(x, (self.weight - mean) / (self.weight - mean).norm(), self.bias)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        torch.nn.utils.parametrizations.weight_norm,
+        torch.nn.utils.parametrizations.spectral_norm,
+        torch.nn.utils.weight_norm,
+        torch.nn.utils.spectral_norm,
+        lambda layer: layer,
+    ],
+    ids=["weight norm", "spectral norm", "older weight norm", "older spectral norm", "standardized"],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_weights_that_are_worked_out_of_others_are_in_eight_bits(wrap):
+    torch.manual_seed(0)
+    model = nn.Sequential(wrap(Standardized(3, 8, 3)), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    x = torch.randn(2, 3, 6, 6)
+    program = build_program(model, x, calibration=[x])
+    assert program.integers == ("0",)
+    assert program.floats == ()
+    assert [tensor.dtype for name, tensor in program.module.named_buffers() if "codes" in name] == [torch.int8]
+    torch.testing.assert_close(program(x), run(model, x), rtol=0, atol=0.05)
+
+
+class Random(nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.linear(x, torch.randn(4, 8))
+
+
+def test_a_weight_that_is_drawn_anew_each_time_is_left_alone():
+    x = torch.randn(2, 8)
+    program = build_program(Random().eval(), x, calibration=[x])
+    assert program.integers == ()
+    assert not torch.equal(program(x), program(x))

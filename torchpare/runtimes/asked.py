@@ -13,7 +13,7 @@ from torch import nn
 
 from torchpare.errors import ConfigError, ExportError, QuantizationError
 
-__all__ = ["batches_of", "check_model", "check_names", "check_switch", "file_of", "threads_of", "whole"]
+__all__ = ["batches_of", "check_model", "check_names", "check_switch", "file_of", "listed", "threads_of", "whole"]
 
 
 def check_model(model: object, what: str = "model") -> None:
@@ -65,6 +65,18 @@ def whole(value: object, least: int, what: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{what} is {value!r}; it is a whole number, {least} or more")
     return value
+
+
+def listed(given: object, what: str, such_as: str) -> list[Any]:
+    """A list that is not empty, and no word.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    made = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else []
+    if not made:
+        raise ConfigError(f"{what} is {given!r}; it is a list, such as {such_as}")
+    return made
 
 
 def threads_of(threads: int | None) -> int:

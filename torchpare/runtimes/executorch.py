@@ -18,7 +18,7 @@ from torchpare.files.atomic import atomic_write
 from torchpare.runtimes.cuts import run_cut
 from torchpare.runtimes.explicit import FloatPlace
 from torchpare.runtimes.folding import WEIGHTED
-from torchpare.runtimes.operators import constant, is_dequantize, is_quantize, library, put, step_behind
+from torchpare.runtimes.operators import constant, is_dequantize, is_quantize, library, owner, put, step_behind
 from torchpare.runtimes.placing import chain_end
 from torchpare.runtimes.program import QuantizedProgram
 from torchpare.runtimes.protocol import ModelSpeedupRuntime, Runner
@@ -52,7 +52,7 @@ class ModelSpeedupExecuTorch(ModelSpeedupRuntime):
             self._bytes = _proved(module, program, xnnpack=True)
         except ExportError as error:
             self._xnnpack = False
-            self._bytes = _proved(module, program, xnnpack=False)
+            self._bytes = _in_float(module, program)
             why = f"XNNPACK does not compute this program ({error}); ExecuTorch's portable kernels do, in float"
             floats = tuple(FloatPlace(name, why) for name in dict.fromkeys(program.integers))
             self.program = replace(program, integers=(), floats=(*program.floats, *floats))
@@ -82,6 +82,23 @@ class ModelSpeedupExecuTorch(ModelSpeedupRuntime):
         self._ready("export_quantized_model()")
         with atomic_write(path) as lent:
             lent.write_bytes(self._bytes)
+
+
+def _in_float(module: fx.GraphModule, program: QuantizedProgram) -> bytes:
+    """The same by ExecuTorch's own kernels, which know no convolutions along three axes (as of 1.5.1).
+
+    Raises:
+        ExportError: it cannot be lowered, loaded or run; names the first such convolution where there is one.
+    """
+    try:
+        return _proved(module, program, xnnpack=False)
+    except ExportError as error:
+        for node in program.module.graph.nodes:
+            if node.target is torch.ops.aten.conv3d.default:
+                name = owner(node) or node.name
+                raise ExportError(f"{name!r} is a convolution along three axes, for which ExecuTorch has no kernel: "
+                                  f"{error}") from error  # fmt: skip
+        raise
 
 
 def _proved(module: fx.GraphModule, program: QuantizedProgram, *, xnnpack: bool) -> bytes:

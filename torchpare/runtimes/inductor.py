@@ -185,13 +185,16 @@ def for_inductor(module: fx.GraphModule) -> fx.GraphModule:
     made = with_float_weights(module, _has_kernel)
     give_each_layer_its_own(made)
     for layer in [node for node in made.graph.nodes if node.target is torch.ops.aten.linear.default]:
-        codes: Any = layer.args[0].args[0] if is_dequantize(layer.args[0]) else None
-        known = codes.args[0].meta.get("val") if is_quantize(codes) else None
+        codes = layer.args[0].args[0] if is_dequantize(layer.args[0]) else None
+        if not is_quantize(codes):
+            continue
+        value = codes.all_input_nodes[0]
+        known = value.meta.get("val")
         if isinstance(known, Tensor) and known.dim() > 2 and not known.is_contiguous():
             layout: dict[str, Any] = {"memory_format": torch.contiguous_format}
             with made.graph.inserting_before(codes):
-                laid_out = made.graph.call_function(torch.ops.aten.clone.default, (codes.args[0],), layout)
-            codes.replace_input_with(codes.args[0], laid_out)
+                laid_out = made.graph.call_function(torch.ops.aten.clone.default, (value,), layout)
+            codes.replace_input_with(value, laid_out)
     return tensors_alone(fx.GraphModule(made, made.graph))
 
 

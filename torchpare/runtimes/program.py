@@ -17,6 +17,7 @@ from torchpare.runtimes.account import account
 from torchpare.runtimes.asked import check_model, check_names
 from torchpare.runtimes.biases import with_room
 from torchpare.runtimes.calibrate import calibrated_steps, weight_in_eight_bits
+from torchpare.runtimes.computed_weights import write_computed_weights
 from torchpare.runtimes.configured import configured
 from torchpare.runtimes.explicit import SITE, FloatPlace, explicit
 from torchpare.runtimes.folding import WEIGHTED, fold_norms
@@ -152,6 +153,7 @@ def build_program(
     quantized = next(quantizers_of(model), None) is not None
     made = explicit(model) if quantized or config is None else configured(model, config, dummy_input)
     module, stored, floats = record(made.module, dummy_input), dict(made.stored), list(made.floats)
+    write_computed_weights(module)
     names = _name_sites(module)
     floats += fold_norms(module, stored)
     grouped, told = grouped_weights(module, made.grouped)

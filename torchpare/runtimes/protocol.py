@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ from torchpare.files.calibration import Calibration
 from torchpare.files.example import example_of
 from torchpare.graph.capture import call_arguments
 from torchpare.runtimes.asked import check_model, check_switch, file_of, threads_of
+from torchpare.runtimes.copied import copied_in_float32
 from torchpare.runtimes.inputs import computed, in_order, shapes_of
 from torchpare.runtimes.program import QuantizedProgram, build_program
 
@@ -241,7 +241,7 @@ class ModelSpeedupRuntime(ABC):
         """The first tensor that the model itself returns, in float32 and evaluation mode; it stays as it is."""
         args, kwargs = call_arguments(computed(data))
         with torch.no_grad():
-            made = copy.deepcopy(self.model).cpu().float().eval()(*args, **kwargs)
+            made = copied_in_float32(self.model)(*args, **kwargs)
         return next(leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor))
 
     # -------------------------------------------------------------------------------------------------------- inwards

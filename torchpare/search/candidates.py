@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torchpare.errors import ConfigError, QuantizationError, SearchError
 from torchpare.graph.capture import call_arguments
 from torchpare.quantization import ObserverQuantizer
 from torchpare.runtimes import RUNTIMES
+from torchpare.runtimes.copied import copied
 from torchpare.search.latency import relative_latency
 
 __all__ = ["FLOAT", "Candidates"]
@@ -72,7 +72,7 @@ class Candidates:
 
     def quantized(self, assigned: Mapping[str, int]) -> nn.Module:
         """A calibrated copy of the model, in evaluation mode."""
-        made = copy.deepcopy(self.model).eval()
+        made = copied(self.model)
         asked = [
             {"quant_types": ["weight", "input"], "quant_bits": bits, "op_names": names}
             for bits in self.bits
@@ -110,7 +110,7 @@ class Candidates:
 
     @cached_property
     def _float_run(self) -> Callable[[], object]:
-        dense = RUNTIMES[self.runtime](copy.deepcopy(self.model), dummy_input=self.dummy_input)
+        dense = RUNTIMES[self.runtime](copied(self.model), dummy_input=self.dummy_input)
         dense.compress()
         self._kept.append(dense)
         return dense.runner(self.dummy_input)
@@ -122,7 +122,7 @@ class Candidates:
     @cached_property
     def _wanted(self) -> list[Tensor]:
         """What the float model makes of the calibration batches."""
-        return self._outputs(copy.deepcopy(self.model).eval())
+        return self._outputs(copied(self.model))
 
     def _outputs(self, model: nn.Module) -> list[Tensor]:
         found = []
