@@ -58,7 +58,7 @@ def test_batches_that_cannot_be_gone_through_are_told(batches):
 def test_batches_that_somebody_has_gone_through_before_are_told():
     batches = iter([X])
     engine(calib_data_loader=batches).compress()
-    with pytest.raises(QuantizationError, match="no batch, or used up by who went through it before: give a list"):
+    with pytest.raises(QuantizationError, match="no batch, or was used up by who went through it before: give a list"):
         engine(calib_data_loader=batches).compress()
     with pytest.raises(QuantizationError, match="no batch: give some"):
         engine(calib_data_loader=[]).compress()

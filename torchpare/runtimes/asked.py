@@ -104,8 +104,11 @@ def batches_of(calibration: Iterable[Any]) -> Iterator[Any]:
         none = False
         yield batch
     if none:
-        once = ", or used up by who went through it before: give a list, or a loader" if batches is calibration else ""
-        raise QuantizationError(f"calibration holds no batch{once}: give some that are like those the model will meet")
+        if batches is calibration:
+            raise QuantizationError(
+                "calibration holds no batch, or was used up by who went through it before: give a list"
+            )
+        raise QuantizationError("calibration holds no batch: give some that are like those the model will meet")
 
 
 def file_of(path: object) -> Path:
