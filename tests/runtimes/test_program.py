@@ -12,6 +12,7 @@ from tests.contract.test_every_quantizer import EVERY_QUANTIZER, X
 from tests.quantization.flows import Net, batch
 from torchpare.attach import quantizers_of
 from torchpare.errors import ConfigError, ExportError, QuantizationError
+from torchpare.files.onnx import export_onnx
 from torchpare.pruning import L1FilterPruner
 from torchpare.quantization import BNNQuantizer, ObserverQuantizer, QAT_Quantizer
 from torchpare.runtimes import build_program
@@ -317,3 +318,34 @@ def test_a_weight_that_is_drawn_anew_each_time_is_left_alone():
     program = build_program(Random().eval(), x, calibration=[x])
     assert program.integers == ()
     assert not torch.equal(program(x), program(x))
+
+
+class Experts(nn.Module):
+    """Each token multiplied by the matrix of one expert."""
+
+    def __init__(self, grouped):
+        super().__init__()
+        torch.manual_seed(0)
+        self.grouped, self.matrices, self.head = grouped, nn.Parameter(torch.randn(2, 16, 16)), nn.Linear(16, 4)
+
+    def forward(self, x):
+        chosen = (x.sum(1) > 0).long()
+        if self.grouped:
+            ends = torch.bincount(chosen, minlength=2)[:2].cumsum(0).int()
+            return self.head(torch._grouped_mm(x[chosen.argsort()], self.matrices, offs=ends))
+        return self.head(torch.bmm(x.unsqueeze(1), self.matrices[chosen]).squeeze(1))
+
+
+def test_matrices_that_the_input_picks_are_told_to_be_float():
+    x = torch.randn(8, 16)
+    program = build_program(Experts(grouped=False).eval(), x, calibration=[x])
+    assert program.integers == ("head",)
+    assert [str(place) for place in program.floats] == ["bmm: computed by bmm, which has no integer kernel here"]
+
+
+@pytest.mark.skipif(not hasattr(torch, "_grouped_mm"), reason="older releases have none")
+def test_products_in_groups_are_told_with_what_to_do(tmp_path):
+    with pytest.raises(ExportError, match=r"computed in groups \(grouped_mm\).*experts_implementation='batched_mm'"):
+        build_program(Experts(grouped=True).eval(), torch.randn(8, 16))
+    with pytest.raises(ExportError, match=r"computed in groups \(grouped_mm\)"):
+        export_onnx(Experts(grouped=True).eval(), tmp_path / "model.onnx", torch.randn(8, 16))
