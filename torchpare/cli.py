@@ -197,7 +197,7 @@ def bench(
     from torchpare.commands import deploy
 
     sizes = batch.split(",")
-    if not all(size.isdigit() for size in sizes):
+    if not all(size.isdecimal() for size in sizes):
         raise typer.BadParameter(f"--batch is {batch!r}; give sizes with commas between them, such as 1,8")
     with _usage_errors():
         found = deploy.bench(

@@ -307,7 +307,7 @@ def test_a_tampered_weight_is_found_and_its_layer_named_first(case, tmp_path, pa
 @each(INDUCTOR, EXECUTORCH)
 def test_a_scale_that_goes_wrong_where_the_runtime_takes_the_program_is_found_and_its_layer_named(case, monkeypatch):
     module = sys.modules[case.kind.__module__]
-    name = {INDUCTOR: "with_float_weights", EXECUTORCH: "for_xnnpack"}[case]
+    name = {INDUCTOR: "for_inductor", EXECUTORCH: "for_xnnpack"}[case]
     real = getattr(module, name)
 
     def wrong(*given):

@@ -63,3 +63,21 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_a_folder_is_not_written_over(tmp_path):
     with pytest.raises(FileError, match="it is a folder"), atomic_write(tmp_path):
         pass
+
+
+def test_a_folder_in_which_nothing_can_be_written_is_told(tmp_path, monkeypatch):
+    def refused(path, mode):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.open", refused)  # root may write everywhere
+    with (
+        pytest.raises(FileError, match=r"cannot write .*a\.bin: Permission denied"),
+        atomic_write(tmp_path / "a.bin"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("path", [None, 5, "\0"])
+def test_what_is_no_path_is_told(path):
+    with pytest.raises(FileError, match="it is not the name of a file"), atomic_write(path):
+        pass

@@ -118,7 +118,7 @@ def test_what_cannot_be_compared_is_told():
         benchmark(net(), net(), X, runtimes=["abacus"])
     with pytest.raises(ConfigError, match="under other names than 'dense'"):
         benchmark(net(), {"dense": net()}, X)
-    with pytest.raises(ConfigError, match=r"batch_sizes=\[0\]"):
+    with pytest.raises(ConfigError, match="a batch size is 0; it is a whole number, 1 or more"):
         benchmark(net(), net(), X, batch_sizes=[0])
 
 
@@ -180,11 +180,59 @@ class _Differs:
         (["--runtime", "abacus"], "--runtime is 'abacus'"),
         (["--calibration", "deployed_models:wrong"], "deployed_models:wrong() failed: RuntimeError: no batches today"),
         (["--calibration", "nothing"], "package.module:callable"),
+        (["--json", "nowhere/proof.json"], "there is no folder"),
     ],
 )
 def test_words_that_make_no_sense_are_told(models, words, told):
     found = CliRunner().invoke(app, ["verify", "deployed_models:quantized", "--input", "1x3x12x12", *words])
     assert found.exit_code == 2
+    assert told in " ".join(found.output.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"runs": 1}, "runs is 1; it is a whole number, 2 or more"),
+        ({"runs": "30"}, "runs is '30'"),
+        ({"warmup": -1}, "warmup is -1; it is a whole number, 0 or more"),
+        ({"threads": 0}, "threads is 0"),
+        ({"runtimes": "onnxruntime"}, "runtimes is 'onnxruntime'; it is a list"),
+        ({"runtimes": []}, r"runtimes is \[\]; it is a list"),
+        ({"batch_sizes": 8}, r"batch_sizes is 8; it is a list, such as \[1, 8\]"),
+        ({"batch_sizes": [True]}, "a batch size is True"),
+        ({"batch_sizes": [10**12]}, "an input of batch 1000000000000 does not fit into memory"),
+        ({"calibration": 5}, "calibration is a int"),
+        ({"dense": None}, "dense is a NoneType, not a torch.nn.Module"),
+        ({"compressed": None}, "compressed is a NoneType"),
+        ({"compressed": {"small": "nets:small"}}, "small is a str"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_before_anything_is(options, told):
+    given = {"dense": net(), "compressed": net(), "dummy_input": X, **options}
+    with pytest.raises(ConfigError, match=told):
+        benchmark(**given)
+
+
+def test_what_is_named_twice_is_measured_once(clock_of):
+    clock_of(dense=0.002, compressed=0.001)
+    found = benchmark(net(), net(), X, runtimes=["onnxruntime"] * 2, batch_sizes=[2, 1, 2], runs=2, warmup=0)
+    assert [(row.batch, row.name) for row in found.rows] == list(itertools.product([2, 1], ["dense", "compressed"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["a=deployed_models:net", "a=deployed_models:slow"], "'a=deployed_models:slow' has the name of another"),
+        (["=deployed_models:net"], "'=deployed_models:net' has no name; give each model one of its own"),
+        (["deployed_models:slow", "--json", "nowhere/bench.json"], "there is no folder"),
+        (["deployed_models:slow", "--html", "nowhere/bench.html"], "there is no folder"),
+        (["deployed_models:slow", "--batch", "\u00b3"], "--batch is"),
+    ],
+)
+def test_the_command_bench_tells_what_makes_no_sense_before_it_measures(models, monkeypatch, words, told):
+    monkeypatch.setattr(bench, "measure", None)
+    found = CliRunner().invoke(app, ["bench", "deployed_models:net", *words, "--input", "1x3x12x12"])
+    assert found.exit_code == 2, found.output
     assert told in " ".join(found.output.replace("│", " ").split())
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import onnx
+import pytest
 import torch
 from torch import nn
 
 from torchpare.files.onnx import export_onnx
+from torchpare.runtimes import ModelSpeedupONNXRuntime, build_program, verify, write_qdq
 from torchpare.runtimes.onnxruntime import onnx_session, session_runner
+from torchpare.runtimes.unpacking import unpacked
+from torchpare.runtimes.verify import snr
 
 
 class Residual(nn.Module):
@@ -28,3 +32,46 @@ def test_a_sum_before_a_layer_norm_keeps_the_faster_kernels(tmp_path):
     assert "SkipLayerNormalization" not in kinds
     with torch.no_grad():
         torch.testing.assert_close(session_runner(session)([x])[0], model(x), rtol=1e-5, atol=1e-5)
+
+
+class Between(nn.Module):
+    """A layer of channels of very different size, between two that are rounded."""
+
+    def __init__(self, middle):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.middle, self.last = nn.Conv2d(3, 8, 3, padding=1), middle, nn.Conv2d(8, 4, 1)
+        self.middle.weight.data *= torch.logspace(-2, 0, 8).reshape(8, 1, 1, 1)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.middle(torch.relu(self.first(x)))))
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [nn.Conv2d(8, 8, 3, padding=1), nn.ConvTranspose2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1, bias=False)],
+    ids=["conv", "transposed", "without a bias"],
+)
+def test_a_float_layer_between_roundings_stays_float(middle):
+    """By itself ONNX Runtime rounds its weights to eight bits, with one scale for all channels."""
+    model, x = Between(middle).eval(), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    made = ModelSpeedupONNXRuntime(model, dummy_input=x, calib_data_loader=[x], exclude=["middle"])
+    made.compress()
+    assert made.made().integers == ("first", "last")
+    assert verify(made, x).ok
+    assert snr(made.made()(x), made.inference(x)[0]) > 50
+
+
+def test_layers_in_eight_bits_have_integer_kernels_and_biases(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(64, 4), nn.ReLU())
+    x = torch.randn(2, 3, 6, 6)
+    write_qdq(build_program(model.eval(), x, calibration=[x]), tmp_path / "model.onnx")
+    (tmp_path / "ready.onnx").write_bytes(unpacked(tmp_path / "model.onnx"))
+    onnx_session(tmp_path / "ready.onnx", optimized=tmp_path / "optimized.onnx")
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert kinds.count("QLinearConv") == 2
+    assert kinds.count("QGemm") == 1
+    assert not {"Conv", "FusedConv", "Gemm", "MatMul"}.intersection(kinds)
+    graph = onnx.load(tmp_path / "ready.onnx").graph
+    biases = [tensor.data_type for tensor in graph.initializer if tensor.name.endswith("(bias) codes")]
+    assert biases == [onnx.TensorProto.INT32] * 3

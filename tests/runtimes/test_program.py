@@ -12,6 +12,7 @@ from tests.contract.test_every_quantizer import EVERY_QUANTIZER, X
 from tests.quantization.flows import Net, batch
 from torchpare.attach import quantizers_of
 from torchpare.errors import ConfigError, ExportError, QuantizationError
+from torchpare.files.onnx import export_onnx
 from torchpare.pruning import L1FilterPruner
 from torchpare.quantization import BNNQuantizer, ObserverQuantizer, QAT_Quantizer
 from torchpare.runtimes import build_program
@@ -263,3 +264,88 @@ def test_convolutions_that_pad_by_a_word_are_computed_in_integers_too(padding, s
     assert program.integers == ("0",)
     assert program.floats == ()
     torch.testing.assert_close(program(x), model(x).detach(), rtol=0, atol=0.1)
+
+
+def test_a_norm_goes_into_a_grouped_transposed_convolution_too():
+    model = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, groups=2), nn.BatchNorm2d(6)).eval()
+    model[1].weight.data.uniform_(-1, 1)
+    model[1].running_var.uniform_(0.2, 3)
+    model[1].running_mean.normal_()
+    x = torch.randn(2, 4, 5, 5)
+    program = build_program(model, x)
+    assert not any("batch_norm" in str(node.target) for node in program.module.graph.nodes)
+    torch.testing.assert_close(program(x), run(model, x))
+
+
+class Standardized(nn.Conv2d):
+    """A kernel that is worked out anew each time, as in nets with weight standardization."""
+
+    def forward(self, x):
+        mean = self.weight.mean((1, 2, 3), keepdim=True)
+        return torch.nn.functional.conv2d(x, (self.weight - mean) / (self.weight - mean).norm(), self.bias)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        torch.nn.utils.parametrizations.weight_norm,
+        torch.nn.utils.parametrizations.spectral_norm,
+        torch.nn.utils.weight_norm,
+        torch.nn.utils.spectral_norm,
+        lambda layer: layer,
+    ],
+    ids=["weight norm", "spectral norm", "older weight norm", "older spectral norm", "standardized"],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_weights_that_are_worked_out_of_others_are_in_eight_bits(wrap):
+    torch.manual_seed(0)
+    model = nn.Sequential(wrap(Standardized(3, 8, 3)), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    x = torch.randn(2, 3, 6, 6)
+    program = build_program(model, x, calibration=[x])
+    assert program.integers == ("0",)
+    assert program.floats == ()
+    assert [tensor.dtype for name, tensor in program.module.named_buffers() if "codes" in name] == [torch.int8]
+    torch.testing.assert_close(program(x), run(model, x), rtol=0, atol=0.05)
+
+
+class Random(nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.linear(x, torch.randn(4, 8))
+
+
+def test_a_weight_that_is_drawn_anew_each_time_is_left_alone():
+    x = torch.randn(2, 8)
+    program = build_program(Random().eval(), x, calibration=[x])
+    assert program.integers == ()
+    assert not torch.equal(program(x), program(x))
+
+
+class Experts(nn.Module):
+    """Each token multiplied by the matrix of one expert."""
+
+    def __init__(self, grouped):
+        super().__init__()
+        torch.manual_seed(0)
+        self.grouped, self.matrices, self.head = grouped, nn.Parameter(torch.randn(2, 16, 16)), nn.Linear(16, 4)
+
+    def forward(self, x):
+        chosen = (x.sum(1) > 0).long()
+        if self.grouped:
+            ends = torch.bincount(chosen, minlength=2)[:2].cumsum(0).int()
+            return self.head(torch._grouped_mm(x[chosen.argsort()], self.matrices, offs=ends))
+        return self.head(torch.bmm(x.unsqueeze(1), self.matrices[chosen]).squeeze(1))
+
+
+def test_matrices_that_the_input_picks_are_told_to_be_float():
+    x = torch.randn(8, 16)
+    program = build_program(Experts(grouped=False).eval(), x, calibration=[x])
+    assert program.integers == ("head",)
+    assert [str(place) for place in program.floats] == ["bmm: computed by bmm, which has no integer kernel here"]
+
+
+@pytest.mark.skipif(not hasattr(torch, "_grouped_mm"), reason="older releases have none")
+def test_products_in_groups_are_told_with_what_to_do(tmp_path):
+    with pytest.raises(ExportError, match=r"computed in groups \(grouped_mm\).*experts_implementation='batched_mm'"):
+        build_program(Experts(grouped=True).eval(), torch.randn(8, 16))
+    with pytest.raises(ExportError, match=r"computed in groups \(grouped_mm\)"):
+        export_onnx(Experts(grouped=True).eval(), tmp_path / "model.onnx", torch.randn(8, 16))

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from torchpare.errors import ConfigError, FileError, QuantizationError, SearchError
+from torchpare.errors import ConfigError, FileError, MissingExtraError, QuantizationError, SearchError
 from torchpare.quantization import ObserverQuantizer
 from torchpare.runtimes import RUNTIMES
 from torchpare.search import MixedPrecisionSearch
@@ -167,6 +167,11 @@ def test_it_says_what_it_found_in_words_and_in_a_picture(tmp_path):
         ({"runs": 1}, "at least 2"),
         ({"floor": math.nan}, "floor is nan; it is a number"),
         ({"floor": "high"}, "floor is 'high'; it is a number"),
+        ({"floor": True}, "floor is True; it is a number"),
+        ({"bits": 8}, "bits is 8; it is a list"),
+        ({"bits": (True, 32)}, "two or more"),
+        ({"op_types": "Linear"}, "op_types is 'Linear'; it is a list"),
+        ({"runtime": ["onnxruntime"]}, "'onnxruntime'"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_named(more, said):
@@ -178,10 +183,59 @@ def test_arguments_that_cannot_be_used_are_named(more, said):
 def test_what_cannot_be_met_or_measured_is_an_error():
     with pytest.raises(SearchError, match="cannot be met: with 8 bits everywhere"):
         search(bits=(4, 8), floor=1.0).run()
+    with pytest.raises(ConfigError, match=r"model is a str, not a torch.nn.Module"):
+        MixedPrecisionSearch("net.pth", batches()[0], batches(), likeness, floor=0.5)
+    with pytest.raises(ConfigError, match="evaluator is 3; it is a function"):
+        MixedPrecisionSearch(net(), batches()[0], batches(), 3, floor=0.5)
+    with pytest.raises(ConfigError, match="calibration is a int"):
+        MixedPrecisionSearch(net(), batches()[0], 5, likeness, floor=0.5)
+    with pytest.raises(QuantizationError, match="does not run on a calibration batch: RuntimeError: mat1"):
+        MixedPrecisionSearch(net(), batches()[0], [torch.randn(4, 9)], likeness, floor=0.5)
     with pytest.raises(QuantizationError, match="no batch"):
         MixedPrecisionSearch(net(), batches()[0], [], likeness, floor=0.5)
     with pytest.raises(SearchError, match="the evaluator said nan"):
         MixedPrecisionSearch(net(), batches()[0], batches(), lambda _: math.nan, floor=0.5).run()
+
+
+class Unused(nn.Module):
+    """Layers that nothing goes through beside one that is called."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.auxiliary = nn.Linear(12, 8), nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.head(x)
+
+
+@quick
+def test_layers_that_are_never_called_stay_out_of_it():
+    found = MixedPrecisionSearch(Unused().eval(), batches()[0], batches(), floor=10.0, runs=2).run()
+    assert found.alone.keys() == {"head"}
+    with pytest.raises(ConfigError, match="the model calls no layer of them"):
+        MixedPrecisionSearch(Idle(), batches()[0], batches(), floor=1.0)
+
+
+class Idle(Unused):
+    def forward(self, x):
+        return 2 * x
+
+
+def test_a_runtime_that_is_missing_is_told_before_anything_is_scored(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    scored_so_far = []
+    with pytest.raises(MissingExtraError, match="openvino is not installed"):
+        MixedPrecisionSearch(
+            net(),
+            batches()[0],
+            batches(),
+            scored_so_far.append,
+            floor=0.5,
+            runtime="openvino",
+            folder=tmp_path / "found",
+        ).run()
+    assert scored_so_far == []
 
 
 @quick

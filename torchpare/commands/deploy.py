@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from torchpare.commands.telling import tell
+from torchpare.commands.telling import check_targets, tell
 from torchpare.errors import ConfigError
 from torchpare.recipe.named import build_model, called, in_words, read_inputs
 from torchpare.recipe.reopen import is_run, model_of_run
@@ -50,14 +50,20 @@ def bench(  # noqa: PLR0913 - one for each option
         target: where the JSON goes; None for nowhere.
 
     Raises:
-        ConfigError: a model, a runtime or the inputs cannot be used.
+        ConfigError: a model, a runtime or the inputs cannot be used, or two models have one name.
+        FileError: a file cannot be written.
         MissingExtraError: a runtime is not installed.
         ExportError: a model cannot be one program, or a runtime refuses it.
     """
+    check_targets(html, target)
     models: dict[str, Any] = {}
     for word in compressed:
         name, equals, path = word.rpartition("=")
-        models[name if equals else path.rpartition(":")[2]] = _model(path)
+        name = name if equals else path.rpartition(":")[2]
+        if not name or name in models:
+            why = "has the name of another" if name else "has no name"
+            raise ConfigError(f"{word!r} {why}; give each model one of its own: small=nets:small")
+        models[name] = _model(path)
     found = benchmark(
         _model(dense),
         models,
@@ -89,9 +95,11 @@ def prove(
 
     Raises:
         ConfigError: the model, the runtime or the inputs cannot be used.
+        FileError: the file cannot be written.
         MissingExtraError: the runtime is not installed.
         ExportError: the model cannot be one program, or the runtime refuses it.
     """
+    check_targets(target)
     if runtime not in RUNTIMES:
         raise ConfigError(f"--runtime is {runtime!r}; known are {', '.join(RUNTIMES)}")
     example = read_inputs(inputs)

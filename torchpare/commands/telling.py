@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
-from torchpare.files.atomic import atomic_write
+from torchpare.files.atomic import atomic_write, check_target
 
-__all__ = ["tell", "tell_aside"]
+__all__ = ["check_targets", "tell", "tell_aside"]
 
 STANDARD_OUTPUT = Path("-")
 
@@ -22,6 +22,17 @@ class Found(Protocol):
     def to_dict(self) -> dict[str, Any]:
         """As JSON knows it."""
         ...
+
+
+def check_targets(*targets: Path | None) -> None:
+    """That what will be found can be written, before the time is spent to find it.
+
+    Raises:
+        FileError: a file cannot be written.
+    """
+    for target in targets:
+        if target is not None and target != STANDARD_OUTPUT:
+            check_target(target)
 
 
 def tell(found: Found, target: Path | None) -> None:

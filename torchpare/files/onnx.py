@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
+from traceback import format_exception
 from typing import Any, NamedTuple
 
 import torch
@@ -208,9 +209,20 @@ def _program(
             failure = error  # the plain way's tells most, and comes last by default
     assert failure is not None
     raise ExportError(
-        f"{type(model).__name__} could not be exported: {_first_line(failure)}; the error above this one has the "
-        "exporter's own report"
+        f"{type(model).__name__} could not be exported: {_first_line(failure)}; "
+        + (
+            GROUPED
+            if "grouped_mm" in "".join(format_exception(failure))
+            else "the error above this one has the exporter's own report"
+        )
     ) from failure
+
+
+GROUPED = (
+    "experts whose products are computed in groups (grouped_mm) have no operator in files and programs: choose another "
+    "implementation of them, such as experts_implementation='batched_mm' in transformers"
+)
+"""What to say of models that use it."""
 
 
 def with_free_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], Any]:

@@ -22,6 +22,10 @@ _PRODUCTS = {
 """What multiplies by weights and is neither a convolution nor a linear layer to torch."""
 
 
+_PICKS = {torch.ops.aten.index.Tensor, torch.ops.aten.index_select.default}
+"""What takes rows of a weight by numbers that the input decides: those of the experts that a token is sent to."""
+
+
 def account(
     module: fx.GraphModule, kernels: Collection[fx.Node], grouped: Mapping[str, Grouped], told: Collection[FloatPlace]
 ) -> tuple[list[str], list[FloatPlace]]:
@@ -69,7 +73,7 @@ def _is_constant(module: fx.GraphModule, node: fx.Node, known: Collection[fx.Nod
     if node.op == "get_attr":
         held = constant(module, node)
         return held is not None and held.dim() > 1
-    read = node.all_input_nodes
+    read = node.all_input_nodes[:1] if node.target in _PICKS else node.all_input_nodes
     return node.op == "call_function" and bool(read) and all(each in known for each in read)
 
 

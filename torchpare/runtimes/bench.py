@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from torchpare.errors import ConfigError
 from torchpare.report import Measurement, measure
 from torchpare.runtimes import RUNTIMES
+from torchpare.runtimes.asked import batches_of, check_model, listed, threads_of, whole
 from torchpare.runtimes.obstacles import obstacles
 from torchpare.runtimes.peak_memory import peak_memory
 from torchpare.runtimes.protocol import ModelSpeedupRuntime
@@ -129,32 +130,36 @@ def benchmark(  # noqa: PLR0913 - all but the models and their input have a defa
         compressed: pruned, quantized or both; several by name. One that is quantized runs in eight bits.
         dummy_input: a tensor, a tuple of positional arguments, or a dict of keyword arguments; what has the batch of
             the first tensor along its first axis is repeated to each batch size.
-        runtimes: of "onnxruntime", "openvino", "inductor", "executorch", "tensorrt".
-        batch_sizes: each is timed.
+        runtimes: of "onnxruntime", "openvino", "inductor", "executorch", "tensorrt"; one that is named twice is one.
+        batch_sizes: each is timed, once.
         calibration: for quantized models whose sums and convolutions lack grids; see
             :func:`torchpare.runtimes.build_program`. A plain model among the compressed is not quantized by it.
         runs: timed rounds, at least 2.
-        warmup: rounds that go by untimed.
+        warmup: rounds that go by untimed, 0 or more.
         threads: within one operator; torch's own number if None.
         memory: also measure the peak memory of each program, each in a process of its own, which takes some seconds.
 
     Raises:
-        ConfigError: a runtime is unknown, there is nothing to compare, or a model is called "dense".
+        ConfigError: a runtime is unknown, there is nothing to compare, a model is none or is called "dense", or a
+            number cannot be one.
         MissingExtraError: a runtime is not installed.
         ExportError: a model cannot be one program, or a runtime refuses it.
     """
+    check_model(dense, "dense")
     contenders = _contenders(compressed)
-    for name in runtimes:
+    names = list(dict.fromkeys(listed(runtimes, "runtimes", "['onnxruntime', 'openvino']")))
+    for name in names:
         if name not in RUNTIMES:
             raise ConfigError(f"runtimes names {name!r}; known are {', '.join(map(repr, RUNTIMES))}")
-    if not runtimes or not batch_sizes or min(batch_sizes) < 1:
-        raise ConfigError(f"benchmark() was given runtimes={list(runtimes)}, batch_sizes={list(batch_sizes)}; give one "
-                          "runtime or more, and sizes of 1 and more")  # fmt: skip
-    batches = None if calibration is None else list(calibration)
+    sizes = [whole(size, 1, "a batch size") for size in listed(batch_sizes, "batch_sizes", "[1, 8]")]
+    whole(runs, 2, "runs")
+    whole(warmup, 0, "warmup")
+    threads_of(threads)
+    batches = None if calibration is None else list(batches_of(calibration))
     rows: list[Row] = []
     slower: list[Slower] = []
-    for runtime in runtimes:
-        for size in batch_sizes:
+    for runtime in names:
+        for size in dict.fromkeys(sizes):
             example = _of_size(dummy_input, size)
             models = {DENSE: dense, **contenders}
             found, made = _measured(runtime, models, example, batches, runs, warmup, threads, memory=memory)
@@ -164,7 +169,9 @@ def benchmark(  # noqa: PLR0913 - all but the models and their input have a defa
 
 
 def _contenders(compressed: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    named = {"compressed": compressed} if isinstance(compressed, nn.Module) else dict(compressed)
+    named = dict(compressed) if isinstance(compressed, Mapping) else {"compressed": compressed}
+    for name, model in named.items():
+        check_model(model, name)
     if not named or DENSE in named:
         raise ConfigError(f"compressed holds {', '.join(named) or 'no model'}; give one model or more, under other "
                           f"names than {DENSE!r}")  # fmt: skip
@@ -211,6 +218,9 @@ def _of_size(example: Any, size: int) -> Any:
     def sized(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or not leaf.dim() or leaf.shape[0] != batch:
             return leaf
-        return leaf[torch.arange(size) % batch]
+        try:
+            return leaf[torch.arange(size) % batch]
+        except RuntimeError as error:
+            raise ConfigError(f"an input of batch {size} does not fit into memory") from error
 
     return pytree.tree_map(sized, example)

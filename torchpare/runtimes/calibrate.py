@@ -15,6 +15,7 @@ from torchpare.errors import ConfigError, ExportError, QuantizationError, Torchp
 from torchpare.numerics.affine import Grid, check_finite
 from torchpare.quantization.post_training import Observer
 from torchpare.quantization.qat import ACTIVATION, WEIGHT
+from torchpare.runtimes.asked import batches_of
 from torchpare.runtimes.explicit import FloatPlace
 from torchpare.runtimes.folding import WEIGHTED, weight_axis
 from torchpare.runtimes.inputs import computed, in_order, shapes_of
@@ -45,7 +46,7 @@ def weight_in_eight_bits(module: fx.GraphModule, stored: dict[str, Stored], excl
             continue
         source = node.args[0] if table else node.args[1]
         name, axis, weight = owner(node), 0 if table else weight_axis(node), constant(module, source)
-        if any(name == path or name.startswith(f"{path}.") for path in exclude):
+        if any(path in ("", name) or name.startswith(f"{path}.") for path in exclude):
             floats.append(FloatPlace(name, "excluded"))
         elif axis is None or weight is None:
             floats.append(FloatPlace(f"{name}.weight", "no constant with its channels along one axis"))
@@ -79,7 +80,7 @@ def calibrated_steps(
         symmetric: whether zero is the middle of every grid, int8; where the data lie, uint8, if not.
 
     Raises:
-        ConfigError: there is no such observer.
+        ConfigError: there is no such observer, or the batches cannot be gone through.
         QuantizationError: there are no batches, one is not in the form of the example or does not run, or values
             are not finite.
     """
@@ -96,13 +97,9 @@ def calibrated_steps(
                 watched[n].observe(value)
             return value
 
-    none = True
     with torch.no_grad():
-        for batch in batches:
-            none = False
+        for batch in batches_of(batches):
             _run(Watch(module), example, batch)
-    if none:
-        raise QuantizationError("calibration holds no batch: give some that are like those the model will meet")
     steps = []
     for node, _ in places:
         watched[node].freeze()

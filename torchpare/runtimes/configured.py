@@ -7,7 +7,6 @@ scales it: then its scale is told for the scaled weight, and the norm is found a
 
 from __future__ import annotations
 
-import copy
 import os
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +21,7 @@ from torchpare.errors import QuantizationError
 from torchpare.files.calibration import Calibration, check_calibration, load_calibration
 from torchpare.numerics.affine import Grid, fake_quantize, scale_and_zero_point
 from torchpare.quantization.folds import folds_of
+from torchpare.runtimes.copied import copied_in_float32
 from torchpare.runtimes.explicit import Explicit, FloatPlace, by_group, hang, in_few_bits, site_for
 from torchpare.runtimes.grouped import Grouped
 from torchpare.runtimes.integers import Stored, step_of, store
@@ -42,7 +42,7 @@ def configured(model: nn.Module, config: Calibration | str | os.PathLike[str], d
         FileError: it is no calibration.
     """
     given = load_calibration(config) if isinstance(config, str | os.PathLike) else check_calibration(config, "config")
-    twin = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    twin = copied_in_float32(model).requires_grad_(False)
     detach(twin, bake=True)
     layers = dict(twin.named_modules())
     unknown = [path for path in given if path not in layers]

@@ -18,19 +18,15 @@ from torchpare.files.atomic import atomic_write
 from torchpare.runtimes.cuts import run_cut
 from torchpare.runtimes.explicit import FloatPlace
 from torchpare.runtimes.folding import WEIGHTED
-from torchpare.runtimes.inputs import in_order
-from torchpare.runtimes.operators import constant, is_dequantize, is_quantize, library, put, step_behind
+from torchpare.runtimes.operators import constant, is_dequantize, is_quantize, library, owner, put, step_behind
 from torchpare.runtimes.placing import chain_end
 from torchpare.runtimes.program import QuantizedProgram
 from torchpare.runtimes.protocol import ModelSpeedupRuntime, Runner
 from torchpare.runtimes.record import export
-from torchpare.runtimes.verify import snr
-from torchpare.runtimes.weights import weight_nodes, with_float_weights
+from torchpare.runtimes.verify import check_alike
+from torchpare.runtimes.weights import give_each_layer_its_own, weight_nodes, with_float_weights
 
 __all__ = ["ModelSpeedupExecuTorch"]
-
-LIKE = 20.0
-"""In dB: rounding the other way here and there is far above, a bias in the wrong steps or a mistaken layout below."""
 
 
 class ModelSpeedupExecuTorch(ModelSpeedupRuntime):
@@ -56,7 +52,7 @@ class ModelSpeedupExecuTorch(ModelSpeedupRuntime):
             self._bytes = _proved(module, program, xnnpack=True)
         except ExportError as error:
             self._xnnpack = False
-            self._bytes = _proved(module, program, xnnpack=False)
+            self._bytes = _in_float(module, program)
             why = f"XNNPACK does not compute this program ({error}); ExecuTorch's portable kernels do, in float"
             floats = tuple(FloatPlace(name, why) for name in dict.fromkeys(program.integers))
             self.program = replace(program, integers=(), floats=(*program.floats, *floats))
@@ -88,6 +84,23 @@ class ModelSpeedupExecuTorch(ModelSpeedupRuntime):
             lent.write_bytes(self._bytes)
 
 
+def _in_float(module: fx.GraphModule, program: QuantizedProgram) -> bytes:
+    """The same by ExecuTorch's own kernels, which know no convolutions along three axes (as of 1.5.1).
+
+    Raises:
+        ExportError: it cannot be lowered, loaded or run; names the first such convolution where there is one.
+    """
+    try:
+        return _proved(module, program, xnnpack=False)
+    except ExportError as error:
+        for node in program.module.graph.nodes:
+            if node.target is torch.ops.aten.conv3d.default:
+                name = owner(node) or node.name
+                raise ExportError(f"{name!r} is a convolution along three axes, for which ExecuTorch has no kernel: "
+                                  f"{error}") from error  # fmt: skip
+        raise
+
+
 def _proved(module: fx.GraphModule, program: QuantizedProgram, *, xnnpack: bool) -> bytes:
     """A module as a ``.pte`` file that computes what the program does, on its example.
 
@@ -95,12 +108,7 @@ def _proved(module: fx.GraphModule, program: QuantizedProgram, *, xnnpack: bool)
         ExportError: it cannot be lowered, loaded or run, or is another function.
     """
     made = _lowered(module, program.example, xnnpack=xnnpack)
-    given = [leaf.contiguous() for leaf in in_order(program.example, program.example) if isinstance(leaf, Tensor)]
-    wanted, _ = program.values(program.example)
-    for at, (want, have) in enumerate(zip(wanted, _loaded(made)(given), strict=True)):
-        ratio = snr(want, have)
-        if bool(want.any()) and ratio < LIKE:
-            raise ExportError(f"its output {at} is another function's: {ratio:.0f} dB from the program's own")
+    check_alike(_loaded(made), program)
     return made
 
 
@@ -149,7 +157,7 @@ def for_xnnpack(module: fx.GraphModule) -> fx.GraphModule:
     along the first axis, and their results are rounded; the weights of other layers are written in as floats.
     """
     made = with_float_weights(module, _has_kernel)
-    _give_each_layer_its_own(made)
+    give_each_layer_its_own(made)
     for node in weight_nodes(made):
         if is_dequantize(node):
             _scale_by_channel(made, node)
@@ -163,32 +171,6 @@ def for_xnnpack(module: fx.GraphModule) -> fx.GraphModule:
 
 def _has_kernel(node: fx.Node) -> bool:
     return WEIGHTED.get(node.target) == 0 and is_quantize(next(iter(chain_end(node).users), None))
-
-
-def _give_each_layer_its_own(module: fx.GraphModule) -> None:
-    """A weight or bias that two layers read as two.
-
-    ExecuTorch rounds a bias to the steps of its layer's input and weight, once for each tensor: the second layer to
-    read it would get that of the first (as of 1.5.1).
-    """
-    taken: set[fx.Node] = set()
-    for layer in [node for node in module.graph.nodes if node.target in WEIGHTED]:
-        for value in layer.args[1:3]:
-            if not isinstance(value, fx.Node):
-                continue
-            if value in taken:
-                with module.graph.inserting_before(layer):
-                    layer.replace_input_with(value, _copied(module, value))
-            taken.add(value)
-
-
-def _copied(module: fx.GraphModule, value: fx.Node) -> fx.Node:
-    """A constant, or what gives one its values, once more."""
-    held = constant(module, value)
-    if held is not None:
-        return module.graph.get_attr(put(module, str(value.target), held.clone()))
-    copies = {each: _copied(module, each) for each in value.all_input_nodes}
-    return module.graph.node_copy(value, lambda each: copies[each])
 
 
 def _scale_by_channel(module: fx.GraphModule, node: fx.Node) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchpare.attach import CompressedLayer, FakeQuantize, detach, detach_quantizers, quantizers_of
 from torchpare.attach.reading import before_quantizer, fold_factor
 from torchpare.config import output_layout
+from torchpare.runtimes.copied import copied_in_float32
 from torchpare.runtimes.grouped import Grouped, group
 from torchpare.runtimes.integers import Step, Stored, step_of, store
 from torchpare.runtimes.operators import rounded
@@ -81,7 +82,7 @@ def explicit(model: nn.Module) -> Explicit:
     Raises:
         QuantizationError: an activation's scale is none.
     """
-    twin = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    twin = copied_in_float32(model).requires_grad_(False)
     made = Explicit(twin)
     by_identity: dict[int, Stored | Grouped] = {}
     activations: list[tuple[CompressedLayer, str, nn.Module]] = []

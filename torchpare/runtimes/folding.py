@@ -78,16 +78,16 @@ def _fold(module: fx.GraphModule, stored: dict[str, Stored], layer: fx.Node, nor
     weight = constant(module, source)
     if len(layer.users) > 1:
         return f"what {owner(layer) or layer.name} returns is read before the norm too"
-    if axis is None or weight is None or not isinstance(source, fx.Node):
+    if weight is None or not isinstance(source, fx.Node) or (axis is None and str(source.target) in stored):
         return f"the weight of {owner(layer) or layer.name} is no constant with its channels along one axis"
     factor, shift = _affine(module, norm)
     bias = constant(module, layer.args[2]) if len(layer.args) > 2 else None
     if bias is None and len(layer.args) > 2 and layer.args[2] is not None:
         return f"the bias of {owner(layer) or layer.name} is no constant"
     name = str(source.target)
-    value = weight * factor.reshape([-1 if at == axis else 1 for at in range(weight.dim())])
+    value = weight * _spread(factor, layer, weight)
     held = stored.get(name)
-    if held is not None:
+    if held is not None and axis is not None:
         made = _scaled(held, factor, axis)
         if isinstance(made, str):
             return made
@@ -103,6 +103,16 @@ def _fold(module: fx.GraphModule, stored: dict[str, Stored], layer: fx.Node, nor
     layer.args = (*layer.args[:1], new_weight, new_bias, *layer.args[3:])
     _take_over(norm, layer)
     return None
+
+
+def _spread(factor: Tensor, layer: fx.Node, weight: Tensor) -> Tensor:
+    """A factor for each output channel, where the channels lie in a weight."""
+    axis = weight_axis(layer)
+    if axis is not None:
+        return factor.reshape([-1 if at == axis else 1 for at in range(weight.dim())])
+    groups: Any = layer.args[_GROUPS_OF_TRANSPOSED]
+    rows = factor.reshape(groups, -1).repeat_interleave(len(weight) // groups, dim=0)
+    return rows.reshape([*rows.shape, *(1 for _ in weight.shape[2:])])
 
 
 def _affine(module: fx.GraphModule, norm: fx.Node) -> tuple[Tensor, Tensor]:

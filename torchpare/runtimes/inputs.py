@@ -15,11 +15,18 @@ __all__ = ["computed", "in_order", "shapes_of"]
 
 
 def computed(data: Any) -> Any:
-    """An input in its own form, as programs compute: tensors on the CPU, those of floats in float32."""
+    """An input in its own form, as programs compute: tensors on the CPU, those of floats in float32.
+
+    Raises:
+        ExportError: a tensor is on the meta device.
+    """
 
     def cast(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
+        if leaf.is_meta:
+            raise ExportError(f"an input of shape {tuple(leaf.shape)} is on the meta device, where it has no values: "
+                              "give one on the CPU")  # fmt: skip
         leaf = leaf.detach().cpu()
         return leaf.float() if leaf.is_floating_point() else leaf
 
@@ -34,7 +41,8 @@ def in_order(example: Any, data: Any) -> list[Any]:
         data: in that form; keyword arguments may come in another order.
 
     Raises:
-        ExportError: it has other inputs than the example.
+        ExportError: it has other inputs than the example, or other values where that holds no tensors, which are part
+            of the program.
     """
     (known_args, known_kwargs), (args, kwargs) = call_arguments(example), call_arguments(data)
     known = pytree.tree_leaves((known_args, known_kwargs))
@@ -48,6 +56,13 @@ def in_order(example: Any, data: Any) -> list[Any]:
             f"the input holds {_told(args, kwargs)}; like the example, give {_told(known_args, known_kwargs)} and no "
             "others, such as labels"
         )
+    for at, (have, want) in enumerate(zip(leaves, known, strict=True)):
+        if isinstance(want, Tensor) != isinstance(have, Tensor):
+            of = "a tensor" if isinstance(want, Tensor) else repr(want)
+            raise ExportError(f"input {at} is a {type(have).__name__}, and the example has {of} there")
+        if not isinstance(want, Tensor) and have != want:
+            raise ExportError(f"input {at} is {have!r}, and the program was recorded with {want!r}, which is part of "
+                              "it: make another program")  # fmt: skip
     return leaves
 
 

@@ -28,6 +28,9 @@ _SLOWER = ("SkipLayerNormFusion",)
 """What ONNX Runtime does to a graph by itself and is slower for on the CPU: its kernel for a sum and a layer norm in
 one takes several times as long as the two kernels do (as of 1.32)."""
 
+_ROUNDS_FLOATS = "WeightBiasQuantization"
+"""What makes ONNX Runtime round weights that are floats; see `torchpare.runtimes.integer_biases`."""
+
 
 class ModelSpeedupONNXRuntime(ModelSpeedupRuntime):
     """A quantized model in ONNX Runtime, on the CPU. Its file is ONNX QDQ, which other runtimes read too.
@@ -109,7 +112,8 @@ def onnx_session(
         path: the file, or the bytes of one.
         threads: within one operator; ONNX Runtime's own choice if None.
         optimized: where to write the graph that it makes of the file as it lies there; without, weights that no kernel
-            takes as integers are given their values here, once (see `torchpare.runtimes.unpacking`).
+            takes as integers are given their values here, once (see `torchpare.runtimes.unpacking`), and weights that
+            are floats stay floats.
         round_inputs: let the four-bit kernel round its float inputs to eight bits, by block.
 
     Raises:
@@ -130,11 +134,12 @@ def onnx_session(
     if optimized is not None:
         options.optimized_model_filepath = os.fspath(optimized)
     try:
-        given = path if isinstance(path, bytes) else os.fspath(path)
-        if isinstance(given, str) and optimized is None:
-            given = unpacked(Path(given)) or given
+        given, disabled = path if isinstance(path, bytes) else os.fspath(path), [*_SLOWER]
+        ready = unpacked(Path(given)) if isinstance(given, str) and optimized is None else None
+        if ready is not None:
+            given, disabled = ready, [*disabled, _ROUNDS_FLOATS]
         return library.InferenceSession(
-            given, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(_SLOWER)
+            given, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
         )
     except Exception as error:  # ONNX Runtime has a family of its own for every stage
         first = str(error).strip().partition("\n")[0][:300]

@@ -12,11 +12,12 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from torchpare.attach import quantizers_of
-from torchpare.errors import ConfigError
 from torchpare.files.calibration import Calibration
 from torchpare.runtimes.account import account
+from torchpare.runtimes.asked import check_model, check_names
 from torchpare.runtimes.biases import with_room
 from torchpare.runtimes.calibrate import calibrated_steps, weight_in_eight_bits
+from torchpare.runtimes.computed_weights import write_computed_weights
 from torchpare.runtimes.configured import configured
 from torchpare.runtimes.explicit import SITE, FloatPlace, explicit
 from torchpare.runtimes.folding import WEIGHTED, fold_norms
@@ -141,18 +142,18 @@ def build_program(
         symmetric: whether places that are added have zero in the middle of their grids.
 
     Raises:
-        ExportError: the model cannot be recorded as one program.
+        ExportError: the model cannot be recorded as one program, or it or the input has no values.
         QuantizationError: there is no batch in ``calibration``, or values are not finite.
-        ConfigError: ``exclude`` names no layer, or the observer is unknown.
+        ConfigError: the model is none, ``exclude`` names no layer, ``calibration`` cannot be gone through, or the
+            observer is unknown.
     """
+    check_model(model)
+    check_names(exclude, model, "exclude")
     dummy_input = computed(dummy_input)
     quantized = next(quantizers_of(model), None) is not None
-    layers = dict(model.named_modules())
-    for name in exclude:
-        if name not in layers:
-            raise ConfigError(f"exclude names {name!r}, and the model has no such layer")
     made = explicit(model) if quantized or config is None else configured(model, config, dummy_input)
     module, stored, floats = record(made.module, dummy_input), dict(made.stored), list(made.floats)
+    write_computed_weights(module)
     names = _name_sites(module)
     floats += fold_norms(module, stored)
     grouped, told = grouped_weights(module, made.grouped)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import shutil
 import tempfile
@@ -21,6 +20,8 @@ from torchpare.errors import ExportError, TorchpareError
 from torchpare.files.calibration import Calibration
 from torchpare.files.example import example_of
 from torchpare.graph.capture import call_arguments
+from torchpare.runtimes.asked import check_model, check_switch, file_of, threads_of
+from torchpare.runtimes.copied import copied_in_float32
 from torchpare.runtimes.inputs import computed, in_order, shapes_of
 from torchpare.runtimes.program import QuantizedProgram, build_program
 
@@ -73,7 +74,9 @@ class ModelSpeedupRuntime(ABC):
             inputs to eight bits as they come: faster, and no longer what PyTorch computes. ONNX Runtime alone can.
 
     Raises:
-        ExportError: neither or both of ``input_shape`` and ``dummy_input`` are given, or the runtime cannot round.
+        ExportError: neither or both of ``input_shape`` and ``dummy_input`` are given, the runtime cannot round, or the
+            model has no values.
+        ConfigError: the model is none, or ``threads`` is no number of threads.
     """
 
     runtime: ClassVar[str]
@@ -96,6 +99,8 @@ class ModelSpeedupRuntime(ABC):
         threads: int | None = None,
         round_inputs: bool = False,
     ) -> None:
+        check_model(model)
+        check_switch(round_inputs, "round_inputs")
         if round_inputs and not self.rounds_inputs:
             raise ExportError(f"{self.runtime} rounds no inputs of its own accord: leave round_inputs out")
         self.round_inputs = round_inputs
@@ -104,7 +109,7 @@ class ModelSpeedupRuntime(ABC):
         self.model, self.config = model, config
         self.example = example_of(model, input_shape, "cpu").float() if input_shape is not None else dummy_input
         self.calibration, self.observer, self.exclude = calib_data_loader, observer, exclude
-        self.threads = torch.get_num_threads() if threads is None else threads
+        self.threads = threads_of(threads)
         self.program: QuantizedProgram | None = None
         self._run: Runner | None = None
 
@@ -205,9 +210,7 @@ class ModelSpeedupRuntime(ABC):
             MissingExtraError: the runtime is not installed.
             ExportError: there is no such file, or it is not one.
         """
-        if not Path(path).is_file():
-            raise ExportError(f"there is no file {os.fspath(path)}; write it with export_quantized_model")
-        self._run = self.read(Path(path))
+        self._run = self.read(file_of(path))
 
     def folder(self) -> Path:
         """A new folder that is gone when this object is."""
@@ -238,7 +241,7 @@ class ModelSpeedupRuntime(ABC):
         """The first tensor that the model itself returns, in float32 and evaluation mode; it stays as it is."""
         args, kwargs = call_arguments(computed(data))
         with torch.no_grad():
-            made = copy.deepcopy(self.model).cpu().float().eval()(*args, **kwargs)
+            made = copied_in_float32(self.model)(*args, **kwargs)
         return next(leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor))
 
     # -------------------------------------------------------------------------------------------------------- inwards

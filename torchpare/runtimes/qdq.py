@@ -8,20 +8,17 @@ is a value under the site's own name, by which `verify` finds it.
 
 from __future__ import annotations
 
-import copy
 import os
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import fx
-from torch.utils import _pytree as pytree
 
 from torchpare.errors import ExportError
 from torchpare.files.onnx import OnnxExport, export_onnx
 from torchpare.runtimes.blocks import BLOCK_OPSET, write_blocks
 from torchpare.runtimes.program import QuantizedProgram, Site
+from torchpare.runtimes.results import tensors_alone
 from torchpare.runtimes.weight_only import with_codes
 
 __all__ = ["check_qdq", "site_value", "write_qdq"]
@@ -66,26 +63,9 @@ def write_qdq(
         for node in list(model.graph.all_nodes()):
             _pool_globally(node)
 
-    made = export_onnx(_of_tensors(module), path, program.example, opset_version=opset_version, edit=edit)
+    made = export_onnx(tensors_alone(module), path, program.example, opset_version=opset_version, edit=edit)
     check_qdq(path)
     return made
-
-
-def _of_tensors(module: fx.GraphModule) -> fx.GraphModule:
-    """A program that returns tensors alone, which is all that a file can: numbers beside them are left out."""
-    form: Any = module.graph._codegen  # noqa: SLF001 - torch tells it nowhere else
-    leaves = pytree.tree_leaves(next(node for node in module.graph.nodes if node.op == "output").args[0])
-    if all(isinstance(leaf, fx.Node) or leaf is None for leaf in leaves):
-        return module
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own, about its own
-        graph = fx.GraphModule(module, copy.deepcopy(module.graph)).graph
-    output = next(node for node in graph.nodes if node.op == "output")
-    kept = tuple(leaf for leaf in pytree.tree_leaves(output.args[0]) if isinstance(leaf, fx.Node))
-    output.args = (kept,)
-    info = form.pytree_info._replace(out_spec=pytree.tree_structure(kept))
-    graph.set_codegen(type(form)(info))
-    return fx.GraphModule(module, graph).eval()
 
 
 def check_qdq(path: str | os.PathLike[str]) -> None:

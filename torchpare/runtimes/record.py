@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torchpare.errors import ExportError
-from torchpare.files.onnx import with_free_batch
+from torchpare.files.onnx import GROUPED, with_free_batch
 from torchpare.graph.capture import call_arguments
 from torchpare.runtimes.operators import library
 
@@ -51,8 +52,10 @@ def export(module: nn.Module, dummy_input: Any, *, free_batch: bool = True) -> t
 
 def _why_not(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:
     """What to say of a module that cannot be exported."""
+    called = _Called()
     try:
-        made = module(*args, **kwargs)
+        with called:
+            made = module(*args, **kwargs)
     except Exception as own:  # noqa: BLE001 - whatever the model's own code raises
         return f"does not run on the example input: {_first_line(own)}"
     foreign = {type(leaf).__name__ for leaf in pytree.tree_leaves(made)
@@ -60,8 +63,22 @@ def _why_not(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], e
     if foreign:
         return (f"cannot be recorded as one program: it returns {' and '.join(sorted(foreign))}, which programs do not "
                 "know; let it return tensors alone (a language model: model.config.use_cache = False)")  # fmt: skip
+    if any("grouped_mm" in name for name in called.names):
+        return f"cannot be recorded as one program: {GROUPED}"
     return (f"cannot be recorded as one program: {_first_line(error)}; a model whose path depends on the values of its "
             "input has none")  # fmt: skip
+
+
+class _Called(TorchDispatchMode):
+    """The names of the operators that a model calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
 
 
 def _first_line(error: Exception) -> str:

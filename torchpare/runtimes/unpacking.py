@@ -13,6 +13,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from torchpare.runtimes.integer_biases import write_integer_biases
+
 __all__ = ["unpacked"]
 
 _MOVES = {"Transpose", "Reshape"}
@@ -24,7 +26,9 @@ _LARGEST = 2**31 - 2**20
 
 
 def unpacked(path: Path) -> bytes | None:
-    """A file in which the weights that no kernel takes as integers are floats; None if there is none of them.
+    """A file in which the weights that no kernel takes as integers are floats, and biases of integer kernels integers.
+
+    None if nothing in it is rounded.
 
     Args:
         path: an ONNX file. One whose tensors lie beside it, or that would come to 2 GiB with floats, is left alone: it
@@ -39,6 +43,8 @@ def unpacked(path: Path) -> bytes | None:
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in weights.values()):
         return None
     links = _Links(graph)
+    if not any(node.op_type == "DequantizeLinear" for node in graph.node):
+        return None
     kinds = onnx.TensorProto.DataType
     left = [
         node
@@ -62,8 +68,7 @@ def unpacked(path: Path) -> bytes | None:
         value: Any = ReferenceEvaluator(alone).run(None, {})
         graph.initializer.append(onnx.numpy_helper.from_array(value[0], node.output[0]))
         graph.node.remove(node)
-    if not left:
-        return None
+    write_integer_biases(graph, links.makers, weights, links.rounded)
     read = {name for node in graph.node for name in node.input}
     for name, tensor in weights.items():
         if name not in read:
@@ -102,12 +107,12 @@ class _Links:
         others = [name for name in node.input[:2] if name != weight]
         restored = any(self.makers[name].op_type == "DequantizeLinear" for name in others if name in self.makers)
         if node.op_type == "Conv":
-            return not restored or not self._rounded(node.output[0])
+            return not restored or not self.rounded(node.output[0])
         return node.op_type in ("MatMul", "Gemm") and not restored
 
-    def _rounded(self, value: str) -> bool:
+    def rounded(self, value: str) -> bool:
         """Whether a value, or what an activation function makes of it, is rounded by all that reads it."""
         readers = self.readers.get(value, [])
         if len(readers) == 1 and readers[0].op_type in _CUTS:
-            return self._rounded(readers[0].output[0])
+            return self.rounded(readers[0].output[0])
         return bool(readers) and all(node.op_type == "QuantizeLinear" for node in readers)

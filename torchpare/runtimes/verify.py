@@ -16,10 +16,12 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from torch import Tensor
 
-from torchpare.runtimes.program import Site
-from torchpare.runtimes.protocol import ModelSpeedupRuntime
+from torchpare.errors import ExportError
+from torchpare.runtimes.inputs import in_order
+from torchpare.runtimes.program import QuantizedProgram, Site
+from torchpare.runtimes.protocol import ModelSpeedupRuntime, Runner
 
-__all__ = ["LayerProof", "NumbersProof", "snr", "verify"]
+__all__ = ["LayerProof", "NumbersProof", "check_alike", "snr", "verify"]
 
 SHARE = 0.999
 """Of a layer's integers, how many may be off by one step at most; kernels round a product that lies half-way between
@@ -28,6 +30,9 @@ two integers their own way."""
 MIN_SNR = 40.0
 """Of outputs that are floats, in dB: float32 sums in another order are far above, another function is far below."""
 
+
+LIKE = 20.0
+"""In dB: rounding the other way here and there is far above, a bias in the wrong steps or a mistaken layout below."""
 
 MARGIN = 10.0
 """How much lower, in dB, the ratio of an output may be when nobody looks at what is inside."""
@@ -132,6 +137,20 @@ def verify(runtime: ModelSpeedupRuntime, test_data: Any) -> NumbersProof:
     layers += [_of_output(f"output {at}", *each) for at, each in enumerate(outputs)]
     model = runtime.model_output(test_data)
     return NumbersProof(runtime.runtime, tuple(layers), snr(model, got[0]))
+
+
+def check_alike(run: Runner, program: QuantizedProgram) -> None:
+    """That a runtime computes what the program does, on its example, and no other function.
+
+    Raises:
+        ExportError: it does not.
+    """
+    given = [leaf.contiguous() for leaf in in_order(program.example, program.example) if isinstance(leaf, Tensor)]
+    wanted, _ = program.values(program.example)
+    for at, (want, have) in enumerate(zip(wanted, run(given), strict=True)):
+        ratio = snr(want, have)
+        if bool(want.any()) and ratio < LIKE:
+            raise ExportError(f"its output {at} is another function's: {ratio:.0f} dB from the program's own")
 
 
 def snr(want: Tensor, have: Tensor) -> float:

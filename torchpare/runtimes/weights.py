@@ -9,11 +9,19 @@ from collections.abc import Callable, Collection
 import torch
 from torch import fx
 
+from torchpare.runtimes.folding import WEIGHTED
 from torchpare.runtimes.integers import Stored
 from torchpare.runtimes.operators import constant, is_dequantize, is_quantize, library, put, stored_node
 from torchpare.runtimes.placing import chain_end
 
-__all__ = ["float_weights", "split_biases", "weight_nodes", "with_float_weights", "write_weights"]
+__all__ = [
+    "float_weights",
+    "give_each_layer_its_own",
+    "split_biases",
+    "weight_nodes",
+    "with_float_weights",
+    "write_weights",
+]
 
 _aten = torch.ops.aten
 
@@ -95,6 +103,36 @@ def float_weights(module: fx.GraphModule, has_kernel: Callable[[fx.Node], bool])
             new = module.graph.get_attr(put(module, f"{node.all_input_nodes[0].target}_float", value))
         node.replace_all_uses_with(new)
         module.graph.erase_node(node)
+
+
+def give_each_layer_its_own(module: fx.GraphModule) -> None:
+    """A weight or bias that two layers read as two.
+
+    ExecuTorch rounds a bias to the steps of its layer's input and weight, once for each tensor: the second layer to
+    read it would get that of the first (as of 1.5.1). Inductor has no integer kernel for a convolution whose weight
+    another one reads.
+
+    Args:
+        module: edited in place.
+    """
+    taken: set[fx.Node] = set()
+    for layer in [node for node in module.graph.nodes if node.target in WEIGHTED]:
+        for value in layer.args[1:3]:
+            if not isinstance(value, fx.Node):
+                continue
+            if value in taken:
+                with module.graph.inserting_before(layer):
+                    layer.replace_input_with(value, _copied(module, value))
+            taken.add(value)
+
+
+def _copied(module: fx.GraphModule, value: fx.Node) -> fx.Node:
+    """A constant, or what gives one its values, once more."""
+    held = constant(module, value)
+    if held is not None:
+        return module.graph.get_attr(put(module, str(value.target), held.clone()))
+    copies = {each: _copied(module, each) for each in value.all_input_nodes}
+    return module.graph.node_copy(value, lambda each: copies[each])
 
 
 def _write_lookup(module: fx.GraphModule, reader: fx.Node, held: Stored, name: str) -> None:

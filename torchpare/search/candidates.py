@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torchpare.errors import ConfigError, QuantizationError, SearchError
 from torchpare.graph.capture import call_arguments
 from torchpare.quantization import ObserverQuantizer
 from torchpare.runtimes import RUNTIMES
+from torchpare.runtimes.copied import copied
 from torchpare.search.latency import relative_latency
 
 __all__ = ["FLOAT", "Candidates"]
@@ -31,8 +31,8 @@ class Candidates:
     """Makes candidates of a model; see :class:`~torchpare.search.mixed_precision.MixedPrecisionSearch`.
 
     Raises:
-        ConfigError: ``bits`` cannot be used, or no layer is of the types.
-        QuantizationError: there is no calibration batch.
+        ConfigError: ``bits`` cannot be used, or no layer of the types is called.
+        QuantizationError: there is no calibration batch, or the model does not run on one.
     """
 
     model: nn.Module
@@ -46,7 +46,10 @@ class Candidates:
     layers: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        known = all(isinstance(own, int) and (1 <= own <= 16 or own == FLOAT) for own in self.given_bits)
+        known = all(
+            isinstance(own, int) and not isinstance(own, bool) and (1 <= own <= 16 or own == FLOAT)
+            for own in self.given_bits
+        )
         if len(set(self.given_bits)) < 2 or not known:
             raise ConfigError(f"bits is {self.given_bits!r}; give two or more of 1 to 16, and {FLOAT} for float")
         if not self.calibration:
@@ -54,7 +57,27 @@ class Candidates:
         layers = tuple(name for name, layer in self.model.named_modules() if type_name(layer) in self.op_types)
         if not layers:
             raise ConfigError(f"op_types is {self.op_types!r}, and the model has no layer of them")
-        object.__setattr__(self, "layers", layers)
+        called = self._called(layers)
+        if not called:
+            raise ConfigError(f"op_types is {self.op_types!r}, and the model calls no layer of them")
+        object.__setattr__(self, "layers", called)
+
+    def _called(self, layers: tuple[str, ...]) -> tuple[str, ...]:
+        """Those layers that some batch goes through: the others have nothing to calibrate, and cost no time."""
+        made, seen = copied(self.model), set[str]()
+        for name in layers:
+            made.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: seen.add(name))
+        for batch in self.calibration:
+            args, kwargs = call_arguments(batch)
+            try:
+                with torch.no_grad():
+                    made(*args, **kwargs)
+            except Exception as error:
+                raise QuantizationError(f"the model does not run on a calibration batch: {type(error).__name__}: "
+                                        f"{str(error).partition(chr(10))[0][:300]}") from error  # fmt: skip
+            if len(seen) == len(layers):
+                break
+        return tuple(name for name in layers if name in seen)
 
     @property
     def bits(self) -> tuple[int, ...]:
@@ -72,7 +95,7 @@ class Candidates:
 
     def quantized(self, assigned: Mapping[str, int]) -> nn.Module:
         """A calibrated copy of the model, in evaluation mode."""
-        made = copy.deepcopy(self.model).eval()
+        made = copied(self.model)
         asked = [
             {"quant_types": ["weight", "input"], "quant_bits": bits, "op_names": names}
             for bits in self.bits
@@ -108,9 +131,18 @@ class Candidates:
         made.compress()
         return relative_latency(made.runner(self.dummy_input), self._float_run, self.runs)
 
+    def check_runtime(self) -> None:
+        """That the runtime executes the float model, before time is spent on any other.
+
+        Raises:
+            MissingExtraError: it is not installed.
+            ExportError: it cannot.
+        """
+        self._float_run()
+
     @cached_property
     def _float_run(self) -> Callable[[], object]:
-        dense = RUNTIMES[self.runtime](copy.deepcopy(self.model), dummy_input=self.dummy_input)
+        dense = RUNTIMES[self.runtime](copied(self.model), dummy_input=self.dummy_input)
         dense.compress()
         self._kept.append(dense)
         return dense.runner(self.dummy_input)
@@ -122,7 +154,7 @@ class Candidates:
     @cached_property
     def _wanted(self) -> list[Tensor]:
         """What the float model makes of the calibration batches."""
-        return self._outputs(copy.deepcopy(self.model).eval())
+        return self._outputs(copied(self.model))
 
     def _outputs(self, model: nn.Module) -> list[Tensor]:
         found = []

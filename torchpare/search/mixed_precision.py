@@ -13,6 +13,7 @@ from torch import nn
 
 from torchpare.errors import ConfigError, SearchError
 from torchpare.runtimes import RUNTIMES
+from torchpare.runtimes.asked import batches_of, check_model, listed
 from torchpare.search.candidates import FLOAT, Candidates
 from torchpare.search.fingerprint import of_code, of_model
 from torchpare.search.frontier import MixedPrecision, Point
@@ -54,7 +55,8 @@ class MixedPrecisionSearch:
         floor: the least score that will do.
         drop: in place of ``floor``: by how much the score may fall below the float model's.
         bits: what a layer may have: 1 to 16, or 32 for float.
-        op_types: which layers; convolutions and linear layers if not given.
+        op_types: which layers; convolutions and linear layers if not given. Those that no batch goes through stay
+            float.
         runtime: ``"onnxruntime"``, ``"openvino"`` or another of `torchpare.runtimes.RUNTIMES`.
         runs: how many timed runs a latency is the median of.
         folder: where the search's journal lies; its parent exists. None keeps none.
@@ -62,6 +64,7 @@ class MixedPrecisionSearch:
 
     Raises:
         ConfigError: an argument cannot be used.
+        QuantizationError: there is no calibration batch, or the model does not run on one.
     """
 
     def __init__(  # noqa: PLR0913 - each is a choice of its own
@@ -84,17 +87,24 @@ class MixedPrecisionSearch:
             raise ConfigError("MixedPrecisionSearch: give either floor, the least score that will do, or drop, by how "
                               "much it may fall")  # fmt: skip
         for name, limit in (("floor", floor), ("drop", drop)):
-            if limit is not None and (not isinstance(limit, int | float) or math.isnan(limit)):
+            if limit is not None and (
+                not isinstance(limit, int | float) or isinstance(limit, bool) or math.isnan(limit)
+            ):
                 raise ConfigError(f"MixedPrecisionSearch: {name} is {limit!r}; it is a number")
         if drop is not None and evaluator is None:
             raise ConfigError("MixedPrecisionSearch: drop needs an evaluator: a float model has no noise to fall from")
-        if runtime not in RUNTIMES:
+        if not isinstance(runtime, str) or runtime not in RUNTIMES:
             raise ConfigError(f"MixedPrecisionSearch: runtime is {runtime!r}; it is one of "
                               f"{', '.join(map(repr, RUNTIMES))}")  # fmt: skip
+        if evaluator is not None and not callable(evaluator):
+            raise ConfigError(f"MixedPrecisionSearch: evaluator is {evaluator!r}; it is a function of a model")
         if not isinstance(runs, int) or runs < 2:
             raise ConfigError(f"MixedPrecisionSearch: runs is {runs!r}; a median needs at least 2")
-        self.candidates = Candidates(model, dummy_input, list(calibration), evaluator, tuple(bits), tuple(op_types),
-                                     runtime, runs)  # fmt: skip
+        check_model(model)
+        self.candidates = Candidates(
+            model, dummy_input, list(batches_of(calibration)), evaluator, tuple(listed(bits, "bits", "(8, 32)")),
+            tuple(listed(op_types, "op_types", "('Conv2d', 'Linear')")), runtime, runs,
+        )  # fmt: skip
         self.floor, self.drop, self.evaluator = floor, drop, evaluator
         self.folder, self.resume = None if folder is None else Path(folder), resume
 
@@ -104,7 +114,7 @@ class MixedPrecisionSearch:
         Raises:
             SearchError: not even the float model is above the floor, or a score is not a number.
             FileError: the folder holds the journal of another search, or cannot be used.
-            MissingExtraError: the runtime is not installed.
+            MissingExtraError: the runtime is not installed; nothing is scored then.
         """
         own = self.candidates
         header = {
@@ -120,7 +130,10 @@ class MixedPrecisionSearch:
     def _search(self, work: _Work) -> MixedPrecision:
         own = work.candidates
         full, low = (dict.fromkeys(own.layers, bits) for bits in (max(own.bits), min(own.bits)))
-        dense = _score(work, dict.fromkeys(own.layers, FLOAT))
+        dense_bits = dict.fromkeys(own.layers, FLOAT)
+        if work.journal.get(_score_key(dense_bits)) is None:
+            own.check_runtime()
+        dense = _score(work, dense_bits)
         floor = self.floor if self.floor is not None else dense - float(self.drop or 0.0)
         if _score(work, full) < floor:
             raise SearchError(
@@ -185,7 +198,11 @@ class _Unwritten:
 
 
 def _score(work: _Work, assigned: Mapping[str, int]) -> float:
-    return _known(work, f"score {digest(assigned)}", "score", lambda: work.candidates.score(assigned))
+    return _known(work, _score_key(assigned), "score", lambda: work.candidates.score(assigned))
+
+
+def _score_key(assigned: Mapping[str, int]) -> str:
+    return f"score {digest(assigned)}"
 
 
 def _known(work: _Work, key: str, name: str, make: Callable[[], float]) -> float:
