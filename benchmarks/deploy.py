@@ -6,8 +6,8 @@ Half of every group goes from a model with random weights ("pruned"), channels i
 kernels are made for; "int8" is the model quantized after training on a few batches of noise, by `build_program`, from
 the same calibration batches that ONNX Runtime's own ``quantize_static`` and, if it is installed, NNCF get. All of them
 take turns in one process, in CPU time of one thread, which on an idle core is the latency; what else runs on the
-machine counts as little as it can. SNR is of the output, against that of the same float model in PyTorch. With random
-weights it says how exact the arithmetic is, not what becomes of an accuracy.
+machine counts as little as it can. SNR is of the outputs for inputs that served for no calibration, against those of the
+same float model in PyTorch. With random weights it says how exact the arithmetic is, not what becomes of an accuracy.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from torchpare.runtimes.verify import snr
 WIDTHS: Final = {"sparsity": 0.5, "structures": ["all"], "round_to": 16}
 HEADS: Final = {"sparsity": 0.5, "structures": ["heads"]}  # counted in heads, whose widths are multiples already
 CALIBRATION: Final = 4
+JUDGED: Final = 8  # inputs for the SNR: of one alone, a BERT of two logits has any SNR
 OUT: Final = Path(__file__).parents[1] / "docs" / "speed" / "deploy.json"
 Runner = Callable[[list[Tensor]], list[Tensor]]
 
@@ -79,6 +80,7 @@ def compare(name: str, runs: int, folder: Path) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     dense, make, transformer = BUILDERS[name]()
     example, batches = make(), [make() for _ in range(CALIBRATION)]
+    judged = [make() for _ in range(JUDGED)]
     small = deepcopy(dense)
     plan(small, [WIDTHS, HEADS] if transformer else [WIDTHS], example).apply(verify=False)
     models = {"dense": dense, "pruned": small.eval()}
@@ -105,25 +107,24 @@ def compare(name: str, runs: int, folder: Path) -> list[dict[str, Any]]:
             label = "NNCF" if form == "dense" else "pruned + NNCF"
             run, size = nncf_runner(files[form][0], inputs, folder / f"{form}-nncf", transformer=transformer)
             runners["OpenVINO", label] = run, form, size
-    return _timed(name, models, runners, example, runs, layers)
+    return _timed(name, models, runners, judged, runs, layers)
 
 
 def _timed(
-    name: str, models: dict[str, nn.Module], runners: dict[tuple[str, str], tuple[Runner, str, int]], example: Any,
-    runs: int, layers: dict[str, str],
+    name: str, models: dict[str, nn.Module], runners: dict[tuple[str, str], tuple[Runner, str, int]],
+    judged: list[Any], runs: int, layers: dict[str, str],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    tensors = _tensors(example)
+    tensors = _tensors(judged[0])
     taken = measure(
         {"|".join(key): (lambda run=run: run(tensors)) for key, (run, _, _) in runners.items()},
         runs=runs, warmup=3, threads=1, runtime="all", clock=time.process_time,
     )  # fmt: skip
-    args, kwargs = call_arguments(example)
-    with torch.no_grad():
-        wanted = {form: _first(model(*args, **kwargs)) for form, model in models.items()}
+    wanted = {form: torch.cat([_outputs(model, example) for example in judged]) for form, model in models.items()}
     rows = []
     for (runtime, label), (run, form, size) in runners.items():
         one = taken[f"{runtime}|{label}"]
-        ratio = min(snr(wanted[form], run(tensors)[0]), 200.0)  # infinity is no JSON
+        made = torch.cat([run(_tensors(example))[0] for example in judged])
+        ratio = min(snr(wanted[form], made), 200.0)  # infinity is no JSON
         row = {"model": name, "runtime": runtime, "form": label, "file_bytes": size, "snr": ratio}
         rows.append({**row, **one.to_dict(), "runtime": runtime, "in_eight_bits": layers.get(label)})
     return rows
@@ -138,7 +139,10 @@ def _tensors(example: Any) -> list[Tensor]:
     return [*args, *kwargs.values()]
 
 
-def _first(output: Any) -> Tensor:
+@torch.no_grad()
+def _outputs(model: nn.Module, example: Any) -> Tensor:
+    args, kwargs = call_arguments(example)
+    output = model(*args, **kwargs)
     return output if isinstance(output, Tensor) else next(iter(output.values()))
 
 
