@@ -75,3 +75,18 @@ def test_layers_in_eight_bits_have_integer_kernels_and_biases(tmp_path):
     graph = onnx.load(tmp_path / "ready.onnx").graph
     biases = [tensor.data_type for tensor in graph.initializer if tensor.name.endswith("(bias) codes")]
     assert biases == [onnx.TensorProto.INT32] * 3
+
+
+def test_a_bias_that_no_integer_can_hold_stays_a_float(tmp_path):
+    """A file of somebody else's: ours have steps that are wide enough."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.ReLU())
+    x = torch.randn(2, 3, 6, 6)
+    write_qdq(build_program(model.eval(), x, calibration=[x]), tmp_path / "model.onnx")
+    file = onnx.load(tmp_path / "model.onnx")
+    bias = next(tensor for tensor in file.graph.initializer if tensor.name == "0.bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(torch.full((8,), 1e6).numpy(), bias.name))
+    onnx.save(file, tmp_path / "model.onnx")
+    graph = onnx.load_from_string(unpacked(tmp_path / "model.onnx")).graph
+    biases = [tensor.dims for tensor in graph.initializer if tensor.name.endswith("(bias) codes")]
+    assert biases == [[4]]

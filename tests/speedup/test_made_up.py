@@ -233,6 +233,46 @@ def test_queries_that_are_values_too_are_not_multiplied():
     assert report.largest_difference <= 1e-10
 
 
+OTHERWISE = {"the length": lambda m, q: q.size(2), "the heads": lambda m, q: m.heads}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+@pytest.mark.parametrize("structures", ["head_dim", "heads"])
+def test_queries_that_two_attentions_scale_otherwise_have_no_factor(name, structures):
+    """Checked without the proof, which would find it out."""
+
+    class Two(Attention):
+        def forward(self, x):
+            q, other, k, v = (self.q(x), self.q(x.flip(1)), self.k(x), self.v(x))
+            q, other, k, v = (y.view(2, 5, self.heads, -1).transpose(1, 2) for y in (q, other, k, v))
+            mixed = (q @ k.mT / math.sqrt(q.size(-1))).softmax(-1) @ v
+            mixed = mixed + (other @ k.mT / math.sqrt(OTHERWISE[name](self, other))).softmax(-1) @ v
+            return self.out(mixed.transpose(1, 2).flatten(2))
+
+    torch.manual_seed(0)
+    model, x = Two(lambda m, q: q).eval(), torch.randn(2, 5, 8)
+    unseen, config = copy.deepcopy(model), [{"sparsity": 0.5, "structures": [structures]}]
+    assert plan(model, config, x).apply().largest_difference <= 1e-10
+    plan(unseen, config, x).apply(verify=False)
+    assert torch.equal(unseen(x), model(x))
+
+
+def test_one_layer_that_makes_the_queries_of_two_attentions_has_one_factor():
+    class Again(Attention):
+        def forward(self, x):
+            for _ in range(2):
+                q, k, v = (layer(x).view(2, 5, self.heads, -1).transpose(1, 2) for layer in (self.q, self.k, self.v))
+                mixed = (q @ k.mT / math.sqrt(q.size(-1))).softmax(-1) @ v
+                x = torch.cat([x[..., 5:], self.out(mixed.transpose(1, 2).flatten(2))], -1)
+            return x
+
+    torch.manual_seed(0)
+    model = Again(lambda m, q: q).eval()
+    report = plan(model, [{"sparsity": 0.5, "structures": ["head_dim"]}], torch.randn(2, 5, 8)).apply()
+    assert (report.exact, model.q.out_features) == (True, 12)
+    assert report.largest_difference <= 1e-10
+
+
 def test_an_embedding_times_the_root_of_its_width_may_lose_some():
     class Words(nn.Module):
         def __init__(self):

@@ -143,6 +143,45 @@ def test_settings_that_hold_each_other_are_read_once():
     assert (model.cfg.heads, config.heads) == (2, 4)
 
 
+def holds_itself(m):
+    m.cfg = {"heads": 4, "width": 6}
+    m.cfg["itself"] = m.cfg
+
+
+def holds_what_holds_it(m):
+    m.cfg = SimpleNamespace(heads=4, width=6)
+    m.cfg.part = m.part = SimpleNamespace(whole=m.cfg, rows=([m.cfg],))
+
+
+LOOPS = {
+    "itself": (holds_itself, lambda m: (m.cfg["itself"]["heads"], m.cfg["width"])),
+    "its part": (holds_what_holds_it, lambda m: (m.part.whole.heads, m.cfg.part.rows[0][0].width)),
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_sizes_follow_in_settings_that_are_found_in_themselves(loop, tmp_path):
+    keep, sizes = LOOPS[loop]
+    torch.manual_seed(0)
+    model, fresh = Attention(keep, sizes), Attention(keep, sizes)
+    plan(model, [{"sparsity": 0.5, "structures": ["heads"]}], tokens()).apply(verify=False)
+    assert (sizes(model), sizes(fresh)) == ((2, 6), (4, 6))
+    save(model, tmp_path / "small.safetensors")
+    load(fresh, tmp_path / "small.safetensors")
+    assert torch.equal(fresh(tokens()), model(tokens()))
+
+
+def test_rows_that_hold_themselves_are_no_hindrance():
+    def keep(m):
+        m.hp = Plain()
+        m.hp.rows = [1]
+        m.hp.rows.append(m.hp.rows)
+
+    model = Attention(keep, PLACES["a plain object"][1])
+    plan(model, [{"sparsity": 0.5, "structures": ["heads"]}], tokens()).apply()
+    assert model.hp.heads == 2
+
+
 def test_files_set_no_number_that_is_not_there(tmp_path):
     keep, sizes = PLACES["a dict"]
     model = Attention(keep, sizes)

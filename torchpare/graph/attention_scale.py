@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from torchpare.graph.flow import Flow
 from torchpare.graph.program import Op, Ref, Scale
 
-__all__ = ["Sink", "find_scale_makers"]
+__all__ = ["Sink", "find_scale_makers", "overlap"]
 
 _MOVES = frozenset(
     f"aten.{name}"
@@ -58,7 +58,8 @@ class Sink:
 def find_scale_makers(flow: Flow) -> list[tuple[Scale, list[Sink] | None]]:
     """Each scale, with what makes the values that it scales, where a factor can go into that; None where it cannot.
 
-    A parameter that makes something else in another place too (a norm shared by queries and keys) is not one.
+    A parameter that makes something else in another place too (a norm shared by queries and keys) is not one; nor is
+    one that makes what is scaled otherwise in another place.
     """
     scales = list(dict.fromkeys(flow.program.scales))
     found = [_find_sinks(flow, scale.uid, {other.uid for other in scales} - {scale.uid}) for scale in scales]
@@ -71,11 +72,24 @@ def find_scale_makers(flow: Flow) -> list[tuple[Scale, list[Sink] | None]]:
         makers = {(sink.uid, sink.user) for sinks in found for sink in sinks or ()}
         shared = [
             any((sink.uid, place) not in makers for sink in sinks or () for place in users.get(sink.uid, ()))
-            for sinks in found
+            or any(
+                (scale.value, scale.power) != (other.value, other.power) and overlap(sinks, others)
+                for other, others in zip(scales, found, strict=True)
+            )
+            for scale, sinks in zip(scales, found, strict=True)
         ]
         if not any(shared):
             return list(zip(scales, found, strict=True))
         found = [None if other else sinks for sinks, other in zip(found, shared, strict=True)]
+
+
+def overlap(one: Sequence[Sink] | None, other: Sequence[Sink] | None) -> bool:
+    """Whether a factor on what some parameters make is one on what others make too."""
+    return any(
+        a.uid == b.uid and (a.axis != b.axis or bool((a.entries & b.entries).any()))
+        for a in one or ()
+        for b in other or ()
+    )
 
 
 def _find_sinks(flow: Flow, scaled: int, others: Collection[int]) -> list[Sink] | None:

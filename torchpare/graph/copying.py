@@ -50,12 +50,19 @@ def copy_to(model: nn.Module, device: str) -> nn.Module:
 def _moved_tensors(model: nn.Module, device: str) -> dict[int, Any]:
     """What stands in the copy for each tensor, each empty dict of hooks, and what cannot be copied."""
     memo: dict[int, Any] = {}
+    seen: dict[int, Any] = {}  # with the objects, so that nobody else gets their ids
+
+    def is_seen(value: Any) -> bool:  # what a module keeps may hold itself
+        known = id(value) in seen
+        seen[id(value)] = value
+        return known
+
     for module in model.modules():
         for value in vars(module).values():
             if type(value) is OrderedDict and not value:  # a module has a dozen for hooks, and copying each takes long
                 memo[id(value)] = OrderedDict()
                 continue
-            for held in pytree.tree_leaves(value):  # parameters, buffers, what it keeps in a dict
+            for held in pytree.tree_leaves(value, is_seen):  # parameters, buffers, what it keeps in a dict
                 if isinstance(held, torch.jit.ScriptFunction):
                     memo[id(held)] = held
                 elif isinstance(held, Tensor) and id(held) not in memo:

@@ -222,6 +222,10 @@ class Ratio(float):
         ratio.size, ratio.symbol, ratio.number = size, symbol, plain
         return ratio
 
+    def used_as_number(self) -> None:
+        """Note that it went into arithmetic: the size did, whatever else becomes of it."""
+        self.size.used_as_number()
+
     def whole(self, rounded: str) -> Any:
         """The size that it is, rounded in one of four ways; it was no use of a number then."""
         forget = _FORGET.get()
@@ -276,6 +280,10 @@ class Power(float):
         made = cls(value)
         made.root, made.power = root, power
         return made
+
+    def used_as_number(self) -> None:
+        """Note that it does something else than to scale values."""
+        self.root.lost = True
 
     def __neg__(self) -> Self:
         return self * -1

@@ -1,4 +1,4 @@
-"""``int()``, ``len()``, roots and ``numpy.prod`` as a model's code calls them, keeping where a size came from.
+"""``int()``, ``len()``, ``math`` and ``numpy.prod`` as a model's code calls them, keeping where a size came from.
 
 Python makes a plain integer of whatever ``int(x)`` is given, and numpy of what it multiplies, so that ``int(c / 2)``,
 ``len(weight)`` and ``np.prod(x.shape[1:])`` would be numbers without origin. While a model is recorded, the modules of
@@ -22,23 +22,32 @@ from torchpare.graph.sizes import Power, Ratio, Size
 
 __all__ = ["origins_kept"]
 
+_OF_SIZES = frozenset({"floor", "ceil", "trunc", "prod", "gcd", "lcm", "__loader__"})
+"""What sizes answer themselves, or makes a whole number that is a literal wherever it goes."""
+
 
 @contextmanager
 def origins_kept(model: nn.Module) -> Iterator[None]:
     """While this lasts, sizes stay sizes where the code of the model's classes makes whole numbers of them."""
     lent: dict[str, Any] = {"int": _Int, "len": _length}
     names: list[tuple[dict[str, Any], str]] = []
-    replaced: list[tuple[Any, str, Any]] = [(vars(math), "sqrt", math.sqrt), (vars(np), "sqrt", np.sqrt)]
-    product, roots = np.prod, {math.sqrt: _root(math.sqrt), np.sqrt: _root(np.sqrt)}
+    known = {id(np.sqrt): _root(np.sqrt)} | {
+        id(function): _root(function) if name == "sqrt" else _noted(function)
+        for name, function in vars(math).items()
+        if callable(function) and name not in _OF_SIZES
+    }
+    replaced: list[tuple[Any, str, Any]] = []
+    product = np.prod
     try:
         for home in _namespaces(model):
             for name, value in lent.items():
                 if name not in home:
                     home[name] = value
                     names.append((home, name))
-            replaced += [(home, name, value) for name, value in home.items() if value is math.sqrt]
+        for home in (vars(math), vars(np), *_namespaces(model)):
+            replaced += [(home, name, value) for name, value in home.items() if id(value) in known]
         for home, name, value in replaced:
-            home[name] = roots[value]
+            home[name] = known[id(value)]
         np.prod = _multiplied(product)
         yield
     finally:
@@ -98,6 +107,19 @@ def _root(function: Any) -> Any:
         return function(number, *args, **kwargs) if plain else number**0.5
 
     return sqrt
+
+
+def _noted(function: Any) -> Any:
+    """A function that takes numbers as they are (``math.log``), and does not ask them for their origin."""
+
+    @functools.wraps(function)
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        for number in args:
+            if isinstance(number, (Size, Ratio, Power)):
+                number.used_as_number()
+        return function(*args, **kwargs)
+
+    return noted
 
 
 def _multiplied(product: Any) -> Any:

@@ -52,12 +52,11 @@ def is_settings(value: Any) -> bool:
     return bool(vars(value)) and kind.__module__ != "builtins" and all(map(_is_plain, vars(value).values()))
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(map(_is_plain, value.values()))
-    return type(value) in _SCALARS
+def _is_plain(value: Any, around: tuple[int, ...] = ()) -> bool:
+    if id(value) in around or not isinstance(value, (list, tuple, dict)):
+        return id(value) in around or type(value) in _SCALARS
+    items = value.values() if isinstance(value, dict) else value
+    return all(_is_plain(item, (*around, id(value))) for item in items)
 
 
 def members(value: Any) -> dict[str, Any]:

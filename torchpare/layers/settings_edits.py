@@ -7,7 +7,9 @@ its class holds for all instances becomes an attribute of the instance, for the 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -62,25 +64,40 @@ def replace_settings(model: nn.Module, copies: dict[int, Any]) -> list[tuple[nn.
 def _replaced(
     model: nn.Module, changes: Mapping[int, Mapping[str, Any]], copies: dict[int, Any]
 ) -> list[tuple[nn.Module, str, Any]]:
-    places = []
-    for module in model.modules():
-        for name, value in attributes_of(module).items():
-            new = _renewed(value, changes, copies)
-            if new is not value:
-                places.append((module, name, new))
-    return places
+    held = [(module, name, value) for module in model.modules() for name, value in attributes_of(module).items()]
+    touched = _touched([value for _, _, value in held], {*changes, *copies})
+    return [
+        (module, name, _renewed(value, touched, changes, copies))
+        for module, name, value in held
+        if id(value) in touched
+    ]
 
 
-def _renewed(value: Any, changes: Mapping[int, Mapping[str, Any]], copies: dict[int, Any]) -> Any:
+def _touched(pending: list[Any], edited: set[int]) -> set[int]:
+    """The ids of all that is edited, and of all that holds it, however deep."""
+    held: dict[int, dict[str, Any]] = {}
+    while pending:
+        value = pending.pop()
+        if id(value) not in held and (inner := members(value)):
+            held[id(value)] = inner
+            pending.extend(inner.values())
+    touched, more = set[int](), edited
+    while more:
+        touched |= more
+        more = {
+            key for key, inner in held.items() if key not in touched and not touched.isdisjoint(map(id, inner.values()))
+        }
+    return touched
+
+
+def _renewed(value: Any, touched: set[int], changes: Mapping[int, Mapping[str, Any]], copies: dict[int, Any]) -> Any:
     """A value with what changed in it, however deep; itself, where nothing did."""
-    if id(value) in copies:
-        return copies[id(value)]
-    held = members(value)
-    if not held:
-        return value
-    copies[id(value)] = value  # settings may hold each other
-    inner = {name: _renewed(item, changes, copies) for name, item in held.items()}
-    own = {**{name: new for name, new in inner.items() if new is not held[name]}, **changes.get(id(value), {})}
-    if own:
-        copies[id(value)] = with_members(value, own)
+    if id(value) not in touched or id(value) in copies:
+        return copies.get(id(value), value)
+    rigid = isinstance(value, (tuple, partial))
+    twin = value if rigid else copies.setdefault(id(value), copy.copy(value))  # first: settings may hold each other
+    own = {
+        name: _renewed(item, touched, changes, copies) for name, item in members(value).items() if id(item) in touched
+    }
+    copies[id(value)] = with_members(twin, {**own, **changes.get(id(value), {})}, in_place=not rigid)
     return copies[id(value)]

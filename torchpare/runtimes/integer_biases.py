@@ -48,8 +48,12 @@ def write_integer_biases(
         steps = (step.astype(np.float64) * steps).astype(np.float32) if step.size == 1 else step
         if step.size != 1 or values.dtype != np.float32 or values.ndim != 1 or steps.size not in (1, values.size):
             continue
-        info = np.iinfo(np.int32)
-        codes = np.clip(np.round(values / steps.astype(np.float64)), info.min, info.max).astype(np.int32)
+        codes = np.round(values / steps.astype(np.float64))
+        if not (
+            np.abs(codes) <= np.iinfo(np.int32).max
+        ).all():  # in our own files it always is: see `torchpare.runtimes.biases`
+            continue
+        codes = codes.astype(np.int32)
         own = f"{node.output[0]} (bias)"
         scale = steps if steps.size > 1 else steps.reshape(())
         held = {"codes": codes, "scale": scale, "zero_point": np.zeros_like(scale, dtype=np.int32)}

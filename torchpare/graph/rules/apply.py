@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from itertools import combinations
 
 import numpy as np
 
-from torchpare.graph.attention_scale import find_scale_makers
+from torchpare.graph.attention_scale import find_scale_makers, overlap
 from torchpare.graph.flow import Flow, along
 from torchpare.graph.program import Op, Program, Ref
 from torchpare.graph.rules.elementwise import pointwise
@@ -70,7 +71,11 @@ def _read_piece(op: Op, axis: int, rank: int) -> slice:
 
 def _mind_scales(flow: Flow) -> None:
     """Values multiplied with a power of a size: find who can make up for another one, or keep that size."""
-    for scale, makers in find_scale_makers(flow):
+    found = find_scale_makers(flow)
+    for (one, its), (other, others) in combinations(found, 2):
+        if one.size != other.size and overlap(its, others):  # a parameter can make up for one factor alone
+            flow.comparisons[one.size, other.size, True] = other.site
+    for scale, makers in found:
         if makers is not None:
             flow.scale_makers.append((scale, makers))
         else:  # it is a number that the model computes from the width of a head
