@@ -6,7 +6,8 @@ Half of every group goes from a model with random weights ("pruned"), channels i
 kernels are made for; "int8" is the model quantized after training on a few batches of noise, by `build_program`, from
 the same calibration batches that ONNX Runtime's own ``quantize_static`` and, if it is installed, NNCF get. All of them
 take turns in one process, in CPU time of one thread, which on an idle core is the latency; what else runs on the
-machine counts as little as it can. SNR is of the outputs for inputs that served for no calibration, against those of
+machine counts as little as it can. Right before each timed call comes one that is not, so that each finds its own
+weights in the processor's caches, as where it runs alone. SNR is of the outputs for inputs that served for no calibration, against those of
 the same float model in PyTorch. With random weights it says how exact the arithmetic is, not what becomes of an
 accuracy.
 """
@@ -118,7 +119,7 @@ def _timed(
     tensors = _tensors(judged[0])
     taken = measure(
         {"|".join(key): (lambda run=run: run(tensors)) for key, (run, _, _) in runners.items()},
-        runs=runs, warmup=3, threads=1, runtime="all", clock=time.process_time,
+        runs=runs, warmup=3, settle=1, threads=1, runtime="all", clock=time.process_time,
     )  # fmt: skip
     wanted = {form: torch.cat([_outputs(model, example) for example in judged]) for form, model in models.items()}
     rows = []

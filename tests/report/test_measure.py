@@ -40,6 +40,14 @@ def test_the_warm_up_is_not_counted():
     assert found["dense"].runs == 6
 
 
+def test_each_settles_untimed_right_before_it_is_timed():
+    clock = Clock()
+    contenders = {"dense": clock.work("d", 9.0, 1.0, 9.0, 1.0), "small": clock.work("s", 5.0, 2.0)}
+    found = measure(contenders, runs=2, warmup=0, settle=1, clock=clock)
+    assert "".join(clock.log) == "ddss" + "ssdd"
+    assert (found["dense"].upper_quartile, found["small"].upper_quartile) == (1.0, 2.0)
+
+
 def test_the_median_and_the_quartiles_are_those_of_the_runs():
     clock = Clock()
     found = measure({"dense": clock.work("d", 5.0, 1.0, 4.0, 2.0, 3.0)}, runs=5, warmup=0, clock=clock)["dense"]

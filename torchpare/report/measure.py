@@ -48,6 +48,7 @@ def measure(
     *,
     runs: int = 50,
     warmup: int = 5,
+    settle: int = 0,
     runtime: str | None = None,
     threads: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -58,6 +59,8 @@ def measure(
         contenders: functions without arguments, by name. One that hands work to another device must wait for it itself.
         runs: how often each one is timed, at least 2.
         warmup: how many rounds go by untimed first: caches fill, kernels are chosen, threads start.
+        settle: how many untimed calls come right before each timed one: it finds its own weights in the processor's
+            caches then, as it does where nothing else takes turns with it.
         runtime: what executes them; this PyTorch if not given.
         threads: how many threads the runtime uses; PyTorch's setting if not given. Told, not set.
         clock: seconds from some fixed moment.
@@ -80,6 +83,8 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(-warmup, runs):
         for name, contender in forth if turn % 2 == 0 else reversed(forth):
+            for _ in range(settle):
+                contender()
             start = clock()
             contender()
             elapsed = clock() - start
