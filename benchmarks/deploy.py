@@ -7,9 +7,9 @@ kernels are made for; "int8" is the model quantized after training on a few batc
 the same calibration batches that ONNX Runtime's own ``quantize_static`` and, if it is installed, NNCF get. All of them
 take turns in one process, in CPU time of one thread, which on an idle core is the latency; what else runs on the
 machine counts as little as it can. Right before each timed call comes one that is not, so that each finds its own
-weights in the processor's caches, as where it runs alone. SNR is of the outputs for inputs that served for no calibration, against those of
-the same float model in PyTorch. With random weights it says how exact the arithmetic is, not what becomes of an
-accuracy.
+weights in the processor's caches, as where it runs alone. SNR is of the outputs for inputs that served for no
+calibration, against those of the same float model in PyTorch. With random weights it says how exact the arithmetic is,
+not what becomes of an accuracy.
 """
 
 from __future__ import annotations
