@@ -62,7 +62,7 @@ class PruningSpace:
         self.levels: tuple[tuple[LabelArray, LabelArray], ...] = tuple(flow.levels)
         """Pairs of (labels of an axis, labels of an axis inside it)."""
         self.scale_makers: Sequence[tuple[Scale, list[Sink]]] = tuple(flow.scale_makers)
-        """By uid of the queries of an attention with the default scale, the parameters that make them."""
+        """Powers of sizes that values are multiplied with, each with the parameters that make those values."""
         self.aligned: tuple[tuple[LabelArray, int], ...] = tuple(flow.aligned)
         """Labels of axes whose length must stay a multiple of a number, or an operator refuses them."""
         self.notes: tuple[Note, ...] = tuple(flow.notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,7 @@ def batches_of(calibration: Iterable[Any]) -> Iterator[Any]:
         ConfigError: it cannot be gone through.
         QuantizationError: there are none, or none any more.
     """
-    if not isinstance(calibration, Iterable | Sequence) and not hasattr(calibration, "__getitem__"):
+    if not isinstance(calibration, Iterable) and not hasattr(calibration, "__getitem__"):
         raise ConfigError(
             f"calibration is a {type(calibration).__name__}; it is a list of batches, or a loader of them"
         )
