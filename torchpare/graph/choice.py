@@ -18,7 +18,7 @@ from torchpare.numerics import Reduction
 
 __all__ = ["atom_scores", "choose", "filter_scores"]
 
-_BLOCK = 2**18  # weights whose absolute values are held at once
+_BLOCK = 2**17  # weights whose absolute values are held at once
 
 
 def choose(

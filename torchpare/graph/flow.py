@@ -173,11 +173,23 @@ class Flow:
             elif array.ndim != len(shape) or array.shape[axis] not in (1, shape[axis]):
                 message = f"a rule gave labels of shape {array.shape} to axis {axis} of a value of shape {shape}"
                 raise AssertionError(message)
+            elif array.size > array.shape[axis]:
+                arrays[axis] = self._independent(array, axis)
         if uid in self.axes and any(size > 1 for size in shape):  # written in place: both describe the same memory
             for old, array in zip(self.axes[uid], arrays, strict=True):
                 self.store.unify(old, array, "written in place")
         else:
             self.axes[uid] = arrays
+
+    def _independent(self, array: LabelArray, axis: int) -> LabelArray:
+        """The label array of an axis with size 1 on every other axis on which nothing depends any more."""
+        classes = self.store.find(array)
+        for other in range(array.ndim):
+            if other != axis and array.shape[other] > 1:
+                first = classes.take([0], axis=other)
+                if (classes == first).all():
+                    classes, array = first, array.take([0], axis=other)
+        return array
 
     # -- deciding ----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from torchpare.speedup.constants import find_leftovers, fold
 from torchpare.speedup.given import MasksOrFile, covers, flatten_masks, masked, merge_masks, read_masks
 from torchpare.speedup.lifted import lift_quantizers, put_back
 from torchpare.speedup.lost_numbers import LostNumberError, LostSizeError, axes_behind_numbers
+from torchpare.speedup.offload import Offload
 from torchpare.speedup.patches import Patches, find_patches
 from torchpare.speedup.proof import Outputs, first_difference, largest_difference
 from torchpare.speedup.report import LayerChange, SpeedupReport
@@ -55,6 +57,8 @@ class ModelSpeedup:
         tolerance: the largest allowed difference between small and masked model, relative to the output's range.
         outputs: picks from what the model returns what must keep its shape and is compared; everything, if not given.
         verify: False skips the proof; the report then has no differences to show (they are NaN).
+        offload_folder: where the dense weights wait, in files of their own, until the proof is done, so that the small
+            model needs no memory on top; they come back from there, should anything fail. None holds them in memory.
 
     Raises:
         MaskFileError: if the file is not a mask file.
@@ -80,6 +84,7 @@ class ModelSpeedup:
         tolerance: float = 1e-10,
         verify: bool = True,
         outputs: Callable[[Any], Any] | None = None,
+        offload_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             message = f"ModelSpeedup needs a torch.nn.Module, got {type(model).__name__}"
@@ -97,6 +102,7 @@ class ModelSpeedup:
         self.tolerance = tolerance
         self.verify = verify
         self.outputs = outputs
+        self.offload_folder = offload_folder
 
     def plan(self) -> ShrinkPlan:
         """What `speedup_model` would do; the model is not changed.
@@ -136,13 +142,23 @@ class ModelSpeedup:
 
     @classmethod
     def of_removal(
-        cls, model: nn.Module, dummy_input: Any, removal: Removal, *, tolerance: float = 1e-10, verify: bool = True
+        cls,
+        model: nn.Module,
+        dummy_input: Any,
+        removal: Removal,
+        *,
+        tolerance: float = 1e-10,
+        verify: bool = True,
+        offload_folder: str | os.PathLike[str] | None = None,
     ) -> SpeedupReport:
         """Carry out a decision that was made from scores, not from masks: see `torchpare.plan`."""
         job = cls.__new__(cls)
         job.bound_model, job.dummy_input = model, dummy_input
-        job.masks = merge_masks(group_masks(removal, {}), masks_of(model))
+        attached = masks_of(model)
+        # Masks of what is cut out serve the proof alone, but where more is masked than that.
+        job.masks = merge_masks(group_masks(removal, {}), attached) if verify or attached else {}
         job.on_conflict, job.tolerance, job.verify = "reconcile", tolerance, verify
+        job.offload_folder = offload_folder
         job.outputs = removal.space.program.select
         return job._shrink(removal, _Clock())  # noqa: SLF001 - its own
 
@@ -166,8 +182,12 @@ class ModelSpeedup:
         """Shrink, prove, and ``use`` the small model once in its own types; or leave everything as it was."""
         with clock("plan"):
             plan = make_plan(removal)
-            group = flatten_masks(group_masks(removal, self.masks))
-        with torch.inference_mode(False), Transaction(self.bound_model) as change:
+            group = flatten_masks(group_masks(removal, self.masks)) if self.verify or self.masks else {}
+        with (
+            torch.inference_mode(False),
+            Offload(self.offload_folder) as offload,
+            Transaction(self.bound_model, offload) as change,
+        ):
             lifted = lift_quantizers(change)
             change.detach_masks()
             change.remove_own_hooks()

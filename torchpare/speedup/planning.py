@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
@@ -109,12 +110,21 @@ class Plan:
         attach_masks(self.model, self.masks())
         return self.model
 
-    def apply(self, *, verify: bool = True, tolerance: float = 1e-10) -> SpeedupReport:
+    def apply(
+        self,
+        *,
+        verify: bool = True,
+        tolerance: float = 1e-10,
+        offload_folder: str | os.PathLike[str] | None = None,
+    ) -> SpeedupReport:
         """Shrink the model in place and prove it; on any error it is as it was.
 
         Args:
             verify: False skips the proof.
             tolerance: the largest allowed difference, relative to the output's range.
+            offload_folder: where the dense weights wait, in files of their own, until it is done, so that the small
+                model needs no memory on top; they come back from there, should anything fail. None holds them in
+                memory.
 
         A number that the model's code uses in a way that nobody can see (through numpy, a scripted function, a tensor)
         shows when the small model is first run: then the module's numbers stay as they are, with whatever depends on
@@ -142,7 +152,12 @@ class Plan:
             while True:
                 try:
                     report = ModelSpeedup.of_removal(
-                        self.model, self.example_inputs, removal, tolerance=tolerance, verify=verify
+                        self.model,
+                        self.example_inputs,
+                        removal,
+                        tolerance=tolerance,
+                        verify=verify,
+                        offload_folder=offload_folder,
                     )
                     return replace(report, parameters_before=self.parameters[0], without=self.without)
                 except ShrinkError as error:

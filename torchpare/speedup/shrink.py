@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -44,26 +44,17 @@ def shrink(
     modules = dict(change.model.named_modules(remove_duplicate=False))
     change.empty_caches()
     adopted = _adopt(change, plan, modules)
-    made: dict[int, Tensor] = {}
-    done: set[tuple[int, str]] = set()
     cuts = {**plan.cuts, **cuts_of_added(plan, added)}
-    parameters = dict(change.model.named_parameters(remove_duplicate=False))
-    masks_by_id = {id(parameters[name]): mask for name, mask in masks.items() if name in parameters}  # tied ones too
-    for name in dict.fromkeys((*cuts, *masks)):
-        path, _, key = name.rpartition(".")
-        module = modules[path]
-        old = module._parameters.get(key)
-        if old is None:
-            old = module._buffers.get(key)
-        if old is None:
-            old = table(module, key)
-        if old is None or (id(module), key) in done:  # a module that is registered twice is cut once
-            continue
-        done.add((id(module), key))
-        if id(old) not in made:
-            made[id(old)] = _smaller(old, cuts.get(name), masks_by_id.get(id(old)))
-        registered = key in module._parameters or key in module._buffers
-        (change.set_tensor if registered else change.set_attribute)(module, key, made[id(old)])
+    for places in _tied((*cuts, *masks), modules):
+        module, key, _ = places[0]
+        old = _held(module, key)
+        assert old is not None
+        names = [name for *_, name in places]
+        cut = next((cuts[name] for name in names if name in cuts), None)
+        new = _smaller(old, cut, next((masks[name] for name in names if name in masks), None))
+        for module, key, _ in places:
+            registered = key in module._parameters or key in module._buffers
+            (change.set_tensor if registered else change.set_attribute)(module, key, new)
     _edit_attributes(change, plan, modules)
     numbers = {**(numbers or {}), **_of_bare_norms(plan, modules)}
     for (path, key), number in numbers.items():
@@ -82,6 +73,28 @@ def shrink(
             change.set_attribute(module, "_flat_weight_refs", [weakref.ref(weight) for weight in weights])
     kept_class = [path for path, module in adopted.items() if not _released(change, module)]
     change.set_attribute(change.model, STRUCTURE, _record(change.model, plan, added, kept_class, numbers))
+
+
+def _tied(names: Iterable[str], modules: Mapping[str, nn.Module]) -> list[list[tuple[nn.Module, str, str]]]:
+    """The places (module, key, name) of each tensor; it has several where it is tied, or a module registered twice.
+
+    No tensor is held: one that is replaced in all its places may go, and its id with it.
+    """
+    found: dict[int, list[tuple[nn.Module, str, str]]] = {}
+    for name in dict.fromkeys(names):
+        path, _, key = name.rpartition(".")
+        tensor = _held(modules[path], key)
+        if tensor is not None:
+            found.setdefault(id(tensor), []).append((modules[path], key, name))
+    return list(found.values())
+
+
+def _held(module: nn.Module, key: str) -> Tensor | None:
+    """A parameter, a buffer, or a table that a module keeps beside them."""
+    registered = module._parameters.get(key)
+    if registered is None:
+        registered = module._buffers.get(key)
+    return table(module, key) if registered is None else registered
 
 
 def _of_bare_norms(plan: ShrinkPlan, modules: Mapping[str, nn.Module]) -> dict[tuple[str, str], int]:

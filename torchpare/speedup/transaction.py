@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchpare.attach import detach, is_attached
 from torchpare.graph.caches import caches_of
 from torchpare.layers import MultiheadAttention, adopt, release
+from torchpare.speedup.offload import Offload
 
 __all__ = ["Transaction"]
 
@@ -20,10 +21,15 @@ class Transaction:
     """Changes to a live model, with the way back.
 
     Use as a context manager: an exception inside takes everything back, in reverse order.
+
+    Args:
+        model: what is changed.
+        offload: what remembers the tensors that are replaced; memory does, without one.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, offload: Offload | None = None) -> None:
         self.model = model
+        self._offload = offload or Offload(None)
         self._undo: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
@@ -86,9 +92,10 @@ class Transaction:
     def set_tensor(self, module: nn.Module, name: str, tensor: Tensor | None) -> None:
         """Replace a registered parameter or buffer; None for a parameter that is not there."""
         registry = module._parameters if name in module._parameters else module._buffers
-        before = registry[name]
+        old = registry[name]
+        before = (lambda: None) if old is None else self._offload.remember(old)
         registry[name] = tensor  # type: ignore[assignment]
-        self._undo.append(lambda: registry.__setitem__(name, before))  # type: ignore[arg-type]
+        self._undo.append(lambda: registry.__setitem__(name, before()))  # type: ignore[arg-type]
 
     def set_attribute(self, module: nn.Module, name: str, value: Any) -> None:
         """Replace a plain attribute, or add it."""
