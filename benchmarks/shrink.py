@@ -9,8 +9,8 @@ on the machine counts as little as it can. Memory is the peak above what the bui
 net of four layers before, so that what it loads on first use counts for no model.
 A small model that does not run is no result, nor is one that is not there after ``--limit`` seconds: such a tool fails
 on that model, and is asked no second time. Torch-Pruning does not check its result; torchpare is shown with its float64
-proof, without, and without but with the dense weights in an ``offload_folder`` until it is done. A LLaMA of a billion parameters stands on the meta device, where there are no weights: it is
-analysed and planned, and nothing more.
+proof, without, and without but with the dense weights in an ``offload_folder`` until it is done. A LLaMA of a billion
+parameters stands on the meta device, where there are no weights: it is analysed and planned, and nothing more.
 """
 
 from __future__ import annotations
