@@ -193,3 +193,29 @@ def test_an_embedding_keeps_its_rows_and_can_lose_columns():
     assert free(model, tokens, "words") == 6
     shrinks(model, tokens, {"words": [0, 4]}, expect={"words": (7, 4), "out": (2, 4)})
     assert model.words.embedding_dim == 4
+
+
+def test_a_linear_layer_has_the_labels_of_what_it_reads_and_makes():
+    model = net(chain, a=nn.Linear(3, 5), b=nn.Linear(5, 2))
+    # One that stays, five between the two, two outputs: what is transposed in between has none of its own.
+    assert analyse(model, torch.randn(4, 3, dtype=torch.float64)).size == 1 + 5 + 2
+
+
+def twice(m, x):
+    return torch.relu(m.b(torch.relu(x @ m.a.weight.t()))) @ m.a.weight.t().t() + m.c(x)
+
+
+def unread(m, x):
+    m.a.weight.t()  # nobody looks at it
+    return m.b(torch.relu(m.a(x)))
+
+
+@pytest.mark.parametrize(
+    ("forward", "rows"), [(twice, {"a": (4, 3), "b": (4, 4), "c": (3, 3)}), (unread, {"a": (4, 3), "b": (6, 4)})]
+)
+def test_a_transposed_weight_is_cut_wherever_it_is_read(forward, rows):
+    layers = {"c": nn.Linear(3, 3)} if forward is twice else {}
+    model = net(forward, a=nn.Linear(3, 6, bias=False), b=nn.Linear(6, 6), **layers)
+    shrinks(
+        model, torch.randn(4, 3, dtype=torch.float64), {"a": [1, 4]} | ({"b": [1, 4]} if layers else {}), expect=rows
+    )

@@ -23,6 +23,8 @@ from torchpare.numerics.shards import fsdp_class, in_pieces, whole
 
 __all__ = ["copy_to"]
 
+_PLAIN = frozenset((bool, int, float, str, type(None)))  # most of what a module keeps, and holds nothing
+
 
 def copy_to(model: nn.Module, device: str) -> nn.Module:
     """A deep copy on ``device``, with tied tensors still tied, plain classes and none of torchpare's own hooks.
@@ -61,6 +63,8 @@ def _moved_tensors(model: nn.Module, device: str) -> dict[int, Any]:
         for value in vars(module).values():
             if type(value) is OrderedDict and not value:  # a module has a dozen for hooks, and copying each takes long
                 memo[id(value)] = OrderedDict()
+                continue
+            if type(value) in _PLAIN:
                 continue
             for held in pytree.tree_leaves(value, is_seen):  # parameters, buffers, what it keeps in a dict
                 if isinstance(held, torch.jit.ScriptFunction):

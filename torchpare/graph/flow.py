@@ -90,6 +90,8 @@ class Flow:
     """Operators without a rule, with the first place where each was met."""
     free_axes: dict[int, frozenset[int]] = field(default_factory=dict)
     """By uid, along which axes something may go: asked when all is labelled (see `torchpare.graph.zeros`)."""
+    turned: dict[int, tuple[int, list[int]]] = field(default_factory=dict)
+    """Transposed parameters that nothing has read yet: by uid, that of the parameter and the order of its axes."""
     origin: dict[int, tuple[int, tuple[int | None, ...]]] = field(default_factory=dict)
     """Values that are a parameter seen otherwise: uid -> (parameter uid, its axis for each of ours or None)."""
 
@@ -106,11 +108,22 @@ class Flow:
         return self._first_met(uid, {}) if known is None else known
 
     def _first_met(self, uid: int, given: Mapping[int, LabelArray]) -> Axes:
+        if uid in self.turned:
+            return self._turn(uid, given)
         value = self.program.values[uid]
         if value.kind == "parameter":
             self.origin[uid] = (uid, tuple(range(len(value.shape))))
         own = value.kind in ("parameter", "buffer") and not value.sparse
         self.axes[uid] = self.new(value.shape, given) if own else self.fixed(value.shape)
+        return self.axes[uid]
+
+    def _turn(self, uid: int, given: Mapping[int, LabelArray]) -> Axes:
+        """The labels of a transposed parameter; it is the parameter itself that takes those that are ``given``."""
+        parameter, order = self.turned.pop(uid)
+        if parameter not in self.axes:
+            back = np.argsort(order)
+            self._first_met(parameter, {order[axis]: array.transpose(back) for axis, array in given.items()})
+        self.define(uid, [self.axes[parameter][axis].transpose(order) for axis in order])
         return self.axes[uid]
 
     def vector(self, ref: Ref | int, axis: int, why: str) -> LabelArray:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,9 +28,14 @@ from torchpare.layers.tables import named_tables
 
 __all__ = ["Outputs", "Recorder", "map_tensors", "output_tensors"]
 
-_TORCH = str(Path(torch.__file__).parent)
 _HOUSE = Path(__file__).parent.parent
-_HERE = (*(str(_HOUSE / room) for room in ("graph", "speedup", "pruning")), contextlib.__file__)
+_NOT_THE_USERS = (
+    str(Path(torch.__file__).parent),
+    *(str(_HOUSE / room) for room in ("graph", "speedup", "pruning")),
+    contextlib.__file__,
+    "<",
+)
+"""How the paths of code begin that is no user's."""
 
 
 def output_tensors(tree: Any) -> Iterator[Tensor]:
@@ -254,7 +260,7 @@ def _user_site() -> str:
     fallback = ""
     while frame is not None:
         filename = frame.f_code.co_filename
-        if not filename.startswith((_TORCH, *_HERE, "<")):
-            return f"{Path(filename).name}:{frame.f_lineno}"
+        if not filename.startswith(_NOT_THE_USERS):
+            return f"{os.path.basename(filename)}:{frame.f_lineno}"  # noqa: PTH119 - once for each operator
         frame = frame.f_back
     return fallback

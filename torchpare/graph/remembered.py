@@ -35,10 +35,10 @@ def asked_anew(model: nn.Module) -> Iterator[None]:
     replaced: list[tuple[Any, str, Any]] = []
     try:
         for home in _homes(model):
-            for name, value in list(vars(home).items()):
-                if type(value) is _Remembering:
-                    replaced.append((home, name, value))
-                    setattr(home, name, _forgetful(value))
+            found = [(name, value) for name, value in vars(home).items() if type(value) is _Remembering]
+            for name, value in found:
+                replaced.append((home, name, value))
+                setattr(home, name, _forgetful(value))
         yield
     finally:
         for home, name, value in replaced:
@@ -46,9 +46,13 @@ def asked_anew(model: nn.Module) -> Iterator[None]:
 
 
 def _homes(model: nn.Module) -> Iterator[Any]:
-    """Where such functions live: imported modules and the classes of a model; not torch, which gets plain numbers."""
-    for module in list(sys.modules.values()):
-        if isinstance(module, ModuleType) and not f"{module.__name__}.".startswith("torch."):
+    """Where such functions live: imported modules and the classes of a model.
+
+    Not torch, which gets plain numbers, nor the recorder itself, nor the standard library, which works out no sizes.
+    """
+    for name, module in list(sys.modules.items()):
+        own = f"{name}.".startswith(("torch.", "torchpare.graph.")) or name.partition(".")[0] in sys.stdlib_module_names
+        if isinstance(module, ModuleType) and not own:
             yield module
     for kind in dict.fromkeys(base for module in model.modules() for base in type(module).__mro__):
         if not f"{kind.__module__}.".startswith(("torch.", "builtins.")):

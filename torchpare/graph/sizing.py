@@ -72,6 +72,7 @@ class Sizing:
         first = {int(variable): cell for cell, variable in reversed(list(enumerate(self.variable_of.tolist())))}
         self.size = {variable: len(self.cells[cell]) for variable, cell in first.items()}
         self._polynomials: dict[bytes, Polynomial] = {}
+        self._told: dict[int, tuple[LabelArray, frozenset[int]]] = {}
         self.equations = self._dedupe(self._all_equations())
         self.outer, self.inner = self._levels()
         self.aligned: dict[int, int] = {}
@@ -82,13 +83,19 @@ class Sizing:
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
-    def variables(self, labels: LabelArray) -> set[int]:
-        """The variables that decide how many of these labels stay."""
+    def variables(self, labels: LabelArray) -> frozenset[int]:
+        """The variables that decide how many of these labels stay; the arrays of roles and values are asked often."""
+        known = self._told.get(id(labels))
+        if known is None:
+            known = self._told[id(labels)] = (labels, self._variables_of(labels))  # an id is of who is there
+        return known[1]
+
+    def _variables_of(self, labels: LabelArray) -> frozenset[int]:
         if labels.ndim > 1 and len(labels) > 1:
             labels = _without_repeats(labels.reshape(len(labels), -1))
         seen = np.zeros(len(self.cells) + 1, dtype=bool)  # the last place takes the -1 of what is no atom
         seen[self._variables[self.space.canonical(labels)]] = True
-        return set(np.flatnonzero(seen[:-1]).tolist())
+        return frozenset(np.flatnonzero(seen[:-1]).tolist())
 
     def cells_among(self, labels: LabelArray) -> Iterator[tuple[tuple[int, ...], NDArray[np.intp]]]:
         """The cells of a vector of labels: each combination that occurs, with the places where it does."""

@@ -189,9 +189,11 @@ class _Kinds:
         attended, sizing = self._attended[0], self.space.sizing
         found = set(attended & sizing.outer)
         for role in self.space.roles.values():
-            classes = self.space.canonical(role.labels[role.labels != 0])
-            if role.kind == "makes" and len(np.unique(classes)) < len(classes):
-                found |= sizing.variables(role.labels) & attended
+            new = sizing.variables(role.labels) & attended - found if role.kind == "makes" else None
+            if new:
+                classes = self.space.canonical(role.labels[role.labels != 0])
+                if len(np.unique(classes)) < len(classes):
+                    found |= new
         return frozenset(found)
 
     @cached_property

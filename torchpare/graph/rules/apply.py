@@ -27,6 +27,8 @@ def apply_rules(program: Program, *, free_literals: bool = False) -> Flow:
     for op in program.ops:
         function = find_rule(op.name) or (pointwise if op.pointwise else _unknown)
         function(flow, op)
+    for uid in list(flow.turned):  # nothing has read these
+        flow.labels(uid)
     _freeze_unread_entries(flow)
     follow_siblings(flow)
     _mind_scales(flow)

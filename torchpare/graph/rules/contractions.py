@@ -120,16 +120,19 @@ def matrix_product(flow: Flow, op: Op) -> None:
     rank_left, rank_right = len(flow.shape(left)), len(flow.shape(right))
     summed_left, summed_right = rank_left - 1, max(rank_right - 2, 0)
     over_left = flow.tied(left, summed_left, why, depends=batch)
-    over_right = flow.tied(right, summed_right, why, depends=batch)
-    flow.store.unify(
-        np.moveaxis(over_left, summed_left, -1).reshape(
-            -1 if batched and over_left.shape[0] > 1 else 1, over_left.shape[summed_left]
-        ),
-        np.moveaxis(over_right, summed_right, -1).reshape(
-            -1 if batched and over_right.shape[0] > 1 else 1, over_right.shape[summed_right]
-        ),
-        why,
-    )
+    if batched:
+        over_right = flow.tied(right, summed_right, why, depends=batch)
+        flow.store.unify(
+            np.moveaxis(over_left, summed_left, -1).reshape(
+                -1 if over_left.shape[0] > 1 else 1, over_left.shape[summed_left]
+            ),
+            np.moveaxis(over_right, summed_right, -1).reshape(
+                -1 if over_right.shape[0] > 1 else 1, over_right.shape[summed_right]
+            ),
+            why,
+        )
+    else:
+        flow.follow(right, {summed_right: along(over_left.reshape(-1), summed_right, rank_right)}, why)
     flow.reads(left, summed_left, right)
     if flow.shows_parameter(left) and flow.shows_parameter(right):  # a weight in factors: the second makes their rank
         flow.makes(right, summed_right, flow.vector(right, summed_right, why))
@@ -185,7 +188,11 @@ def _free(flow: Flow, ref: Ref, axis: int, place: int, rank: int, batch: tuple[i
 
 
 def _add_bias(flow: Flow, op: Op, bias: Ref) -> None:
-    merge_aligned(flow, op, [Ref(op.outputs[0]), bias], flow.shape(op.outputs[0]))
+    made, size = flow.labels(op.outputs[0])[-1], flow.shape(op.outputs[0])[-1]
+    if flow.shape(bias) != (size,) or made.size != made.shape[-1]:
+        merge_aligned(flow, op, [Ref(op.outputs[0]), bias], flow.shape(op.outputs[0]))
+    else:
+        flow.follow(bias, {0: made.reshape(-1)}, f"{op.name} in {op.where} combines it with something fixed")
     if len(flow.shape(bias)) == 1:
         flow.makes(bias, 0, flow.vector(bias, 0, "a bias"))
 

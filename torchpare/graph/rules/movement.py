@@ -29,8 +29,12 @@ def permute(flow: Flow, op: Op) -> None:
         order = list(range(rank))
         a, b = op.args[1] % rank, op.args[2] % rank
         order[a], order[b] = order[b], order[a]
-    labels = flow.labels(x)
-    flow.define(op.outputs[0], [labels[axis].transpose(order) for axis in order])
+    if flow.program.values[x.uid].kind == "parameter" and x.uid not in flow.axes:
+        flow.origin[x.uid] = (x.uid, tuple(range(rank)))
+        flow.turned[op.outputs[0]] = (x.uid, order)  # who reads it knows which labels it should have
+    else:
+        labels = flow.labels(x)
+        flow.define(op.outputs[0], [labels[axis].transpose(order) for axis in order])
     if x.uid in flow.origin:
         parameter, axes = flow.origin[x.uid]
         flow.origin[op.outputs[0]] = (parameter, tuple(axes[axis] for axis in order))
