@@ -204,6 +204,8 @@ def hooked() -> nn.Parameter:
         lambda: torch.ones(8, 8)[:2],  # more lies in its storage
         lambda: torch.ones(1).expand(4, 4),
         lambda: torch.ones(4, 4).to_sparse(),
+        lambda: torch.ones(4, 4).share_memory_(),
+        lambda: torch.ones(4, 4, dtype=torch.complex64).conj(),
         hooked,
     ],
 )

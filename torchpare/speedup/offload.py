@@ -125,4 +125,7 @@ def _can_be_made_anew(tensor: Tensor) -> bool:
         return False
     size = tensor.numel() * tensor.element_size()
     hooked = tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None)
-    return size >= _SMALL and tensor.untyped_storage().nbytes() == size and not hooked and not tensor.is_quantized
+    shared = tensor.device.type == "cpu" and tensor.is_shared()
+    seen_otherwise = tensor.is_conj() or tensor.is_neg() or tensor.is_quantized or tensor.is_inference()
+    alone = size >= _SMALL and tensor.untyped_storage().nbytes() == size
+    return alone and not hooked and not shared and not seen_otherwise

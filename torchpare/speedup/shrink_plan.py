@@ -17,7 +17,7 @@ from torchpare.graph.sizes import Attribute
 
 __all__ = ["Cut", "ShrinkPlan", "make_plan"]
 
-_BLOCK = 2**14  # elements that are copied at once: they stay in the cache, and the heap in one piece
+_BLOCK = 2**15  # elements that are copied at once: they stay in the cache, and the heap in one piece
 
 
 @dataclass(frozen=True)
