@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Callable
 
@@ -28,6 +29,8 @@ HALVES: dict[str, Callable] = {
     "numpy.prod": lambda m, y: np.prod(y.shape[-1:]) // 2,
     "numpy.prod of a list": lambda m, y: int(np.prod([1, y.shape[-1]]) / 2),
 }
+
+HALF = [{"sparsity": 0.5, "structures": ["all"]}]
 
 
 class Halves(nn.Module):
@@ -58,6 +61,39 @@ def test_a_quotient_that_stays_a_number_holds_the_width():
     model = Halves(lambda m, y: y.shape[-1] // 2 + 0 * round(y.shape[-1] / 2, 1).is_integer())
     made = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], torch.randn(4, 3))
     assert made.removal.empty
+
+
+SCALES: dict[str, Callable] = {
+    "numpy.log": np.log,
+    "numpy.log of a root": lambda n: np.log(n**0.5),
+    "a scalar of numpy": lambda n: np.float64(0.5) * n,
+    "an array": lambda n: np.array([n, 1]).sum().item(),
+    "a number of numpy": lambda n: float(np.int64(n)),
+    "text": lambda n: float(f"{n}") + float(str(n)),
+    "text of a root": lambda n: float(f"{n**0.5}"),
+    "bits": lambda n: float(n & 24),
+    "length in bits": lambda n: float(n.bit_length()),
+    "rounds of a loop": lambda n: sum(0.5 for _ in range(n)),
+    "length of a row": lambda n: float(len([0] * n)),
+    "int of another module": lambda n: float(builtins.int(n)),
+}
+
+
+class Divided(nn.Module):
+    """Features divided by a number that is worked out of how many they are."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale, self.a, self.b = scale, nn.Linear(3, 16), nn.Linear(16, 2)
+
+    def forward(self, x):
+        y = self.a(x).relu()
+        return self.b(y / self.scale(y.shape[-1]))
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_a_number_that_nobody_can_follow_holds_the_width(name):
+    assert plan(Divided(SCALES[name]), HALF, torch.randn(4, 3)).removal.empty
 
 
 def test_one_use_as_a_number_is_not_forgotten_for_another_as_a_size():

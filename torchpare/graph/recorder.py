@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchpare.graph.meta_results import MetaResults
 from torchpare.graph.program import Call, Kind, Op, Ref, Scale, Value
 from torchpare.graph.provenance import Provenance
-from torchpare.graph.sizes import Const, Dim, Expr, Power, Root, Size, watch_sizes
+from torchpare.graph.sizes import Const, Dim, Expr, Power, Root, Size, plain, watch_sizes
 from torchpare.layers.tables import named_tables
 
 __all__ = ["Outputs", "Recorder", "map_tensors", "output_tensors"]
@@ -160,7 +160,7 @@ class Recorder(TorchDispatchMode):
     def _add(self, tensor: Tensor, kind: Kind, names: tuple[str, ...] = ()) -> int:
         uid = len(self.values)
         strides = tuple(tensor.stride()) if tensor.layout == torch.strided else ()
-        self.values.append(Value(uid, tuple(int(size) for size in tensor.shape), strides, kind, names))
+        self.values.append(Value(uid, tuple(map(plain, tensor.shape)), strides, kind, names))
         self._uids[id(tensor)] = uid
         self._alive.append(tensor)
         return uid
