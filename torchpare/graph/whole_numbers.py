@@ -1,4 +1,4 @@
-"""``int()``, ``len()``, ``range``, ``math`` and ``numpy.prod`` as a model's code calls them, keeping where a size came from.
+"""``int()``, ``len()``, ``math`` and ``numpy.prod`` as a model's code calls them, keeping where a size came from.
 
 Python makes a plain integer of whatever ``int(x)`` is given, and numpy of what it multiplies, so that ``int(c / 2)``,
 ``len(weight)`` and ``np.prod(x.shape[1:])`` would be numbers without origin. While a model is recorded, the modules of
