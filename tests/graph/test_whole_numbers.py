@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import builtins
 import math
+import statistics
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from tests.graph.nets import free, image, net, shrinks
 from torchpare import plan
@@ -76,6 +79,13 @@ SCALES: dict[str, Callable] = {
     "rounds of a loop": lambda n: sum(0.5 for _ in range(n)),
     "length of a row": lambda n: float(len([0] * n)),
     "int of another module": lambda n: float(builtins.int(n)),
+    "tens": lambda n: float(round(n, -1)) + 0.5,
+    "parts of a number": lambda n: (n.real + n.numerator + n.conjugate()) * 0.5,
+    "a fraction": lambda n: float(Fraction(n)),
+    "a mean": lambda n: statistics.fmean([n, 1]) + statistics.mean([n, n]),
+    "a new tensor": lambda n: torch.ones(1).new_tensor(n),
+    "a scalar tensor": torch.scalar_tensor,
+    "places": lambda n: functional.one_hot(torch.tensor(1), n).numel() / 2,
 }
 
 

@@ -185,8 +185,8 @@ _VALUE_CALLS = frozenset(
     f"{name}{suffix}"
     for name in ("clamp", "clamp_min", "clamp_max", "clip", "fill", "masked_fill", "full_like", "where", "lerp")
     for suffix in ("", "_")
-) | {"tensor", "as_tensor"}
-"""Functions that put a number into tensors."""
+) | {"tensor", "as_tensor", "new_tensor", "scalar_tensor", "one_hot"}
+"""Functions that put a number into tensors, or make as many of something."""
 _GROUP_CALLS = {"conv1d": 6, "conv2d": 6, "conv3d": 6, "group_norm": 1, "channel_shuffle": 1} | {
     f"conv_transpose{rank}d": 6 for rank in (1, 2, 3)
 }

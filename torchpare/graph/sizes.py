@@ -109,8 +109,10 @@ class Size(int):
 
     expr: Expr
 
-    def __new__(cls, value: int, expr: Expr) -> Self:
-        """An integer that was computed by ``expr``."""
+    def __new__(cls, value: Any, expr: Expr | None = None) -> Self:
+        """An integer that was computed by ``expr``; a plain one, where code makes more of the kind of what it has."""
+        if expr is None:
+            return int(value)  # type: ignore[return-value]
         size = super().__new__(cls, value)
         size.expr = expr
         return size
@@ -163,7 +165,7 @@ class Size(int):
         return self if plain(self) >= 0 else -self
 
     def __round__(self, digits: int | None = None) -> int:
-        return self if digits is None or digits >= 0 else int.__round__(self, digits)
+        return self if digits is None or digits >= 0 else round(int(self), digits)
 
     def __floor__(self) -> Size:
         return self
@@ -233,8 +235,11 @@ def _noting(name: str) -> Callable[..., Any]:
 
 for _name in ("and", "rand", "or", "ror", "xor", "rxor", "invert", "rlshift", "rrshift", "repr", "format"):
     setattr(Size, f"__{_name}__", _noting(f"__{_name}__"))
-for _name in ("bit_length", "bit_count"):
+for _name in ("bit_length", "bit_count", "to_bytes", "as_integer_ratio"):
     setattr(Size, _name, _noting(_name))
+for _name in ("real", "numerator"):
+    setattr(Size, _name, property(lambda self: self))
+Size.conjugate = lambda self: self  # type: ignore[method-assign]
 
 
 def _by_numpy(function: Any, method: str, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
