@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.graph.nets import free, image, net, same_fate, shrinks, why_not
+from torchpare import plan
 
 
 def two(run, **more):
@@ -60,6 +61,28 @@ def test_an_activation_lets_channels_through(activation):
     x = image()
     assert free(model, x, "a") == 5, why_not(model, x, "a")
     shrinks(model, x, {"a": [1, 2]}, expect={"a": (3, 3), "b": (2, 3)})
+
+
+def force(activation):
+    def run(m, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return -torch.autograd.grad(m.b(activation(m.a(x))).sum(), x)[0]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [F.elu, F.hardshrink, F.hardsigmoid, F.hardswish, F.hardtanh, F.leaky_relu, F.mish, F.softplus, F.softshrink],
+)
+def test_the_slope_of_an_activation_lets_channels_through(activation):
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    model = net(force(activation), a=nn.Linear(3, 6), b=nn.Linear(6, 1))
+    report = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], x).apply()
+    assert report.largest_difference <= 1e-10
+    assert report.output_change > 1e-6
+    assert (model.a.out_features, model.b.in_features) == (3, 3)
 
 
 def test_what_meets_the_input_stays():

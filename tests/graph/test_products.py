@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from tests.graph.nets import free, image, net, same_fate, shrinks, why_not
+from torchpare import plan
 from torchpare.graph import analyse
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
@@ -219,3 +220,22 @@ def test_a_transposed_weight_is_cut_wherever_it_is_read(forward, rows):
     shrinks(
         model, torch.randn(4, 3, dtype=torch.float64), {"a": [1, 4]} | ({"b": [1, 4]} if layers else {}), expect=rows
     )
+
+
+def squared(m, x):
+    y = m.a(x).relu()
+    return m.c((y[:, :, None] * y[:, None]).flatten(1))
+
+
+def crossed(m, x):
+    y = torch.cat([m.a(x), m.b(x)], 1)
+    return m.c((y[:, :, None] * y[:, None]).flatten(1))
+
+
+@pytest.mark.parametrize(("run", "b", "width"), [(squared, 0, 3), (crossed, 4, 5)])
+def test_channels_times_themselves_go_with_all_their_products(run, b, width):
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    model = net(run, a=nn.Linear(3, 6), b=nn.Linear(3, max(b, 1)), c=nn.Linear((6 + b) ** 2, 2))
+    report = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], x).apply()
+    assert report.largest_difference <= 1e-10
+    assert (model.a.out_features, model.c.in_features) == (3, width**2)

@@ -136,3 +136,32 @@ def test_rows_that_lose_other_entries_are_compared_with_what_each_keeps(take):
     assert model.pieces < 4
     assert not report.exact
     assert report.largest_difference <= 1e-10
+
+
+OVER_CHANNELS = {
+    "max pool": lambda y: F.max_pool1d(y[:, None], 2)[:, 0],
+    "average pool": lambda y: F.avg_pool1d(y[:, None], 2)[:, 0],
+    "max pool of two axes": lambda y: F.max_pool2d(y[:, None, :, None], (2, 1))[:, 0, :, 0],
+}
+
+
+@pytest.mark.parametrize("name", OVER_CHANNELS)
+def test_a_window_over_channels_goes_with_all_that_it_takes_in(name):
+    model = net(lambda m, x: m.b(OVER_CHANNELS[name](m.a(x))), a=nn.Linear(3, 12), b=nn.Linear(6, 2))
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    shrinks(model, x, {"a": [2, 3, 8, 9]}, expect={"a": (8, 3), "b": (2, 4)})
+
+
+WHOLE = {
+    "windows that overlap": lambda y: F.max_pool1d(y[:, None], 2, 1)[:, 0],
+    "windows with gaps": lambda y: F.max_pool1d(y[:, None], 2, 2, dilation=3)[:, 0],
+    "windows beyond the border": lambda y: F.avg_pool1d(y[:, None], 2, 2, padding=1)[:, 0],
+    "a rest": lambda y: F.avg_pool1d(y[:, None], 5)[:, 0],
+    "places": lambda y: F.max_unpool1d(*F.max_pool1d(y[:, None], 2, return_indices=True), 2)[:, 0],
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_other_windows_over_channels_keep_them(name):
+    model = net(lambda m, x: WHOLE[name](m.a(x)).sum(1), a=nn.Linear(3, 12))
+    assert free(model, torch.randn(4, 3, dtype=torch.float64), "a") == 0

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import spectral_norm
 
 from tests.graph.nets import net
-from torchpare import plan
+from torchpare import load, plan, save
 from torchpare.graph import analyse
 
 
@@ -76,3 +77,64 @@ def test_the_products_of_the_stock_class_are_not_taken_for_those_that_were_recor
     report = plan(small, [{"sparsity": 0.25, "structures": ["all"]}], x).apply()
     assert report.largest_difference <= 1e-10
     assert small.stem.out_features == 3
+
+
+class Gated(nn.MultiheadAttention):
+    """Adds something to what its parent does."""
+
+    def forward(self, *args, **options):
+        mixed, weights = super().forward(*args, **options)
+        return mixed.tanh(), weights
+
+
+class Copied(nn.MultiheadAttention):
+    """Says itself what its parent would."""
+
+    def forward(self, x, *_):
+        q, k, v = functional.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+        q, k, v = (t.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for t in (q, k, v))
+        mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.out_proj(mixed.reshape(*x.shape[:2], self.embed_dim)), None
+
+
+def mixing(m, x):
+    x = m.embed(x)
+    return m.head(x + m.attend(x, x, x)[0])
+
+
+@pytest.mark.parametrize("kind", [Gated, Copied])
+def test_a_class_made_of_the_stock_one_keeps_its_class_and_gets_narrower(kind):
+    attend = kind(16, 4, batch_first=True)
+    small = net(mixing, embed=nn.Linear(5, 16), attend=attend, head=nn.Linear(16, 3))
+    x = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    report = plan(small, [{"sparsity": 0.5, "structures": ["all"]}], x).apply()
+    assert report.largest_difference <= 1e-10
+    width = small.embed.out_features
+    assert type(attend) is kind
+    assert width < 16
+    assert attend.embed_dim == width
+    assert attend.in_proj_weight.shape == (3 * width, width)
+    assert small(x).shape == (2, 6, 3)
+
+
+@pytest.mark.parametrize("kind", [Gated, nn.MultiheadAttention])
+def test_an_attention_that_reads_more_than_it_makes_is_saved_and_loaded(kind, tmp_path):
+    def build():
+        layers = {"embed": nn.Linear(5, 16), "attend": kind(16, 1, batch_first=True), "head": nn.Linear(16, 3)}
+        return net(lambda m, x: m.head(m.attend(*3 * [m.embed(x)])[0]), **layers)
+
+    small, x = build(), torch.randn(2, 6, 5, dtype=torch.float64)
+    plan(small, [{"sparsity": 0.5, "structures": ["all"], "op_names": ["attend.out_proj"]}], x).apply()
+    assert small.attend.out_proj.out_features == 8
+    assert small.attend.in_proj_weight.shape[1] == 16
+    save(small, tmp_path / "small.safetensors")
+    assert torch.equal(load(build(), tmp_path / "small.safetensors")(x), small(x))
+
+
+def test_a_weight_of_an_attention_that_is_worked_out_anew_gets_narrower():
+    attend = spectral_norm(nn.MultiheadAttention(16, 4, batch_first=True), "in_proj_weight")
+    small = net(mixing, embed=nn.Linear(5, 16), attend=attend, head=nn.Linear(16, 3))
+    x = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    report = plan(small, [{"sparsity": 0.5, "structures": ["all"]}], x).apply()
+    assert report.largest_difference <= 1e-10
+    assert small.embed.out_features < 16

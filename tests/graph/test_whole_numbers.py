@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import builtins
 import math
+import statistics
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from tests.graph.nets import free, image, net, shrinks
 from torchpare import plan
@@ -28,6 +32,8 @@ HALVES: dict[str, Callable] = {
     "numpy.prod": lambda m, y: np.prod(y.shape[-1:]) // 2,
     "numpy.prod of a list": lambda m, y: int(np.prod([1, y.shape[-1]]) / 2),
 }
+
+HALF = [{"sparsity": 0.5, "structures": ["all"]}]
 
 
 class Halves(nn.Module):
@@ -58,6 +64,60 @@ def test_a_quotient_that_stays_a_number_holds_the_width():
     model = Halves(lambda m, y: y.shape[-1] // 2 + 0 * round(y.shape[-1] / 2, 1).is_integer())
     made = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], torch.randn(4, 3))
     assert made.removal.empty
+
+
+SCALES: dict[str, Callable] = {
+    "numpy.log": np.log,
+    "numpy.log of a root": lambda n: np.log(n**0.5),
+    "a scalar of numpy": lambda n: np.float64(0.5) * n,
+    "an array": lambda n: np.array([n, 1]).sum().item(),
+    "a number of numpy": lambda n: float(np.int64(n)),
+    "bits": lambda n: float(n & 24),
+    "length in bits": lambda n: float(n.bit_length()),
+    "rounds of a loop": lambda n: sum(0.5 for _ in range(n)),
+    "length of a row": lambda n: float(len([0] * n)),
+    "int of another module": lambda n: float(builtins.int(n)),
+    "tens": lambda n: float(round(n, -1)) + 0.5,
+    "parts of a number": lambda n: (n.real + n.numerator + n.conjugate()) * 0.5,
+    "a fraction": lambda n: float(Fraction(n)),
+    "a mean": lambda n: statistics.fmean([n, 1]) + statistics.mean([n, n]),
+    "a new tensor": lambda n: torch.ones(1).new_tensor(n),
+    "a scalar tensor": torch.scalar_tensor,
+    "places": lambda n: functional.one_hot(torch.tensor(1), n).numel() / 2,
+}
+
+
+class Divided(nn.Module):
+    """Features divided by a number that is worked out of how many they are."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale, self.a, self.b = scale, nn.Linear(3, 16), nn.Linear(16, 2)
+
+    def forward(self, x):
+        y = self.a(x).relu()
+        return self.b(y / self.scale(y.shape[-1]))
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_a_number_that_nobody_can_follow_holds_the_width(name):
+    assert plan(Divided(SCALES[name]), HALF, torch.randn(4, 3)).removal.empty
+
+
+def test_text_of_a_size_costs_nothing():
+    def told(n):
+        assert f"{n} features, {n:4d}", str(n)
+        return 2.0
+
+    model = Divided(told)
+    assert plan(model, HALF, torch.randn(4, 3)).apply().exact
+    assert model.a.out_features == 8
+
+
+def test_a_number_read_from_text_shows_in_the_proof():
+    model = Divided(lambda n: float(f"{n}"))
+    assert plan(model, HALF, torch.randn(4, 3)).apply().exact
+    assert model.a.out_features == 16
 
 
 def test_one_use_as_a_number_is_not_forgotten_for_another_as_a_size():

@@ -387,6 +387,10 @@ def test_what_the_stock_class_cannot_compute_is_not_released():
     _, other_values = pair()
     other_values.value_dim -= 1
     assert not is_stock(other_values)
+    apart = nn.MultiheadAttention(E, H, kdim=8, vdim=10)
+    adopt(apart)
+    apart.q_proj_weight = nn.Parameter(apart.q_proj_weight.detach()[:, 1:])
+    assert not is_stock(apart)
 
 
 def test_released_on_a_narrower_embedding_it_is_a_stock_one_of_that_width():

@@ -309,7 +309,8 @@ NETS: dict[str, list[Callable[[], Built]]] = {
         lambda: along(lambda m, y: y.amax(1, keepdim=True)),
     ],
     "pooling": [
-        lambda: along(lambda m, y: F.avg_pool1d(y, 2), out=3),
+        lambda: along(lambda m, y: F.avg_pool1d(y, 2), wide=12, out=6),
+        lambda: along(lambda m, y: F.avg_pool1d(y, 2, 1), out=5),
         lambda: between(lambda m, y: F.max_pool2d(y, 2)),
         lambda: between(lambda m, y: F.interpolate(y, scale_factor=2)),
     ],

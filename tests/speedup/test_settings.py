@@ -27,6 +27,18 @@ class Options:
     shape: Shape
 
 
+@dataclass(slots=True)
+class Slots:
+    heads: int = 4
+    width: int = 6
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenSlots:
+    heads: int = 4
+    width: int = 6
+
+
 class Plain:
     def __init__(self):
         self.heads, self.width, self.name = 4, 6, "small"
@@ -81,6 +93,8 @@ PLACES = {
         lambda m: setattr(m, "cfg", Options(Shape(4, 6))),
         lambda m: (m.cfg.shape.heads, m.cfg.shape.width),
     ),
+    "slots": (lambda m: setattr(m, "cfg", Slots()), lambda m: (m.cfg.heads, m.cfg.width)),
+    "frozen slots": (lambda m: setattr(m, "cfg", FrozenSlots()), lambda m: (m.cfg.heads, m.cfg.width)),
     "a plain object": (lambda m: setattr(m, "hp", Plain()), lambda m: (m.hp.heads, m.hp.width)),
     "a partial function": (
         lambda m: setattr(m, "sizes_of", partial(heads_and_width, 4, width=6)),
@@ -191,3 +205,29 @@ def test_files_set_no_number_that_is_not_there(tmp_path):
         fresh = Attention(lambda m, other=other: setattr(m, "cfg", copy.copy(other)), sizes)
         with pytest.raises(CheckpointError, match=r"cfg\.heads"):
             load(fresh, tmp_path / "small.safetensors")
+
+
+@dataclass(slots=True)
+class Given:
+    x: torch.Tensor
+    y: object = None
+
+
+class Told(nn.Module):
+    """Reads and returns tensors in slots."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, given):
+        told = self.a(given.x)
+        return Given(self.b(told), told if given.y else None)
+
+
+def test_tensors_in_slots_are_read_and_are_outputs():
+    model, x = Told(), torch.randn(4, 3)
+    assert plan(Told(), [{"sparsity": 0.5, "structures": ["all"]}], Given(x, y=True)).removal.empty
+    report = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], Given(x)).apply()
+    assert report.largest_difference <= 1e-10
+    assert model.a.out_features == 4

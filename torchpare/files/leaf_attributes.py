@@ -47,11 +47,12 @@ def leaf_attributes(  # noqa: PLR0911, PLR0912, C901 - a line for each kind
             return {"input_size": shapes["weight_ih_l0"][1], "hidden_size": shapes["weight_ih_l0"][0] // gates}
         case nn.RNNCellBase() if "weight_ih" in shapes:
             return {"input_size": shapes["weight_ih"][1], "hidden_size": shapes["weight_hh"][1]}
-        case nn.MultiheadAttention():
-            width = module.out_proj.weight.shape[0]
-            own = shapes.get("in_proj_weight") is None  # then keys and values may be of other widths
-            keys, values = (shapes[f"{name}_proj_weight"][1] if own else width for name in "kv")
-            return {"embed_dim": width, "kdim": keys, "vdim": values}
+        case nn.MultiheadAttention() if "in_proj_weight" in shapes:
+            width = shapes["in_proj_weight"][1]
+            return {"embed_dim": width, "kdim": width, "vdim": width}
+        case nn.MultiheadAttention() if "q_proj_weight" in shapes:
+            names = {"embed_dim": "q", "kdim": "k", "vdim": "v"}
+            return {name: shapes[f"{letter}_proj_weight"][1] for name, letter in names.items()}
         case nn.PReLU() if weight:
             return {"num_parameters": weight[0]}
         case _:

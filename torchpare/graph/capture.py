@@ -29,7 +29,7 @@ from torchpare.graph.remembered import asked_anew
 from torchpare.graph.scripted import scripted_functions_as_python
 from torchpare.graph.sizes import Attribute, Size
 from torchpare.graph.whole_numbers import origins_kept
-from torchpare.layers import MultiheadAttention, adopt
+from torchpare.layers import adopt
 from torchpare.layers.settings import attributes_of, members, with_members
 
 __all__ = ["call_arguments", "capture", "capture_until_failure"]
@@ -116,14 +116,12 @@ def _record(
                 raise
             outputs = ()
     module_outputs = list(recorder.module_outputs)
-    rigid = tuple(path for path, module in twin.named_modules() if _insists(module))
     program = Program(
         recorder.values,
         recorder.ops,
         outputs,
         module_outputs,
         attributes,
-        rigid,
         recorder.comparisons,
         device,
         recorder.constants,
@@ -134,11 +132,6 @@ def _record(
     if outputs and (program.unreached() or statistics):
         program.outputs += _training_outputs(twin, recorder, args, kwargs, select)
     return program
-
-
-def _insists(module: nn.Module) -> bool:
-    """Whether a module's forward checks its parameters against the sizes it was built with."""
-    return isinstance(module, nn.MultiheadAttention) and not isinstance(module, MultiheadAttention)
 
 
 @contextmanager

@@ -114,8 +114,6 @@ class Program:
     """(module path, uid) of every tensor that a module returned, in order of return."""
     attributes: dict[Attribute, int]
     """Every integer attribute of the model's modules, with its value during the run."""
-    rigid: tuple[str, ...]
-    """Paths of modules whose forward insists on the sizes they were built with, whatever their parameters say."""
     comparisons: dict[tuple[Expr, Expr, bool], str]
     """Pairs of sizes that the model's code compared, with whether they were equal, and where.
 

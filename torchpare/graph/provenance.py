@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from torchpare.graph.program import Call, Scale
-from torchpare.graph.sizes import Const, Expr, Power, Size, expression
+from torchpare.graph.sizes import Const, Expr, Power, Size, expression, plain
 
 __all__ = ["EVEN_SPLITS", "RECURRENT", "Provenance"]
 
@@ -114,7 +114,7 @@ class Provenance(TorchFunctionMode):
             query, scale = _argument(args, kwargs, 0, "query"), kwargs.get("scale")
             if scale is None:
                 width = self.recorder.shape(query)[-1]
-                site, value = "an attention with the default scale", int(width)
+                site, value = "an attention with the default scale", plain(width)
                 self.recorder.scales.append(Scale(self.recorder.uid(query), expression(width), value, -0.5, site))
             if isinstance(scale, Power):
                 self.recorder.scale(query, scale)
@@ -150,9 +150,9 @@ def _looked_into() -> Iterator[None]:
 
 def _strides(tensor: Tensor, shape: torch.Size) -> tuple[int, ...]:
     """The strides of a tensor, as products of sizes where its entries lie in order."""
-    plain = tuple(tensor.stride())
+    strides = tuple(tensor.stride())
     followed = tuple(_product(shape[axis + 1 :]) for axis in range(len(shape)))
-    return followed if plain == tuple(map(int, followed)) else plain
+    return followed if strides == tuple(map(plain, followed)) else strides
 
 
 def _product(sizes: torch.Size) -> int:
@@ -187,8 +187,8 @@ _VALUE_CALLS = frozenset(
     f"{name}{suffix}"
     for name in ("clamp", "clamp_min", "clamp_max", "clip", "fill", "masked_fill", "full_like", "where", "lerp")
     for suffix in ("", "_")
-) | {"tensor", "as_tensor"}
-"""Functions that put a number into tensors."""
+) | {"tensor", "as_tensor", "new_tensor", "scalar_tensor", "one_hot"}
+"""Functions that put a number into tensors, or make as many of something."""
 _GROUP_CALLS = {"conv1d": 6, "conv2d": 6, "conv3d": 6, "group_norm": 1, "channel_shuffle": 1} | {
     f"conv_transpose{rank}d": 6 for rank in (1, 2, 3)
 }
@@ -208,7 +208,7 @@ def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | No
         return Call(name, number=expression(given) if isinstance(given, int) else None)
     if name in ("arange", "eye", "linspace"):
         numbers = [number for number in args if isinstance(number, int)]
-        return Call(name, sizes=tuple(_expressions(numbers)), numbers=tuple(map(int, numbers)))
+        return Call(name, sizes=tuple(_expressions(numbers)), numbers=tuple(map(plain, numbers)))
     if name in _NUMBER_CALLS or name in _VALUE_CALLS:
         _used_as_numbers((args, kwargs))
         return None

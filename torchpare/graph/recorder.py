@@ -23,7 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchpare.graph.meta_results import MetaResults
 from torchpare.graph.program import Call, Kind, Op, Ref, Scale, Value
 from torchpare.graph.provenance import Provenance
-from torchpare.graph.sizes import Const, Dim, Expr, Power, Root, Size, watch_sizes
+from torchpare.graph.sizes import Const, Dim, Expr, Power, Root, Size, plain, watch_sizes
+from torchpare.layers.settings import fields_of
 from torchpare.layers.tables import named_tables
 
 __all__ = ["Outputs", "Recorder", "map_tensors", "output_tensors"]
@@ -51,8 +52,8 @@ def output_tensors(tree: Any) -> Iterator[Tensor]:
             yield leaf
         elif _is_cache(leaf):
             continue
-        elif hasattr(leaf, "__dict__") and not isinstance(leaf, (nn.Module, type)):
-            yield from output_tensors(list(vars(leaf).values()))
+        elif not isinstance(leaf, (nn.Module, type)):
+            yield from output_tensors(list(fields_of(leaf).values()))
 
 
 def _is_cache(leaf: Any) -> bool:
@@ -65,14 +66,10 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     def replace(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
             return function(leaf)
-        if (
-            not hasattr(leaf, "__dict__")
-            or isinstance(leaf, (nn.Module, type))
-            or next(output_tensors(leaf), None) is None
-        ):
+        if isinstance(leaf, (nn.Module, type)) or next(output_tensors(leaf), None) is None:
             return leaf
         twin = copy.copy(leaf)
-        for name, value in vars(leaf).items():
+        for name, value in fields_of(leaf).items():
             object.__setattr__(twin, name, map_tensors(function, value))
         return twin
 
@@ -166,7 +163,7 @@ class Recorder(TorchDispatchMode):
     def _add(self, tensor: Tensor, kind: Kind, names: tuple[str, ...] = ()) -> int:
         uid = len(self.values)
         strides = tuple(tensor.stride()) if tensor.layout == torch.strided else ()
-        self.values.append(Value(uid, tuple(int(size) for size in tensor.shape), strides, kind, names))
+        self.values.append(Value(uid, tuple(map(plain, tensor.shape)), strides, kind, names))
         self._uids[id(tensor)] = uid
         self._alive.append(tensor)
         return uid

@@ -3,8 +3,9 @@
 While a model is recorded, every size it reads (``x.shape``, ``x.size(1)``, ``x.numel()``) and every integer attribute
 of its modules is a `Size`: an ``int`` that carries the expression it was computed by. When such a number reaches an
 operator (``view``, ``split``, a slice, ``groups=``), the engine learns which *rule* the number follows, instead of
-guessing which attribute happens to be equal to an old size. A number that lost its expression (``int(x)``, numpy,
-scripted code) degrades to a literal, and a literal freezes what it measures: a weaker result, never a wrong one.
+guessing which attribute happens to be equal to an old size. A number that lost its expression (scripted code) degrades
+to a literal, and a literal freezes what it measures: a weaker result, never a wrong one. A size that is made a plain
+number or text (by ``int``, numpy, an f-string) where nobody follows it stays what it is.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ __all__ = [
     "dims",
     "expression",
     "negative",
+    "plain",
     "watch_sizes",
 ]
 
@@ -98,19 +100,25 @@ ARITHMETIC: dict[str, Callable[[Any, Any], int]] = {
 """By symbol; ``int *`` is a product with a fraction, made a whole number again."""
 
 
+plain = int.__int__
+"""The integer that a size is, without a note that somebody took it for a number."""
+
+
 class Size(int):
     """An ``int`` with its expression; sums, differences, products and quotients of it keep theirs."""
 
     expr: Expr
 
-    def __new__(cls, value: int, expr: Expr) -> Self:
-        """An integer that was computed by ``expr``."""
+    def __new__(cls, value: Any, expr: Expr | None = None) -> Self:
+        """An integer that was computed by ``expr``; a plain one, where code makes more of the kind of what it has."""
+        if expr is None:
+            return int(value)  # type: ignore[return-value]
         size = super().__new__(cls, value)
         size.expr = expr
         return size
 
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
-        return int, (int(self),)  # copies that outlive the recording are plain numbers
+        return int, (plain(self),)  # copies that outlive the recording are plain numbers
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Size:
         return self
@@ -143,21 +151,21 @@ class Size(int):
 
     def _ordered(self, other: Any, answer: Any) -> Any:
         """Note that two sizes were found to be just as large: the answer would be another if one of them shrank."""
-        if answer is not NotImplemented and int(self) == int(other):
+        if answer is not NotImplemented and plain(self) == plain(other):
             _tell(self.expr, expression(other), True)
         return answer
 
     def __neg__(self) -> Size:
-        return Size(-int(self), negative(self.expr))
+        return Size(-plain(self), negative(self.expr))
 
     def __pos__(self) -> Size:
         return self
 
     def __abs__(self) -> Size:
-        return self if int(self) >= 0 else -self
+        return self if plain(self) >= 0 else -self
 
     def __round__(self, digits: int | None = None) -> int:
-        return self if digits is None or digits >= 0 else int.__round__(self, digits)
+        return self if digits is None or digits >= 0 else round(int(self), digits)
 
     def __floor__(self) -> Size:
         return self
@@ -178,17 +186,29 @@ class Size(int):
         self.used_as_number()
         return int.__float__(self)
 
+    def __int__(self) -> int:
+        self.used_as_number()
+        return plain(self)
+
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        return _by_numpy(function, method, inputs, kwargs)
+
     def __truediv__(self, other: Any) -> Any:
         return Ratio.of(self, "/", other) if _is_number(other) else int.__truediv__(self, other)
 
     def __rtruediv__(self, other: Any) -> Any:
-        if _is_number(other) and int(self):
-            return Power.of(self, -1.0, other / int(self))
+        if _is_number(other) and plain(self):
+            return Power.of(self, -1.0, other / plain(self))
         self.used_as_number()
         return int.__rtruediv__(self, other)
 
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
-        if _is_number(other) and modulo is None and int(self) > 0 and isinstance(value := int(self) ** other, float):
+        if (
+            _is_number(other)
+            and modulo is None
+            and plain(self) > 0
+            and isinstance(value := plain(self) ** other, float)
+        ):
             return Power.of(self, float(other), value)
         self.used_as_number()
         return int.__pow__(self, other) if modulo is None else int.__pow__(self, other, modulo)
@@ -199,7 +219,37 @@ class Size(int):
 
     def used_as_number(self) -> None:
         """Note that a size went into arithmetic as a number (``c ** -0.5``): the function would change with it."""
-        _tell(self.expr, Const(int(self)), True)
+        _tell(self.expr, Const(plain(self)), True)
+
+
+def _noting(name: str) -> Callable[..., Any]:
+    """A method of ``int`` whose result knows nothing of sizes: bits. Text is mostly for messages, and costs nothing."""
+    method = getattr(int, name)
+
+    def noting(self: Size, *args: Any, **kwargs: Any) -> Any:
+        self.used_as_number()
+        return method(self, *args, **kwargs)
+
+    return noting
+
+
+for _name in ("and", "rand", "or", "ror", "xor", "rxor", "invert", "rlshift", "rrshift"):
+    setattr(Size, f"__{_name}__", _noting(f"__{_name}__"))
+for _name in ("bit_length", "bit_count", "to_bytes", "as_integer_ratio"):
+    setattr(Size, _name, _noting(_name))
+for _name in ("real", "numerator"):
+    setattr(Size, _name, property(lambda self: self))
+Size.conjugate = lambda self: self  # type: ignore[method-assign]
+
+
+def _by_numpy(function: Any, method: str, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What numpy computes of numbers among which there are sizes: it does not ask them for their origin."""
+    for number in inputs:
+        if isinstance(number, (Size, Power)):
+            number.used_as_number()
+    inputs = tuple(plain(item) if isinstance(item, Size) else item for item in inputs)
+    inputs = tuple(float.__pos__(item) if isinstance(item, Power) else item for item in inputs)
+    return getattr(function, method)(*inputs, **kwargs)
 
 
 def _is_number(other: Any) -> bool:
@@ -217,9 +267,9 @@ class Ratio(float):
     def of(cls, size: Size, symbol: str, number: float) -> Self:
         """``size * number`` or ``size / number``, noted as a use of the size as a number."""
         size.used_as_number()
-        plain = int(number) if isinstance(number, int) else float(number)
-        ratio = cls(int(size) * plain if symbol == "*" else int(size) / plain)
-        ratio.size, ratio.symbol, ratio.number = size, symbol, plain
+        by = plain(number) if isinstance(number, int) else float(number)
+        ratio = cls(plain(size) * by if symbol == "*" else plain(size) / by)
+        ratio.size, ratio.symbol, ratio.number = size, symbol, by
         return ratio
 
     def used_as_number(self) -> None:
@@ -230,11 +280,11 @@ class Ratio(float):
         """The size that it is, rounded in one of four ways; it was no use of a number then."""
         forget = _FORGET.get()
         if forget is not None:
-            forget(self.size.expr, Const(int(self.size)), True)
+            forget(self.size.expr, Const(plain(self.size)), True)
         if self.symbol == "/" and isinstance(self.number, int) and rounded == "floor":
             return self.size // self.number
         symbol = f"{rounded} {self.symbol}"
-        value = ARITHMETIC[symbol](int(self.size), self.number)
+        value = ARITHMETIC[symbol](plain(self.size), self.number)
         return Size(value, BinaryOp(symbol, self.size.expr, Const(self.number)))
 
     def __trunc__(self) -> int:
@@ -272,7 +322,7 @@ class Power(float):
     def of(cls, size: Size, power: float, value: float) -> Self:
         """``value``, which is in proportion to ``size ** power``; noted as a use of the size as a number."""
         size.used_as_number()
-        return cls.made(Root(size.expr, int(size)), power, value)
+        return cls.made(Root(size.expr, plain(size)), power, value)
 
     @classmethod
     def made(cls, root: Root, power: float, value: float) -> Self:
@@ -313,6 +363,9 @@ class Power(float):
         if isinstance(other, Size):
             other.used_as_number()
         return float(value)
+
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        return _by_numpy(function, method, inputs, kwargs)
 
     def __reduce__(self) -> tuple[type[float], tuple[float]]:
         return float, (float.__pos__(self),)
@@ -382,11 +435,11 @@ def _binary(symbol: str, *, swapped: bool) -> Callable[[Size, Any], Any]:
         if not isinstance(other, int) or isinstance(other, bool):
             if symbol == "*" and isinstance(other, float):
                 return Ratio.of(self, symbol, other)
-            if isinstance(other, (float, complex)):
+            if isinstance(other, (float, complex, list, tuple, str)):
                 self.used_as_number()
             return NotImplemented
         left, right = (other, self) if swapped else (self, other)
-        return Size(compute(int(left), int(right)), BinaryOp(symbol, expression(left), expression(right)))
+        return Size(compute(plain(left), plain(right)), BinaryOp(symbol, expression(left), expression(right)))
 
     return method
 

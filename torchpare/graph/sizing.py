@@ -225,11 +225,24 @@ class Sizing:
         unique, counts = np.unique(row[row > 0], return_counts=True)
         for key, mine in _alike(self._variables[unique]):
             total, full = int(counts[mine].sum()), prod(self.size[v] for v in key)
+            if half := self._of_square(unique[mine], counts[mine], key):
+                terms[key] = terms.get(key, 0) + half
+                terms[key[:1]] = terms.get(key[:1], 0) - half
+                continue
             if total % full or not self._is_even(unique[mine], counts[mine], len(key)):
                 for variable in key:  # an axis whose entries no product describes
                     self.fixed.setdefault(variable, "channels of it are mixed in a way that sizes cannot follow")
-            terms[key] = max(total // full, 1)
-        return Polynomial(terms)
+            terms[key] = terms.get(key, 0) + max(total // full, 1)
+        return Polynomial({key: count for key, count in terms.items() if count})
+
+    def _of_square(self, labels: LabelArray, counts: NDArray[np.int64], key: tuple[int, ...]) -> int:
+        """How often all k * k - k pairs of k channels of one cell occur in both orders; 0 where these are others."""
+        pairs = self._parts[labels]
+        if len(key) != 2 or key[0] != key[1] or not _each_with_each(pairs) or (counts % 2).any():
+            return 0
+        atoms = np.unique(pairs[:, :2])
+        one_cell = len(atoms) == self.size[key[0]] and len(np.unique(self.cell_of[atoms])) == 1
+        return int(counts[0]) // 2 if one_cell and (counts == counts[0]).all() else 0
 
     def _is_even(self, labels: LabelArray, counts: NDArray[np.int64], order: int) -> bool:
         """Whether each atom occurs equally often, so that any of them may go."""
@@ -328,10 +341,11 @@ def _cells(space: PruningSpace, parts: NDArray[np.int32]) -> tuple[NDArray[np.in
             continue
         plain = parts[ids, 0] < 0
         np.add.at(signature, ids[plain], number[plain])
+        places = np.zeros_like(odd) if _each_with_each(parts[np.unique(ids[~plain])]) else np.arange(len(odd))
         for position in range(parts.shape[1]):
             atoms = parts[ids, position]
             found = atoms >= 0
-            np.add.at(signature, atoms[found], number[found] * odd[position])
+            np.add.at(signature, atoms[found], number[found] * odd[places[position]])
     signature[0] = 0
     atoms = np.flatnonzero(signature)
     cell_of = np.full(space.size, -1, dtype=np.int64)
@@ -345,6 +359,14 @@ def _cells(space: PruningSpace, parts: NDArray[np.int32]) -> tuple[NDArray[np.in
     order = np.argsort(cell_of[atoms], kind="stable")
     atoms, bounds = atoms[order], np.cumsum(np.bincount(cell_of[atoms], minlength=len(first))).tolist()
     return cell_of, [atoms[start:end] for start, end in zip([0, *bounds], bounds, strict=False)]
+
+
+def _each_with_each(pairs: NDArray[np.int32]) -> bool:
+    """Whether distinct pairs of atoms are all that there are: a product of channels with themselves."""
+    if not len(pairs) or pairs.shape[1] < 2 or (pairs[:, :2] < 0).any() or (pairs[:, 2:] >= 0).any():
+        return False
+    count = len(np.unique(pairs[:, :2]))
+    return count > 2 and len(pairs) == count * (count - 1) // 2
 
 
 def _without_repeats(rows: LabelArray) -> LabelArray:

@@ -29,7 +29,7 @@ _OF_SIZES = frozenset({"floor", "ceil", "trunc", "prod", "gcd", "lcm", "__loader
 @contextmanager
 def origins_kept(model: nn.Module) -> Iterator[None]:
     """While this lasts, sizes stay sizes where the code of the model's classes makes whole numbers of them."""
-    lent: dict[str, Any] = {"int": _Int, "len": _length}
+    lent: dict[str, Any] = {"int": _Int, "len": _length, "range": _noted(range)}
     names: list[tuple[dict[str, Any], str]] = []
     known = {id(np.sqrt): _root(np.sqrt)} | {
         id(function): _root(function) if name == "sqrt" else _noted(function)
@@ -110,7 +110,7 @@ def _root(function: Any) -> Any:
 
 
 def _noted(function: Any) -> Any:
-    """A function that takes numbers as they are (``math.log``), and does not ask them for their origin."""
+    """A function that takes numbers as they are (``math.log``, ``range``), and does not ask them for their origin."""
 
     @functools.wraps(function)
     def noted(*args: Any, **kwargs: Any) -> Any:

@@ -237,11 +237,12 @@ def adopt(module: nn.MultiheadAttention) -> None:
 def is_stock(module: MultiheadAttention) -> bool:
     """Whether ``torch.nn.MultiheadAttention`` could have these sizes, and would compute the same with them."""
     width = module.out_proj.weight.shape[0]
+    queries = module.q_proj_weight if module.in_proj_weight is None else module.in_proj_weight
     return (
         module.num_heads * module.head_dim == width
         and module.value_dim == module.head_dim
         and math.isclose(module.scale, module.head_dim**-0.5)
-        and (module.in_proj_weight is None or module.in_proj_weight.shape[1] == width)
+        and queries.shape[1] == width
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["attributes_of", "is_settings", "members", "with_members"]
+__all__ = ["attributes_of", "fields_of", "is_settings", "members", "with_members"]
 
 _SCALARS = frozenset({bool, int, float, str, type(None)})
 _PLAIN = _SCALARS | {tuple, list, dict, set, OrderedDict}
@@ -40,16 +40,24 @@ def attributes_of(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in _OF_TORCH and not name.startswith(_OURS)}
 
 
+def fields_of(value: Any) -> dict[str, Any]:
+    """What an object holds under names: in its dict, and in the slots of its classes."""
+    slots = [vars(kind).get("__slots__", ()) for kind in type(value).__mro__]
+    names = [name for own in slots for name in ((own,) if isinstance(own, str) else own)]
+    held = {name: getattr(value, name) for name in names if not name.startswith("__") and hasattr(value, name)}
+    return {**held, **getattr(value, "__dict__", {})}
+
+
 def is_settings(value: Any) -> bool:
     """Whether an attribute of a module is an object of plain settings, such as a ``config``."""
     kind = type(value)
     if kind in _PLAIN:  # most attributes are
         return False
-    if isinstance(value, (nn.Module, Tensor, type, enum.Enum)) or not hasattr(value, "__dict__") or callable(value):
+    if isinstance(value, (nn.Module, Tensor, type, enum.Enum)) or callable(value) or not (own := fields_of(value)):
         return False
     if kind.__name__.endswith(("Config", "Args", "Namespace")) or hasattr(kind, "__dataclass_fields__"):
         return True
-    return bool(vars(value)) and kind.__module__ != "builtins" and all(map(_is_plain, vars(value).values()))
+    return kind.__module__ != "builtins" and all(map(_is_plain, own.values()))
 
 
 def _is_plain(value: Any, around: tuple[int, ...] = ()) -> bool:
@@ -73,7 +81,7 @@ def members(value: Any) -> dict[str, Any]:
         return {**{str(position): item for position, item in enumerate(value.args)}, **value.keywords}
     if isinstance(value, tuple) and hasattr(kind, "_fields"):
         return dict(zip(kind._fields, value, strict=True))  # type: ignore[attr-defined]
-    return dict(vars(value)) if is_settings(value) else {}
+    return fields_of(value) if is_settings(value) else {}
 
 
 def with_members(value: Any, changes: Mapping[str, Any], *, in_place: bool = False) -> Any:
@@ -91,5 +99,6 @@ def with_members(value: Any, changes: Mapping[str, Any], *, in_place: bool = Fal
     elif isinstance(twin, dict):
         twin.update({key: changes[str(key)] for key in twin if str(key) in changes})
     else:
-        vars(twin).update(changes)
+        for name, item in changes.items():
+            object.__setattr__(twin, name, item)  # a frozen dataclass too
     return twin

@@ -32,7 +32,6 @@ def apply_rules(program: Program, *, free_literals: bool = False) -> Flow:
     _freeze_unread_entries(flow)
     follow_siblings(flow)
     _mind_scales(flow)
-    _freeze_rigid(flow)
     for uid in program.outputs:
         for axis in range(len(flow.shape(uid))):
             flow.freeze(uid, axis, "it is an output of the model")
@@ -82,14 +81,6 @@ def _mind_scales(flow: Flow) -> None:
             flow.scale_makers.append((scale, makers))
         else:  # it is a number that the model computes from the width of a head
             flow.comparisons[scale.size, Const(scale.value), True] = scale.site
-
-
-def _freeze_rigid(flow: Flow) -> None:
-    for value in flow.program.values:
-        for path in flow.program.rigid:
-            if any(name.startswith(f"{path}." if path else "") for name in value.names):
-                for axis in range(len(value.shape)):
-                    flow.freeze(value.uid, axis, f"module '{path}' insists on the embed_dim it was built with")
 
 
 def _unknown(flow: Flow, op: Op) -> None:

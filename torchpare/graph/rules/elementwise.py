@@ -42,6 +42,8 @@ __all__ = ["merge_aligned", "pointwise"]
     *("fake_quantize_per_tensor_affine_cachemask", "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams"),
     "_fake_quantize_learnable_per_tensor_affine",
     *("leaky_relu", "elu", "selu", "_conj_physical"),  # up to torch 2.8 not all of their forms say that they are
+    *(f"{name}_backward" for name in ("elu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu")),
+    *(f"{name}_backward" for name in ("mish", "rrelu_with_noise", "softplus", "softshrink")),  # a force: -dE/dx
     *("uniform", "normal", "exponential", "random", "normal_functional", "log_normal", "cauchy", "geometric"),
 )
 def pointwise(flow: Flow, op: Op) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from torchpare.graph.flow import Flow
+from torchpare.graph.flow import Flow, along
 from torchpare.graph.program import Op
 from torchpare.graph.reduced import reduced_axes
 from torchpare.graph.rules.table import rule
+from torchpare.graph.zeros import ALIASES
 
 __all__ = ["along_axis", "pooling", "reduce"]
 
@@ -54,7 +55,10 @@ _OF_ONE = frozenset({"aten.max", "aten.min"})
 
 def _is_read(flow: Flow, uid: int) -> bool:
     """Whether an operator, or who calls the model, takes a value in."""
-    return uid in flow.program.outputs or any(ref.uid == uid for other in flow.program.ops for ref in other.inputs)
+    readers = [other for other in flow.program.ops if any(ref.uid == uid for ref in other.inputs)]
+    return uid in flow.program.outputs or any(
+        other.name not in ALIASES or any(_is_read(flow, shown) for shown in other.outputs) for other in readers
+    )
 
 
 @rule(
@@ -93,18 +97,41 @@ def _is_read(flow: Flow, uid: int) -> bool:
     "replication_pad2d",
 )
 def pooling(flow: Flow, op: Op) -> None:
-    """Windows over the spatial axes: batch and channels are carried, spatial axes stay whole."""
+    """Windows over the spatial axes: batch and channels are carried, spatial axes stay whole.
+
+    Where windows lie side by side (a maximum over pairs of channels), each goes with all that it takes in.
+    """
     x = op.args[0]
     rank = len(flow.shape(x))
     spatial = next(int(digit) for digit in "123" if f"{digit}d" in op.name)
     why = f"spatial axis of {op.name} in {op.where}"
     first = rank - spatial
+    numbered = any(_is_read(flow, uid) for uid in op.outputs[1:])
+    pooled = flow.fixed(flow.shape(op.outputs[0]))[first:]
     for ref in op.inputs:  # a grid of places, or indices to unpool with, is as fixed as the spatial axes
         for axis in range(first if ref.uid == x.uid else 0, len(flow.shape(ref))):
-            flow.freeze(ref, axis, why)
+            width = 0 if ref.uid != x.uid or numbered else _window(op, axis - first, flow.shape(x)[axis])
+            if width:
+                windows = flow.vector(x, axis, why).reshape(-1, width)
+                flow.store.unify(windows[:, :1], windows, f"a window of {op.name} in {op.where}")
+                pooled[axis - first] = along(windows[:, 0], axis, rank)
+            else:
+                flow.freeze(ref, axis, why)
     carried = [flow.tied(x, axis, why, depends=range(first)) for axis in range(first)]
     for uid in op.outputs:
-        flow.define(uid, [*carried, *flow.fixed(flow.shape(uid))[first:]])
+        flow.define(uid, [*carried, *pooled])
+
+
+def _window(op: Op, place: int, size: int) -> int:
+    """How many entries of an axis a window takes, where windows cover it side by side; 0 otherwise."""
+    if not op.name.startswith(("aten.max_pool", "aten.avg_pool")):
+        return 0
+    given = op.args[1 : 5 if op.name.startswith("aten.max") else 4]
+    kernel, stride, padding, dilation = (*given, *((), (0,), (1,))[len(given) - 1 :])
+    width, step, border, gap = (
+        numbers[min(place, len(numbers) - 1)] for numbers in (kernel, stride or kernel, padding, dilation)
+    )
+    return width if step == width and border == 0 and gap == 1 and size % width == 0 else 0
 
 
 @rule("max_unpool2d", "max_unpool3d")
