@@ -237,10 +237,9 @@ class Sizing:
 
     def _of_square(self, labels: LabelArray, counts: NDArray[np.int64], key: tuple[int, ...]) -> int:
         """How often all k * k - k pairs of k channels of one cell occur in both orders; 0 where these are others."""
-        pairs = self._parts[labels]
-        if len(key) != 2 or key[0] != key[1] or not _each_with_each(pairs) or (counts % 2).any():
+        if len(key) != 2 or key[0] != key[1] or (counts % 2).any() or not _each_with_each(labels, self._parts):
             return 0
-        atoms = np.unique(pairs[:, :2])
+        atoms = np.unique(self._parts[labels, :2])
         one_cell = len(atoms) == self.size[key[0]] and len(np.unique(self.cell_of[atoms])) == 1
         return int(counts[0]) // 2 if one_cell and (counts == counts[0]).all() else 0
 
@@ -341,7 +340,7 @@ def _cells(space: PruningSpace, parts: NDArray[np.int32]) -> tuple[NDArray[np.in
             continue
         plain = parts[ids, 0] < 0
         np.add.at(signature, ids[plain], number[plain])
-        places = np.zeros_like(odd) if _each_with_each(parts[np.unique(ids[~plain])]) else np.arange(len(odd))
+        places = np.zeros_like(odd) if _each_with_each(ids[~plain], parts) else np.arange(len(odd))
         for position in range(parts.shape[1]):
             atoms = parts[ids, position]
             found = atoms >= 0
@@ -361,12 +360,16 @@ def _cells(space: PruningSpace, parts: NDArray[np.int32]) -> tuple[NDArray[np.in
     return cell_of, [atoms[start:end] for start, end in zip([0, *bounds], bounds, strict=False)]
 
 
-def _each_with_each(pairs: NDArray[np.int32]) -> bool:
-    """Whether distinct pairs of atoms are all that there are: a product of channels with themselves."""
-    if not len(pairs) or pairs.shape[1] < 2 or (pairs[:, :2] < 0).any() or (pairs[:, 2:] >= 0).any():
+def _each_with_each(labels: LabelArray, parts: NDArray[np.int32]) -> bool:
+    """Whether composites are all the pairs that there are of some atoms: a product of channels with themselves."""
+    if len(labels) < 3 or parts.shape[1] < 2:
         return False
-    count = len(np.unique(pairs[:, :2]))
-    return count > 2 and len(pairs) == count * (count - 1) // 2
+    first, second = parts[labels, 0], parts[labels, 1]
+    if first.min() < 0 or second.min() < 0 or first.max() < second.min() or (parts[labels, 2:] >= 0).any():
+        return False  # the slots of groups, for one, are others than the groups
+    pairs = parts[np.unique(labels), :2]
+    count = len(np.unique(pairs))
+    return len(pairs) == count * (count - 1) // 2
 
 
 def _without_repeats(rows: LabelArray) -> LabelArray:
