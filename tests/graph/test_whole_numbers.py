@@ -106,8 +106,8 @@ def test_a_number_that_nobody_can_follow_holds_the_width(name):
 
 def test_text_of_a_size_costs_nothing():
     def told(n):
-        assert f"{n} features, {n:4d}", str(n)
-        return 2.0
+        message = f"{n} features, {n:4d}, {n!r}" + str(n)
+        return 2.0 * bool(message)
 
     model = Divided(told)
     assert plan(model, HALF, torch.randn(4, 3)).apply().exact
