@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from torchpare.errors import ExportError, MissingExtraError
 from torchpare.runtimes.onnxruntime import ModelSpeedupONNXRuntime
-from torchpare.runtimes.openvino_attention import with_early_roundings
+from torchpare.runtimes.openvino_attention import with_early_roundings, with_rows_of_keys
 from torchpare.runtimes.openvino_joins import with_written_out_roundings
+from torchpare.runtimes.protocol import Runner
 
 __all__ = ["ModelSpeedupOpenVINO", "openvino_runner"]
 
@@ -21,23 +22,34 @@ __all__ = ["ModelSpeedupOpenVINO", "openvino_runner"]
 class ModelSpeedupOpenVINO(ModelSpeedupONNXRuntime):
     """A quantized model in OpenVINO, on the CPU. Its file is ONNX QDQ, which other runtimes read too.
 
+    It is compiled for the sizes of the example, which is faster than for open ones; the first input of another batch
+    size takes one more compilation.
+
     For the arguments see :class:`~torchpare.runtimes.protocol.ModelSpeedupRuntime`.
     """
 
     runtime: ClassVar[str] = "OpenVINO"
     rounds_inputs: ClassVar[bool] = False
 
-    def load_file(self, path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
-        """Compile a QDQ file."""
+    def read(self, path: Path) -> Runner:
+        """Compile a QDQ file for the example."""
+        run = openvino_runner(path, threads=self.threads, example=self.tensors(self.example))
+        self.file = path
+        return run
+
+    def load_file(self, path: Path) -> Runner:
+        """Compile a part of one, which has the sizes that it will meet."""
         return openvino_runner(path, threads=self.threads)
 
 
-def openvino_runner(path: Path, *, threads: int | None = None) -> Callable[[list[Tensor]], list[Tensor]]:
+def openvino_runner(path: Path, *, threads: int | None = None, example: Sequence[Tensor] | None = None) -> Runner:
     """What runs an ONNX file in OpenVINO: from the input's tensors to the output's.
 
     Args:
         path: the file.
         threads: of the CPU; OpenVINO's own choice if None.
+        example: inputs for whose sizes it is compiled. Inputs of others, where the file leaves them open, run in a
+            program for all sizes, which is compiled when the first of them comes and is slower.
 
     Raises:
         MissingExtraError: openvino is not installed.
@@ -58,22 +70,57 @@ def openvino_runner(path: Path, *, threads: int | None = None) -> Callable[[list
     }
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
+
+    def compiled(model: Any) -> Any:
+        return core.compile_model(model, "CPU", options).create_infer_request()
+
     try:
         core = library.Core()
-        compiled = core.compile_model(_read(core, path), "CPU", options)
+        model = with_rows_of_keys(_read(core, path))
+        sizes = None if example is None else _sizes(model, example)
+        requests = {sizes: compiled(model if sizes is None else _for_sizes(model, sizes))}
     except Exception as error:
         first = str(error).strip().partition("\n")[0][:300]
         raise ExportError(f"OpenVINO cannot compile {path}: {first}") from error
-    request = compiled.create_infer_request()
+    taken, made = len(model.inputs), len(model.outputs)
+    for_all_sizes = None if sizes is None else model  # where that is compiled already, its weights need not stay
 
     def run(tensors: list[Tensor]) -> list[Tensor]:
-        if len(tensors) != len(compiled.inputs):
-            raise ExportError(f"the program has {len(compiled.inputs)} inputs, and {len(tensors)} were given")
-        request.infer([tensor.numpy() for tensor in tensors], share_inputs=True)
+        if len(tensors) != taken:
+            raise ExportError(f"the program has {taken} inputs, and {len(tensors)} were given")
+        own = sizes if sizes == tuple(tuple(tensor.shape) for tensor in tensors) else None
+        if own not in requests:
+            requests[own] = compiled(for_all_sizes)
+        request, arrays = requests[own], [tensor.contiguous().numpy() for tensor in tensors]
+        for at, array in enumerate(arrays):
+            request.set_input_tensor(at, library.Tensor(array, shared_memory=True))
+        request.infer(share_outputs=True)
         # Copied: the next run writes into the same memory.
-        return [torch.from_numpy(request.get_output_tensor(at).data.copy()) for at in range(len(compiled.outputs))]
+        return [torch.from_numpy(request.get_output_tensor(at).data.copy()) for at in range(made)]
 
     return run
+
+
+def _sizes(model: Any, example: Sequence[Tensor]) -> tuple[tuple[int, ...], ...] | None:
+    """The sizes of an example; None of a model that leaves none open, or does not take it."""
+    given = tuple(tuple(tensor.shape) for tensor in example)
+    known = [each.partial_shape for each in model.inputs]
+    takes = len(given) == len(known) and all(
+        shape.rank.is_static and len(shape) == len(sizes) and all(map(_allows, shape, sizes))
+        for shape, sizes in zip(known, given, strict=True)
+    )
+    return given if takes and any(shape.is_dynamic for shape in known) else None
+
+
+def _allows(dimension: Any, size: int) -> bool:
+    return bool(dimension.is_dynamic or dimension.get_length() == size)
+
+
+def _for_sizes(model: Any, sizes: Sequence[tuple[int, ...]]) -> Any:
+    """A copy of a model for inputs of these sizes; the two share their weights."""
+    fixed = model.clone()
+    fixed.reshape({at: list(shape) for at, shape in enumerate(sizes)})
+    return fixed
 
 
 def _read(core: Any, path: Path) -> Any:
