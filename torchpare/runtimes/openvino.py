@@ -14,6 +14,7 @@ from torchpare.errors import ExportError, MissingExtraError
 from torchpare.runtimes.onnxruntime import ModelSpeedupONNXRuntime
 from torchpare.runtimes.openvino_attention import with_early_roundings, with_rows_of_keys
 from torchpare.runtimes.openvino_joins import with_written_out_roundings
+from torchpare.runtimes.openvino_zeros import with_own_zero_points
 from torchpare.runtimes.protocol import Runner
 
 __all__ = ["ModelSpeedupOpenVINO", "openvino_runner"]
@@ -76,7 +77,7 @@ def openvino_runner(path: Path, *, threads: int | None = None, example: Sequence
 
     try:
         core = library.Core()
-        model = with_rows_of_keys(_read(core, path))
+        model = with_own_zero_points(with_rows_of_keys(_read(core, path)))
         sizes = None if example is None else _sizes(model, example)
         requests = {sizes: compiled(model if sizes is None else _for_sizes(model, sizes))}
     except Exception as error:
