@@ -1,8 +1,8 @@
 """A zero point for each weight: OpenVINO loses integer kernels over one that layers share.
 
-Exporters write equal constants once, and the zero points of symmetric weights are all zeros. Where OpenVINO rewrites one
-of the layers (that of a vision transformer's patches, for inputs of fixed sizes), it computes the shared constant, and
-no longer recognizes the weights of the others, which it multiplies in float then.
+Exporters write equal constants once, and the zero points of symmetric weights are all zeros. Where OpenVINO rewrites
+one of the layers (that of a vision transformer's patches, for inputs of fixed sizes), it computes the shared constant,
+and no longer recognizes the weights of the others, which it multiplies in float then.
 """
 
 from __future__ import annotations
