@@ -14,6 +14,7 @@ from torchpare.errors import ExportError, MissingExtraError
 from torchpare.runtimes.onnxruntime import ModelSpeedupONNXRuntime
 from torchpare.runtimes.openvino_attention import with_early_roundings, with_rows_of_keys
 from torchpare.runtimes.openvino_joins import with_written_out_roundings
+from torchpare.runtimes.openvino_tokens import with_roundings_apart
 from torchpare.runtimes.openvino_zeros import with_own_zero_points
 from torchpare.runtimes.protocol import Runner
 
@@ -125,7 +126,7 @@ def _for_sizes(model: Any, sizes: Sequence[tuple[int, ...]]) -> Any:
 
 
 def _read(core: Any, path: Path) -> Any:
-    """OpenVINO's model of a file; see `torchpare.runtimes.openvino_joins` and ``openvino_attention``."""
+    """OpenVINO's model of a file, edited: see ``openvino_joins``, ``openvino_tokens`` and ``openvino_attention``."""
     if path.suffix == ".xml":  # its own format
         return core.read_model(str(path))
     import onnx
@@ -135,4 +136,5 @@ def _read(core: Any, path: Path) -> Any:
     # A file of 2 GiB and more cannot be handed over as bytes: it is read as it is.
     if external:
         return core.read_model(str(path))
-    return core.read_model(with_early_roundings(with_written_out_roundings(model)).SerializeToString())
+    edited = with_early_roundings(with_roundings_apart(with_written_out_roundings(model)))
+    return core.read_model(edited.SerializeToString())
