@@ -20,12 +20,15 @@ from torchpare.runtimes.protocol import Runner
 
 __all__ = ["ModelSpeedupOpenVINO", "openvino_runner"]
 
+_KEPT = 3
+"""How many programs for other sizes than the example's stay compiled."""
+
 
 class ModelSpeedupOpenVINO(ModelSpeedupONNXRuntime):
     """A quantized model in OpenVINO, on the CPU. Its file is ONNX QDQ, which other runtimes read too.
 
-    It is compiled for the sizes of the example, which is faster than for open ones; the first input of another batch
-    size takes one more compilation.
+    It is compiled for the sizes of the example; the first input of another batch size takes one more compilation. A
+    program for all sizes would be slower, and OpenVINO 2026.4 computes some of them (Swin, ConvNeXt) wrongly.
 
     For the arguments see :class:`~torchpare.runtimes.protocol.ModelSpeedupRuntime`.
     """
@@ -50,8 +53,8 @@ def openvino_runner(path: Path, *, threads: int | None = None, example: Sequence
     Args:
         path: the file.
         threads: of the CPU; OpenVINO's own choice if None.
-        example: inputs for whose sizes it is compiled. Inputs of others, where the file leaves them open, run in a
-            program for all sizes, which is compiled when the first of them comes and is slower.
+        example: inputs for whose sizes it is compiled; for inputs of others, where the file leaves them open, it is
+            compiled once more when they come. Without, it is compiled for all sizes at once.
 
     Raises:
         MissingExtraError: openvino is not installed.
@@ -85,15 +88,25 @@ def openvino_runner(path: Path, *, threads: int | None = None, example: Sequence
         first = str(error).strip().partition("\n")[0][:300]
         raise ExportError(f"OpenVINO cannot compile {path}: {first}") from error
     taken, made = len(model.inputs), len(model.outputs)
-    for_all_sizes = None if sizes is None else model  # where that is compiled already, its weights need not stay
+    open_model = None if sizes is None else model  # of one that is compiled for good the weights need not stay
+
+    def request_for(tensors: list[Tensor]) -> Any:
+        if open_model is None:
+            return requests[None]
+        own = _sizes(open_model, tensors)
+        if own is None:
+            shapes = ", ".join(str(each.partial_shape) for each in open_model.inputs)
+            raise ExportError(f"the program takes inputs of shapes {shapes}")
+        if own not in requests:
+            if len(requests) > _KEPT:
+                del requests[next(each for each in requests if each != sizes)]
+            requests[own] = compiled(_for_sizes(open_model, own))
+        return requests[own]
 
     def run(tensors: list[Tensor]) -> list[Tensor]:
         if len(tensors) != taken:
             raise ExportError(f"the program has {taken} inputs, and {len(tensors)} were given")
-        own = sizes if sizes == tuple(tuple(tensor.shape) for tensor in tensors) else None
-        if own not in requests:
-            requests[own] = compiled(for_all_sizes)
-        request, arrays = requests[own], [tensor.contiguous().numpy() for tensor in tensors]
+        request, arrays = request_for(tensors), [tensor.contiguous().numpy() for tensor in tensors]
         for at, array in enumerate(arrays):
             request.set_input_tensor(at, library.Tensor(array, shared_memory=True))
         request.infer(share_outputs=True)
