@@ -14,21 +14,19 @@ from torchpare.errors import ExportError, MissingExtraError
 from torchpare.runtimes.onnxruntime import ModelSpeedupONNXRuntime
 from torchpare.runtimes.openvino_attention import with_early_roundings, with_rows_of_keys
 from torchpare.runtimes.openvino_joins import with_written_out_roundings
+from torchpare.runtimes.openvino_sizes import Requests
 from torchpare.runtimes.openvino_tokens import with_roundings_apart
 from torchpare.runtimes.openvino_zeros import with_own_zero_points
 from torchpare.runtimes.protocol import Runner
 
 __all__ = ["ModelSpeedupOpenVINO", "openvino_runner"]
 
-_KEPT = 3
-"""How many programs for other sizes than the example's stay compiled."""
-
 
 class ModelSpeedupOpenVINO(ModelSpeedupONNXRuntime):
     """A quantized model in OpenVINO, on the CPU. Its file is ONNX QDQ, which other runtimes read too.
 
-    It is compiled for the sizes of the example; the first input of another batch size takes one more compilation. A
-    program for all sizes would be slower, and OpenVINO 2026.4 computes some of them (Swin, ConvNeXt) wrongly.
+    It is compiled for the sizes of the example; the first input of another batch size takes one more compilation (see
+    `torchpare.runtimes.openvino_sizes`).
 
     For the arguments see :class:`~torchpare.runtimes.protocol.ModelSpeedupRuntime`.
     """
@@ -82,31 +80,16 @@ def openvino_runner(path: Path, *, threads: int | None = None, example: Sequence
     try:
         core = library.Core()
         model = with_own_zero_points(with_rows_of_keys(_read(core, path)))
-        sizes = None if example is None else _sizes(model, example)
-        requests = {sizes: compiled(model if sizes is None else _for_sizes(model, sizes))}
+        requests = Requests(model, compiled, example)
     except Exception as error:
         first = str(error).strip().partition("\n")[0][:300]
         raise ExportError(f"OpenVINO cannot compile {path}: {first}") from error
     taken, made = len(model.inputs), len(model.outputs)
-    open_model = None if sizes is None else model  # of one that is compiled for good the weights need not stay
-
-    def request_for(tensors: list[Tensor]) -> Any:
-        if open_model is None:
-            return requests[None]
-        own = _sizes(open_model, tensors)
-        if own is None:
-            shapes = ", ".join(str(each.partial_shape) for each in open_model.inputs)
-            raise ExportError(f"the program takes inputs of shapes {shapes}")
-        if own not in requests:
-            if len(requests) > _KEPT:
-                del requests[next(each for each in requests if each != sizes)]
-            requests[own] = compiled(_for_sizes(open_model, own))
-        return requests[own]
 
     def run(tensors: list[Tensor]) -> list[Tensor]:
         if len(tensors) != taken:
             raise ExportError(f"the program has {taken} inputs, and {len(tensors)} were given")
-        request, arrays = request_for(tensors), [tensor.contiguous().numpy() for tensor in tensors]
+        request, arrays = requests.request(tensors), [tensor.contiguous().numpy() for tensor in tensors]
         for at, array in enumerate(arrays):
             request.set_input_tensor(at, library.Tensor(array, shared_memory=True))
         request.infer(share_outputs=True)
@@ -114,28 +97,6 @@ def openvino_runner(path: Path, *, threads: int | None = None, example: Sequence
         return [torch.from_numpy(request.get_output_tensor(at).data.copy()) for at in range(made)]
 
     return run
-
-
-def _sizes(model: Any, example: Sequence[Tensor]) -> tuple[tuple[int, ...], ...] | None:
-    """The sizes of an example; None of a model that leaves none open, or does not take it."""
-    given = tuple(tuple(tensor.shape) for tensor in example)
-    known = [each.partial_shape for each in model.inputs]
-    takes = len(given) == len(known) and all(
-        shape.rank.is_static and len(shape) == len(sizes) and all(map(_allows, shape, sizes))
-        for shape, sizes in zip(known, given, strict=True)
-    )
-    return given if takes and any(shape.is_dynamic for shape in known) else None
-
-
-def _allows(dimension: Any, size: int) -> bool:
-    return bool(dimension.is_dynamic or dimension.get_length() == size)
-
-
-def _for_sizes(model: Any, sizes: Sequence[tuple[int, ...]]) -> Any:
-    """A copy of a model for inputs of these sizes; the two share their weights."""
-    fixed = model.clone()
-    fixed.reshape({at: list(shape) for at, shape in enumerate(sizes)})
-    return fixed
 
 
 def _read(core: Any, path: Path) -> Any:
