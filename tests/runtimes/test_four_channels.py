@@ -23,6 +23,17 @@ class Twice(nn.Module):
         return torch.relu(self.one(x)) + torch.relu(self.other(x))
 
 
+class Shared(nn.Module):
+    """One layer reads two pictures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(3, 8, 3, 2, 1)
+
+    def forward(self, x):
+        return torch.relu(self.one(x)) + torch.relu(self.one(x.flip(3)))
+
+
 def weights(path):
     """The sizes of the weights of a file's convolutions as ONNX Runtime gets them, in the order of execution."""
     graph = onnx.load_from_string(unpacked(path)).graph
@@ -38,8 +49,12 @@ def compressed(model, x, **options):
     return made
 
 
-@pytest.mark.parametrize("model", [nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU()), Twice()], ids=["one", "two"])
-def test_the_same_integers_come_of_four_channels(model, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "pictures"),
+    [(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU()), 1), (Twice(), 1), (Shared(), 2)],
+    ids=["one layer", "two layers", "two pictures"],
+)
+def test_the_same_integers_come_of_four_channels(model, pictures, tmp_path):
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) + 1  # zero is in the middle of no grid
     made = compressed(model, x)
     sizes = weights(made.file)
@@ -52,7 +67,7 @@ def test_the_same_integers_come_of_four_channels(model, tmp_path):
     onnx_session(tmp_path / "ready.onnx", optimized=optimized)
     kinds = [node.op_type for node in onnx.load(optimized).graph.node]
     assert kinds.count("QLinearConv") == len(sizes)
-    assert kinds.count("Pad") == 1
+    assert kinds.count("Pad") == pictures
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ means to move all the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import prod
 from typing import Any
 
@@ -31,14 +31,16 @@ def write_four_channels(graph: Any, is_rounded: Callable[[str], bool]) -> None:
         is_rounded: whether a value, or what an activation function makes of it, is rounded by all that reads it.
     """
     links = _Graph(graph)
+    left: list[Any] = []
     for node in [node for node in graph.node if node.op_type == "Conv"]:
         given, kernel = (links.restored(name) for name in node.input[:2])
         if given is None or kernel is None or not is_rounded(node.output[0]) or not links.gains(node, given, kernel):
             continue
         missing = _CHANNELS - links.constants[kernel.input[0]].dims[1]
-        node.input[1] = links.wider_weight(kernel, node, missing)
+        node.input[1] = links.wider_weight(kernel, missing)
         node.input[0] = links.wider_input(given, missing)
-        links.drop(given, kernel)
+        left += [each for each in (given, kernel) if each not in left]
+    links.drop(left)
 
 
 class _Graph(OnnxGraph):
@@ -63,17 +65,20 @@ class _Graph(OnnxGraph):
         small = len(window) == 2 and prod(window) <= _LARGEST_WINDOW
         return channels < _CHANNELS and told.get("group", 1) == 1 and overlap and small
 
-    def wider_weight(self, kernel: Any, reader: Any, missing: int) -> str:
-        """The name of a weight with more channels of zeros, for the convolution that reads it."""
+    def wider_weight(self, kernel: Any, missing: int) -> str:
+        """The name of a weight with more channels of zeros, which all that need it share."""
         from onnx import helper, numpy_helper
 
-        name = f"{reader.output[0]} (wider weight)"
-        codes = numpy_helper.to_array(self.constants[kernel.input[0]])
-        codes = np.pad(codes, [(0, 0), (0, missing), (0, 0), (0, 0)])
-        self.graph.initializer.append(numpy_helper.from_array(codes, f"{name} codes"))
-        made = helper.make_node("DequantizeLinear", [f"{name} codes", *kernel.input[1:]], [name])
-        made.attribute.extend(kernel.attribute)
-        self.insert(reader, made)
+        name, codes = (f"{each} (four channels)" for each in (kernel.output[0], kernel.input[0]))
+        if codes not in self.constants:
+            values = numpy_helper.to_array(self.constants[kernel.input[0]])
+            values = np.pad(values, [(0, 0), (0, missing), (0, 0), (0, 0)])
+            self.constants[codes] = numpy_helper.from_array(values, codes)
+            self.graph.initializer.append(self.constants[codes])
+        if name not in self.makers:
+            self.makers[name] = helper.make_node("DequantizeLinear", [codes, *kernel.input[1:]], [name])
+            self.makers[name].attribute.extend(kernel.attribute)
+            self.insert(kernel, self.makers[name])
         return name
 
     def wider_input(self, given: Any, missing: int) -> str:
@@ -85,12 +90,11 @@ class _Graph(OnnxGraph):
             ends = numpy_helper.from_array(np.array([0, 0, 0, 0, 0, missing, 0, 0], np.int64), f"{name} ends")
             self.graph.initializer.append(ends)
             padded = helper.make_node("Pad", [given.input[0], ends.name, given.input[2]], [f"{name} codes"])
-            made = helper.make_node("DequantizeLinear", [f"{name} codes", *given.input[1:]], [name])
-            self.insert(given, padded, made)
-            self.makers[name] = made
+            self.makers[name] = helper.make_node("DequantizeLinear", [f"{name} codes", *given.input[1:]], [name])
+            self.insert(given, padded, self.makers[name])
         return name
 
-    def drop(self, *nodes: Any) -> None:
+    def drop(self, nodes: Iterable[Any]) -> None:
         """Take nodes out that nothing reads any more."""
         read = {name for node in self.graph.node for name in node.input} | self.outputs
         for node in nodes:
