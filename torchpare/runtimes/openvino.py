@@ -12,10 +12,10 @@ from torch import Tensor
 
 from torchpare.errors import ExportError, MissingExtraError
 from torchpare.runtimes.onnxruntime import ModelSpeedupONNXRuntime
+from torchpare.runtimes.openvino_apart import with_roundings_apart
 from torchpare.runtimes.openvino_attention import with_early_roundings, with_rows_of_keys
 from torchpare.runtimes.openvino_joins import with_written_out_roundings
 from torchpare.runtimes.openvino_sizes import Requests
-from torchpare.runtimes.openvino_tokens import with_roundings_apart
 from torchpare.runtimes.openvino_zeros import with_own_zero_points
 from torchpare.runtimes.protocol import Runner
 
@@ -100,7 +100,7 @@ def openvino_runner(path: Path, *, threads: int | None = None, example: Sequence
 
 
 def _read(core: Any, path: Path) -> Any:
-    """OpenVINO's model of a file, edited: see ``openvino_joins``, ``openvino_tokens`` and ``openvino_attention``."""
+    """OpenVINO's model of a file, edited: see ``openvino_joins``, ``openvino_apart`` and ``openvino_attention``."""
     if path.suffix == ".xml":  # its own format
         return core.read_model(str(path))
     import onnx
