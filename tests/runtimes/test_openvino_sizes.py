@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import openvino
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,8 @@ from torchpare.files.onnx import export_onnx
 from torchpare.runtimes import ModelSpeedupOpenVINO
 from torchpare.runtimes.openvino import openvino_runner
 from torchpare.runtimes.verify import snr
+
+openvino = pytest.importorskip("openvino")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import openvino
 import pytest
 import torch
 from torch import nn
@@ -11,6 +10,8 @@ from tests.support.vision import torchvision_models
 from torchpare.runtimes import ModelSpeedupOpenVINO, verify
 from torchpare.runtimes.openvino_zeros import with_own_zero_points
 from torchpare.runtimes.verify import snr
+
+openvino = pytest.importorskip("openvino")
 
 
 def zero_points(model) -> list[str]:
