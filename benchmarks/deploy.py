@@ -98,8 +98,9 @@ def compare(name: str, runs: int, folder: Path) -> list[dict[str, Any]]:
         layers[label] = f"{len(program.integers)} of {len(program.integers) + len(program.floats)}"
     runners: dict[tuple[str, str], tuple[Runner, str, int]] = {}
     for label, (path, form) in files.items():
-        for runtime, run in (("ONNX Runtime", _onnxruntime(path)), ("OpenVINO", openvino_runner(path, threads=1))):
-            runners[runtime, label] = run, form, path.stat().st_size
+        runners["ONNX Runtime", label] = _onnxruntime(path), form, path.stat().st_size
+        in_openvino = openvino_runner(path, threads=1, example=_tensors(example))
+        runners["OpenVINO", label] = in_openvino, form, path.stat().st_size
     inputs = [_tensors(batch) for batch in batches]
     for form in models:
         label = "quantize_static" if form == "dense" else "pruned + quantize_static"

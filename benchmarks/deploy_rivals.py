@@ -56,4 +56,4 @@ def nncf_runner(
     folder.mkdir()
     openvino.save_model(made, str(folder / "model.xml"), compress_to_fp16=False)
     size = sum(file.stat().st_size for file in folder.iterdir())
-    return openvino_runner(folder / "model.xml", threads=1), size
+    return openvino_runner(folder / "model.xml", threads=1, example=batches[0]), size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,8 +12,12 @@ from torch import Tensor
 
 from torchpare.errors import ExportError, MissingExtraError
 from torchpare.runtimes.onnxruntime import ModelSpeedupONNXRuntime
-from torchpare.runtimes.openvino_attention import with_early_roundings
+from torchpare.runtimes.openvino_apart import with_roundings_apart
+from torchpare.runtimes.openvino_attention import with_early_roundings, with_rows_of_keys
 from torchpare.runtimes.openvino_joins import with_written_out_roundings
+from torchpare.runtimes.openvino_sizes import Requests
+from torchpare.runtimes.openvino_zeros import with_own_zero_points
+from torchpare.runtimes.protocol import Runner
 
 __all__ = ["ModelSpeedupOpenVINO", "openvino_runner"]
 
@@ -21,23 +25,34 @@ __all__ = ["ModelSpeedupOpenVINO", "openvino_runner"]
 class ModelSpeedupOpenVINO(ModelSpeedupONNXRuntime):
     """A quantized model in OpenVINO, on the CPU. Its file is ONNX QDQ, which other runtimes read too.
 
+    It is compiled for the sizes of the example; the first input of another batch size takes one more compilation (see
+    `torchpare.runtimes.openvino_sizes`).
+
     For the arguments see :class:`~torchpare.runtimes.protocol.ModelSpeedupRuntime`.
     """
 
     runtime: ClassVar[str] = "OpenVINO"
     rounds_inputs: ClassVar[bool] = False
 
-    def load_file(self, path: Path) -> Callable[[list[Tensor]], list[Tensor]]:
-        """Compile a QDQ file."""
+    def read(self, path: Path) -> Runner:
+        """Compile a QDQ file for the example."""
+        run = openvino_runner(path, threads=self.threads, example=self.tensors(self.example))
+        self.file = path
+        return run
+
+    def load_file(self, path: Path) -> Runner:
+        """Compile a part of one, which has the sizes that it will meet."""
         return openvino_runner(path, threads=self.threads)
 
 
-def openvino_runner(path: Path, *, threads: int | None = None) -> Callable[[list[Tensor]], list[Tensor]]:
+def openvino_runner(path: Path, *, threads: int | None = None, example: Sequence[Tensor] | None = None) -> Runner:
     """What runs an ONNX file in OpenVINO: from the input's tensors to the output's.
 
     Args:
         path: the file.
         threads: of the CPU; OpenVINO's own choice if None.
+        example: inputs for whose sizes it is compiled; for inputs of others, where the file leaves them open, it is
+            compiled once more when they come. Without, it is compiled for all sizes at once.
 
     Raises:
         MissingExtraError: openvino is not installed.
@@ -58,26 +73,34 @@ def openvino_runner(path: Path, *, threads: int | None = None) -> Callable[[list
     }
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
+
+    def compiled(model: Any) -> Any:
+        return core.compile_model(model, "CPU", options).create_infer_request()
+
     try:
         core = library.Core()
-        compiled = core.compile_model(_read(core, path), "CPU", options)
+        model = with_own_zero_points(with_rows_of_keys(_read(core, path)))
+        requests = Requests(model, compiled, example)
     except Exception as error:
         first = str(error).strip().partition("\n")[0][:300]
         raise ExportError(f"OpenVINO cannot compile {path}: {first}") from error
-    request = compiled.create_infer_request()
+    taken, made = len(model.inputs), len(model.outputs)
 
     def run(tensors: list[Tensor]) -> list[Tensor]:
-        if len(tensors) != len(compiled.inputs):
-            raise ExportError(f"the program has {len(compiled.inputs)} inputs, and {len(tensors)} were given")
-        request.infer([tensor.numpy() for tensor in tensors], share_inputs=True)
+        if len(tensors) != taken:
+            raise ExportError(f"the program has {taken} inputs, and {len(tensors)} were given")
+        request, arrays = requests.request(tensors), [tensor.contiguous().numpy() for tensor in tensors]
+        for at, array in enumerate(arrays):
+            request.set_input_tensor(at, library.Tensor(array, shared_memory=True))
+        request.infer(share_outputs=True)
         # Copied: the next run writes into the same memory.
-        return [torch.from_numpy(request.get_output_tensor(at).data.copy()) for at in range(len(compiled.outputs))]
+        return [torch.from_numpy(request.get_output_tensor(at).data.copy()) for at in range(made)]
 
     return run
 
 
 def _read(core: Any, path: Path) -> Any:
-    """OpenVINO's model of a file; see `torchpare.runtimes.openvino_joins` and ``openvino_attention``."""
+    """OpenVINO's model of a file, edited: see ``openvino_joins``, ``openvino_apart`` and ``openvino_attention``."""
     if path.suffix == ".xml":  # its own format
         return core.read_model(str(path))
     import onnx
@@ -87,4 +110,5 @@ def _read(core: Any, path: Path) -> Any:
     # A file of 2 GiB and more cannot be handed over as bytes: it is read as it is.
     if external:
         return core.read_model(str(path))
-    return core.read_model(with_early_roundings(with_written_out_roundings(model)).SerializeToString())
+    edited = with_early_roundings(with_roundings_apart(with_written_out_roundings(model)))
+    return core.read_model(edited.SerializeToString())

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchpare.errors import ExportError
 from torchpare.files.onnx import GROUPED, with_free_batch
 from torchpare.graph.capture import call_arguments
+from torchpare.runtimes.bags import WritesBagsOut
 from torchpare.runtimes.operators import library
 
 __all__ = ["export", "record"]
@@ -36,7 +37,7 @@ def export(module: nn.Module, dummy_input: Any, *, free_batch: bool = True) -> t
     """
     library()
     args, kwargs = call_arguments(dummy_input)
-    with warnings.catch_warnings(), torch.no_grad(), plain_attention():
+    with warnings.catch_warnings(), torch.no_grad(), plain_attention(), WritesBagsOut():
         warnings.simplefilter("ignore")  # of torch's own, about its own
         with suppress(Exception):  # whatever it was, the attempt with a fixed size decides
             if free_batch:

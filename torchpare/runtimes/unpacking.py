@@ -13,6 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from torchpare.runtimes.four_channels import write_four_channels
 from torchpare.runtimes.integer_biases import write_integer_biases
 
 __all__ = ["unpacked"]
@@ -27,6 +28,8 @@ _LARGEST = 2**31 - 2**20
 
 def unpacked(path: Path) -> bytes | None:
     """A file in which the weights that no kernel takes as integers are floats, and biases of integer kernels integers.
+
+    Pictures have four channels in it where that is faster (see `torchpare.runtimes.four_channels`).
 
     None if nothing in it is rounded.
 
@@ -69,6 +72,7 @@ def unpacked(path: Path) -> bytes | None:
         graph.initializer.append(onnx.numpy_helper.from_array(value[0], node.output[0]))
         graph.node.remove(node)
     write_integer_biases(graph, links.makers, weights, links.rounded)
+    write_four_channels(graph, links.rounded)
     read = {name for node in graph.node for name in node.input}
     for name, tensor in weights.items():
         if name not in read:
