@@ -115,6 +115,17 @@ def test_any_small_model_is_the_same(tmp_path, recipe, kind, seed):
     assert state(other) == state(model)
 
 
+def test_a_module_that_is_registered_twice_is_written_once(tmp_path, monkeypatch):
+    written: list[int] = []
+    monkeypatch.setattr(ModelSpeedup, "_use", lambda *_: written.append(len(list(tmp_path.glob("*/*.bin")))))
+    for twice in (False, True):
+        model = tied(grads=False)
+        if twice:
+            model.again = model.out
+        plan(model, HALF, INPUTS).apply(offload_folder=tmp_path)
+    assert written[0] == written[1] > 0
+
+
 def test_a_failure_brings_everything_back(tmp_path, monkeypatch):
     model = tied()
     before, output = copy.deepcopy(state(model)), model(*INPUTS).detach()

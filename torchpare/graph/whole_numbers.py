@@ -29,7 +29,7 @@ _OF_SIZES = frozenset({"floor", "ceil", "trunc", "prod", "gcd", "lcm", "__loader
 @contextmanager
 def origins_kept(model: nn.Module) -> Iterator[None]:
     """While this lasts, sizes stay sizes where the code of the model's classes makes whole numbers of them."""
-    lent: dict[str, Any] = {"int": _Int, "len": _length, "range": _noted(range)}
+    lent: dict[str, Any] = {"int": _Int, "len": _length, "range": _Range}
     names: list[tuple[dict[str, Any], str]] = []
     known = {id(np.sqrt): _root(np.sqrt)} | {
         id(function): _root(function) if name == "sqrt" else _noted(function)
