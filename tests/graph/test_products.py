@@ -222,6 +222,22 @@ def test_a_transposed_weight_is_cut_wherever_it_is_read(forward, rows):
     )
 
 
+def test_a_transposed_weight_may_be_the_place_of_a_result():
+    def written(m, x):
+        turned = m.w.t()
+        with torch.no_grad():
+            torch.mm(m.u, m.v, out=turned)
+        return m.b(torch.relu(m.a(x) @ turned))
+
+    attributes = {
+        name: nn.Parameter(torch.randn(shape)) for name, shape in (("w", (5, 6)), ("u", (6, 2)), ("v", (2, 5)))
+    }
+    model = net(written, a=nn.Linear(3, 6), b=nn.Linear(5, 2), attributes=attributes)
+    plan(model, [{"sparsity": 0.5, "structures": ["all"]}], torch.randn(4, 3, dtype=torch.float64)).apply()
+    assert tuple(model.w.shape) == (model.v.shape[1], model.u.shape[0]) == (model.b.in_features, model.a.out_features)
+    assert model.a.out_features < 6
+
+
 def squared(m, x):
     y = m.a(x).relu()
     return m.c((y[:, :, None] * y[:, None]).flatten(1))

@@ -165,3 +165,20 @@ WHOLE = {
 def test_other_windows_over_channels_keep_them(name):
     model = net(lambda m, x: WHOLE[name](m.a(x)).sum(1), a=nn.Linear(3, 12))
     assert free(model, torch.randn(4, 3, dtype=torch.float64), "a") == 0
+
+
+@pytest.mark.parametrize("pool", [F.max_pool1d, F.avg_pool1d, lambda y, width: F.lp_pool1d(y, 2, width)])
+def test_windows_whose_width_follows_the_channels_keep_them(pool):
+    def run(m, x):
+        y = m.a(x)
+        return m.b(pool(y[:, None], y.shape[-1] // 4)[:, 0])
+
+    model = net(run, a=nn.Linear(3, 12), b=nn.Linear(4, 2))
+    found = plan(model, [{"sparsity": 0.75, "structures": ["all"]}], torch.randn(4, 3, dtype=torch.float64))
+    assert found.parameters[0] == found.parameters[1]
+    assert found.apply().parameters_after == found.parameters[0]
+
+
+def test_windows_over_all_of_an_image_keep_no_channel():
+    model = net(lambda m, x: m.b(F.avg_pool2d(m.a(x), x.shape[2:])), a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(8, 2, 1))
+    assert plan(model, [{"sparsity": 0.5, "structures": ["all"]}], image()).apply().parameters_after < 26 + 18

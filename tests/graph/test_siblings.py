@@ -59,6 +59,18 @@ def test_experts_without_tokens_shrink_in_step_and_compute_what_their_masked_sel
     torch.testing.assert_close(model.double()(many.double()), masked(many.double()), rtol=0, atol=1e-12)
 
 
+def test_a_parameter_that_no_expert_reads_hides_no_sibling():
+    model, few, many = network(), torch.randn(3, 8), torch.randn(300, 8)
+    for expert in model[1].experts:
+        expert.unused = nn.Parameter(torch.ones(32))
+    found = plan(model, ALL, few)
+    masked = masked_copy(model, found)
+    found.apply()
+    assert {expert[0].weight.shape for expert in model[1].experts} == {(16, 8)}
+    assert {expert.unused.shape for expert in model[1].experts} == {(32,)}
+    torch.testing.assert_close(model.double()(many.double()), masked(many.double()), rtol=0, atol=1e-12)
+
+
 def test_of_a_chain_of_which_one_link_was_reached_what_links_it_stays():
     class Early(nn.Module):
         def __init__(self):

@@ -165,6 +165,26 @@ class Insists(nn.Module):
         return self.b(self.a(x)) + torch.zeros(2, dtype=int)
 
 
+class Steps(nn.Module):
+    """Halves a layer's features, and asks what its steps are."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.a, self.b, self.steps = nn.Linear(3, 16), nn.Linear(8, 2), steps
+
+    def forward(self, x):
+        y = self.a(x)
+        count = len(self.steps) if isinstance(self.steps, range) else 1
+        return sum(self.b(y[:, : int(y.shape[-1] / 2)]) for _ in range(count))
+
+
+@pytest.mark.parametrize("steps", [range(2), 1])
+def test_code_that_asks_for_a_range_keeps_its_origins(steps):
+    model = Steps(steps).double().eval()
+    plan(model, HALF, torch.randn(4, 3, dtype=torch.float64)).apply()
+    assert model.a.out_features == 8
+
+
 def test_code_that_hands_int_on_as_a_type_is_recorded_all_the_same():
     model = Insists().double()
     plan(model, [{"sparsity": 0.5, "structures": ["all"]}], torch.randn(4, 3, dtype=torch.float64)).apply()

@@ -115,6 +115,17 @@ def test_any_small_model_is_the_same(tmp_path, recipe, kind, seed):
     assert state(other) == state(model)
 
 
+def test_a_module_that_is_registered_twice_is_written_once(tmp_path, monkeypatch):
+    written: list[int] = []
+    monkeypatch.setattr(ModelSpeedup, "_use", lambda *_: written.append(len(list(tmp_path.glob("*/*.bin")))))
+    for twice in (False, True):
+        model = tied(grads=False)
+        if twice:
+            model.again = model.out
+        plan(model, HALF, INPUTS).apply(offload_folder=tmp_path)
+    assert written[0] == written[1] > 0
+
+
 def test_a_failure_brings_everything_back(tmp_path, monkeypatch):
     model = tied()
     before, output = copy.deepcopy(state(model)), model(*INPUTS).detach()
@@ -136,6 +147,32 @@ def test_a_failure_brings_everything_back(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()
     assert plan(model, HALF, INPUTS).apply(offload_folder=tmp_path).parameters_after < 2000
+
+
+def test_what_shares_memory_still_does_after_a_failure(tmp_path, monkeypatch):
+    model = tied(grads=False)
+    model.again = nn.Parameter(model.out.weight.data)
+    users = model.state_dict()
+    monkeypatch.setattr(ModelSpeedup, "_use", broken)
+    with pytest.raises(ShrinkError, match="broken on purpose"):
+        plan(model, HALF, INPUTS).apply(offload_folder=tmp_path)
+    assert model.again.data_ptr() == model.out.weight.data_ptr()
+    assert all(tensor.data_ptr() == users[name].data_ptr() for name, tensor in model.state_dict().items())
+
+
+def test_a_weight_that_only_a_graph_holds_is_the_models_own_again(tmp_path, monkeypatch):
+    model = tied(grads=False)
+    loss = model(*INPUTS).sum()
+    before = copy.deepcopy(state(model))
+    monkeypatch.setattr(ModelSpeedup, "_use", broken)
+    with pytest.raises(ShrinkError, match="broken on purpose"):
+        plan(model, HALF, INPUTS).apply(offload_folder=tmp_path)
+    loss.backward()
+    assert model.out.bias.grad is None
+    assert model.out.weight.grad is not None
+    del loss
+    model.zero_grad()
+    assert state(model) == before
 
 
 def test_the_memory_is_free_before_the_small_model_runs(tmp_path, monkeypatch):
@@ -177,7 +214,7 @@ def test_a_full_disk_is_told_and_changes_nothing(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64, torch.int64, torch.bool])
 def test_a_tensor_comes_back_as_it_was(tmp_path, dtype):
-    tensor = torch.arange(24).reshape(2, 3, 4).to(dtype).permute(2, 0, 1)
+    tensor = torch.arange(24).reshape(2, 3, 4).to(dtype).permute(2, 0, 1).clone()
     expected, shape = tensor.tolist(), tensor.stride()
     with Offload(tmp_path) as room:
         back = room.remember(tensor)
@@ -203,6 +240,7 @@ def hooked() -> nn.Parameter:
     [
         lambda: torch.ones(8, 8)[:2],  # more lies in its storage
         lambda: torch.ones(1).expand(4, 4),
+        lambda: torch.ones(4, 4).t(),  # somebody may have the one that it shows
         lambda: torch.ones(4, 4).to_sparse(),
         lambda: torch.ones(4, 4).share_memory_(),
         lambda: torch.ones(4, 4, dtype=torch.complex64).conj(),

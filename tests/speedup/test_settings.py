@@ -39,6 +39,19 @@ class FrozenSlots:
     width: int = 6
 
 
+class ReadOnly:
+    def __init__(self):
+        vars(self).update(heads=4, width=6)
+
+    @property
+    def heads(self):
+        return vars(self)["heads"]
+
+    @property
+    def width(self):
+        return vars(self)["width"]
+
+
 class Plain:
     def __init__(self):
         self.heads, self.width, self.name = 4, 6, "small"
@@ -95,6 +108,7 @@ PLACES = {
     ),
     "slots": (lambda m: setattr(m, "cfg", Slots()), lambda m: (m.cfg.heads, m.cfg.width)),
     "frozen slots": (lambda m: setattr(m, "cfg", FrozenSlots()), lambda m: (m.cfg.heads, m.cfg.width)),
+    "read-only properties": (lambda m: setattr(m, "hp", ReadOnly()), lambda m: (m.hp.heads, m.hp.width)),
     "a plain object": (lambda m: setattr(m, "hp", Plain()), lambda m: (m.hp.heads, m.hp.width)),
     "a partial function": (
         lambda m: setattr(m, "sizes_of", partial(heads_and_width, 4, width=6)),

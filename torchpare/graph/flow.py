@@ -175,6 +175,8 @@ class Flow:
 
     def define(self, uid: int, axes: Iterable[LabelArray]) -> None:
         """Give a value its label arrays. An axis of size 1 always carries label 0."""
+        if uid in self.turned:  # written to before anything has read it
+            self.labels(uid)
         shape = self.shape(uid)
         arrays = list(axes)
         if len(arrays) != len(shape):

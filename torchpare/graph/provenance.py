@@ -189,6 +189,13 @@ _VALUE_CALLS = frozenset(
     for suffix in ("", "_")
 ) | {"tensor", "as_tensor", "new_tensor", "scalar_tensor", "one_hot"}
 """Functions that put a number into tensors, or make as many of something."""
+_WINDOW_CALLS = frozenset(
+    f"{kind}_pool{rank}d{suffix}"
+    for kind in ("max", "avg", "lp")
+    for rank in (1, 2, 3)
+    for suffix in ("", "_with_indices")
+)
+"""Functions that are told how wide their windows are."""
 _GROUP_CALLS = {"conv1d": 6, "conv2d": 6, "conv3d": 6, "group_norm": 1, "channel_shuffle": 1} | {
     f"conv_transpose{rank}d": 6 for rank in (1, 2, 3)
 }
@@ -209,7 +216,7 @@ def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call | No
     if name in ("arange", "eye", "linspace"):
         numbers = [number for number in args if isinstance(number, int)]
         return Call(name, sizes=tuple(_expressions(numbers)), numbers=tuple(map(plain, numbers)))
-    if name in _NUMBER_CALLS or name in _VALUE_CALLS:
+    if name in _NUMBER_CALLS or name in _VALUE_CALLS or name in _WINDOW_CALLS:
         _used_as_numbers((args, kwargs))
         return None
     if name in ("__getitem__", "__setitem__"):

@@ -11,7 +11,7 @@ import builtins
 import functools
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,7 @@ _OF_SIZES = frozenset({"floor", "ceil", "trunc", "prod", "gcd", "lcm", "__loader
 @contextmanager
 def origins_kept(model: nn.Module) -> Iterator[None]:
     """While this lasts, sizes stay sizes where the code of the model's classes makes whole numbers of them."""
-    lent: dict[str, Any] = {"int": _Int, "len": _length, "range": _noted(range)}
+    lent: dict[str, Any] = {"int": _Int, "len": _length, "range": _Range}
     names: list[tuple[dict[str, Any], str]] = []
     known = {id(np.sqrt): _root(np.sqrt)} | {
         id(function): _root(function) if name == "sqrt" else _noted(function)
@@ -66,33 +66,42 @@ def _namespaces(model: nn.Module) -> Iterator[dict[str, Any]]:
 
 
 class _Kind(type):
-    """Of a class that stands for ``int`` wherever it is called, compared or asked what is one."""
+    """Of a class that stands for a built-in one wherever it is called, compared or asked what is one."""
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> int:
-        if len(args) == 1 and isinstance(args[0], Size):
-            return args[0]
-        if len(args) == 1 and isinstance(args[0], Ratio):
-            return math.trunc(args[0])
-        return builtins.int(*args, **kwargs)
+    builtin: type
+    made: Callable[..., Any]
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return cls.made(*args, **kwargs)
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, builtins.int)
+        return isinstance(instance, cls.builtin)
 
     def __subclasscheck__(cls, subclass: type) -> bool:
-        return issubclass(subclass, builtins.int)
+        return issubclass(subclass, cls.builtin)
 
     def __eq__(cls, other: object) -> bool:
-        return other is cls or other is builtins.int
+        return other is cls or other is cls.builtin
 
     def __hash__(cls) -> int:
-        return hash(builtins.int)
+        return hash(cls.builtin)
 
     def __getattr__(cls, name: str) -> Any:
-        return getattr(builtins.int, name)
+        return getattr(cls.builtin, name)
+
+
+def _whole(*args: Any, **kwargs: Any) -> int:
+    if len(args) == 1 and isinstance(args[0], Size):
+        return args[0]
+    if len(args) == 1 and isinstance(args[0], Ratio):
+        return math.trunc(args[0])
+    return int(*args, **kwargs)
 
 
 class _Int(metaclass=_Kind):
     """``int`` to the code of a model that is being recorded."""
+
+    builtin, made = int, staticmethod(_whole)
 
 
 def _length(of: Any, /) -> int:
@@ -120,6 +129,12 @@ def _noted(function: Any) -> Any:
         return function(*args, **kwargs)
 
     return noted
+
+
+class _Range(metaclass=_Kind):
+    """``range`` to the code of a model that is being recorded: how often a loop runs is a plain number."""
+
+    builtin, made = range, staticmethod(_noted(range))
 
 
 def _multiplied(product: Any) -> Any:

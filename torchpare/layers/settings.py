@@ -99,6 +99,8 @@ def with_members(value: Any, changes: Mapping[str, Any], *, in_place: bool = Fal
     elif isinstance(twin, dict):
         twin.update({key: changes[str(key)] for key in twin if str(key) in changes})
     else:
-        for name, item in changes.items():
-            object.__setattr__(twin, name, item)  # a frozen dataclass too
+        own = getattr(twin, "__dict__", {})
+        own.update({name: item for name, item in changes.items() if name in own})  # a frozen or read-only one too
+        for name in changes.keys() - own.keys():
+            object.__setattr__(twin, name, changes[name])  # a slot
     return twin

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +13,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.weak import WeakIdKeyDictionary
+from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary
 
 from torchpare.errors import ShrinkError
 
@@ -80,7 +79,7 @@ class _OnDisk:
     """A tensor whose bytes are in a file, with all else that there is to it."""
 
     def __init__(self, tensor: Tensor, offload: Offload, path: Path) -> None:
-        self._alive: Callable[[], Tensor | None] = weakref.ref(tensor)
+        self._alive: Callable[[], Tensor | None] = TensorWeakRef(tensor)  # it may be a graph that still holds it
         self._path = path
         self._bytes = tensor.untyped_storage().nbytes()
         self._dtype, self._device = tensor.dtype, tensor.device
@@ -127,5 +126,13 @@ def _can_be_made_anew(tensor: Tensor) -> bool:
     hooked = tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None)
     shared = tensor.device.type == "cpu" and tensor.is_shared()
     seen_otherwise = tensor.is_conj() or tensor.is_neg() or tensor.is_quantized or tensor.is_inference()
-    alone = size >= _SMALL and tensor.untyped_storage().nbytes() == size
+    alone = size >= _SMALL and tensor.untyped_storage().nbytes() == size and _holders(tensor) == _holders(_BY_ITSELF)
     return alone and not hooked and not shared and not seen_otherwise
+
+
+_BY_ITSELF = torch.zeros(1)
+
+
+def _holders(tensor: Tensor) -> int:
+    """How many hold a tensor's storage: another parameter made of the same ``data``, a ``state_dict`` of the user's."""
+    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)

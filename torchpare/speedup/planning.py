@@ -124,7 +124,7 @@ class Plan:
             tolerance: the largest allowed difference, relative to the output's range.
             offload_folder: where the dense weights wait, in files of their own, until it is done, so that the small
                 model needs no memory on top; they come back from there, should anything fail. None holds them in
-                memory.
+                memory, where whole blocks and experts that go wait in any case.
 
         A number that the model's code uses in a way that nobody can see (through numpy, a scripted function, a tensor)
         shows when the small model is first run: then the module's numbers stay as they are, with whatever depends on

@@ -93,6 +93,8 @@ class Transaction:
         """Replace a registered parameter or buffer; None for a parameter that is not there."""
         registry = module._parameters if name in module._parameters else module._buffers
         old = registry[name]
+        if old is tensor:  # a module that is registered twice
+            return
         before = (lambda: None) if old is None else self._offload.remember(old)
         registry[name] = tensor  # type: ignore[assignment]
         self._undo.append(lambda: registry.__setitem__(name, before()))  # type: ignore[arg-type]

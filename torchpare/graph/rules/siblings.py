@@ -19,7 +19,7 @@ Family = Mapping[str, Value]
 
 @dataclass(frozen=True)
 class _Lost:
-    """A module of a numbered list that nothing reached, with those beside it that something did."""
+    """A module of a numbered list that nothing reached, with what is read of those beside it that something did."""
 
     path: str
     own: Family
@@ -41,8 +41,8 @@ def follow_siblings(flow: Flow) -> None:
         rows = [[_labels(flow, family[name], axis) for name, axis in shared] for family in families]
         if (len(families) > 1 and all(_same(row, rows[0]) for row in rows[1:])) or _is_one_stream(rows[0]):
             sibling = next(iter(lost.reached))
-            for name, value in lost.own.items():
-                _imitate(flow, value, families[0][name])
+            for name, value in families[0].items():
+                _imitate(flow, lost.own[name], value)
             flow.followed[lost.path] = sibling
             continue
         why = f"module '{lost.path}' may read it, which the example inputs do not reach"
@@ -64,11 +64,13 @@ def _lost_modules(flow: Flow, unread: set[str]) -> Iterator[_Lost]:
                 break  # only parts of it are unreached
             pattern = re.compile(rf"{re.escape(prefix)}(\d+)\.")
             beside = {f"{prefix}{found[1]}" for other in values if (found := pattern.match(other))}
-            reached = {
-                other: family
+            read = {
+                other: {key: value for key, value in family.items() if f"{other}.{key}" not in unread}
                 for other in sorted(beside - {path})
-                if _alike(family := _family(values, other), own) and not unread & {f"{other}.{key}" for key in family}
+                if _alike(family := _family(values, other), own)
             }
+            most = max(read.values(), key=len, default={}).keys()  # what none reads is a parameter without use
+            reached = {other: family for other, family in read.items() if family.keys() == most} if most else {}
             if reached:
                 done |= {f"{path}.{key}" for key in own}
                 yield _Lost(path, own, reached)
