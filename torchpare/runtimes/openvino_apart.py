@@ -2,8 +2,8 @@
 
 Tokens that are joined and then rounded for a product: it rounds what is joined in place of the joint values, as if they
 were channels of a convolution, gives each token a zero point of its own, and cannot compile the product then. Largest
-and smallest values along an axis: rounded at once they come out wrong (9 dB, as of 2026.4). An axis more, of one place,
-around the rounding keeps it where it is, and costs nothing.
+and smallest values along an axis, alone or joined with others: rounded at once they come out wrong (9 dB, as of
+2026.4). An axis more, of one place, around the rounding keeps it where it is, and costs nothing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def with_roundings_apart(model: Any) -> Any:
     for rounded in [node for node in model.graph.node if node.op_type == "QuantizeLinear"]:
         join = graph.makers.get(rounded.input[0])
         joined = join is not None and join.op_type == "Concat"
-        if _is_multiplied(graph, rounded) if joined else _is_extreme(graph, rounded.input[0]):
+        if (joined and _is_multiplied(graph, rounded)) or _is_extreme(graph, rounded.input[0]):
             _put_apart(graph, rounded)
     return model
 
@@ -59,10 +59,12 @@ def _is_multiplied(graph: OnnxGraph, node: Any) -> bool:
 
 
 def _is_extreme(graph: OnnxGraph, name: str) -> bool:
-    """Whether a value is the largest or smallest of others, or a function of that alone."""
+    """Whether a value is the largest or smallest of others, a function of that alone, or joined with others."""
     while (node := graph.makers.get(name)) is not None and node.op_type not in _WEIGHTED:
         if node.op_type in _EXTREMES:
             return True
+        if node.op_type == "Concat":
+            return any(_is_extreme(graph, each) for each in node.input)
         computed = [each for each in node.input if each and each not in graph.constants]
         if len(computed) != 1:
             return False
