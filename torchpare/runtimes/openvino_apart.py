@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torchpare.runtimes.onnx_graph import OnnxGraph
+from torchpare.runtimes.onnx_graph import OnnxGraph, opset
 
 __all__ = ["with_roundings_apart"]
 
@@ -32,6 +32,8 @@ _PRODUCTS = frozenset({"MatMul", "Gemm"})
 _EXTREMES = frozenset({"ReduceMax", "ReduceMin"})
 _WEIGHTED = _PRODUCTS | {"Conv", "ConvTranspose"}
 _AXIS = "the first axis"
+_AXES_ARE_INPUTS = 13
+"""The first version of ONNX whose Unsqueeze reads the axes; in older files all stays where it is."""
 
 
 def with_roundings_apart(model: Any) -> Any:
@@ -41,7 +43,10 @@ def with_roundings_apart(model: Any) -> Any:
         model: an ``onnx.ModelProto``; edited in place where there is something to do.
     """
     graph = OnnxGraph(model.graph)
-    for rounded in [node for node in model.graph.node if node.op_type == "QuantizeLinear"]:
+    roundings = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    for rounded in roundings if opset(model) >= _AXES_ARE_INPUTS else []:
+        if graph.grid(rounded) is None:  # a grid for each place of an axis counts the axes
+            continue
         join = graph.makers.get(rounded.input[0])
         joined = join is not None and join.op_type == "Concat"
         if (joined and _is_multiplied(graph, rounded)) or _is_extreme(graph, rounded.input[0]):
