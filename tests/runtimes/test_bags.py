@@ -46,6 +46,17 @@ def test_factors_of_sums_and_bags_of_several_lengths():
     torch.testing.assert_close(several, F.embedding_bag(tokens().flatten(), table, torch.tensor([0, 2, 9])))
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [{"offsets": torch.tensor([0, 2])}, {"per_sample_weights": torch.rand(3, 7)},
+     {"per_sample_weights": torch.rand(7), "mode": "sum"}],
+    ids=["offsets", "factors of means", "too few factors"],
+)  # fmt: skip
+def test_what_torch_refuses_is_refused(asked):
+    with WritesBagsOut(), pytest.raises((ValueError, NotImplementedError)):
+        F.embedding_bag(tokens(), torch.randn(20, 16), **asked)
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "executorch"])
 @pytest.mark.parametrize(("mode", "padding"), [("mean", 0), ("max", None), ("sum", None)])
 def test_runtimes_compute_them(runtime, mode, padding):

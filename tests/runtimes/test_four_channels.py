@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -95,3 +96,30 @@ def test_a_layer_that_is_float_stays_as_it_is():
     graph = onnx.load_from_string(unpacked(made.file)).graph
     assert not [node for node in graph.node if node.op_type == "Pad"]
     assert verify(made, x).ok
+
+
+@pytest.mark.parametrize(("version", "kind", "channels"), [(13, "uint8", 4), (10, "uint8", 3), (21, "uint16", 3)])
+def test_files_of_others_load_and_compute_the_same(version, kind, channels, tmp_path):
+    generator = np.random.default_rng(0)
+    held = {"step": np.float32(0.02), "zero": np.array(100, kind), "codes": generator.integers(-99, 99, (8, 3, 3, 3)),
+            "own step": np.float32(0.01), "own zero": np.int8(0)}  # fmt: skip
+    held["codes"] = held["codes"].astype(np.int8)
+    grid = ["step", "zero"]
+    nodes = [
+        onnx.helper.make_node("QuantizeLinear", ["x", *grid], ["rounded"]),
+        onnx.helper.make_node("DequantizeLinear", ["rounded", *grid], ["restored"]),
+        onnx.helper.make_node("DequantizeLinear", ["codes", "own step", "own zero"], ["weight"]),
+        onnx.helper.make_node("Conv", ["restored", "weight"], ["sums"], pads=[1, 1, 1, 1]),
+        onnx.helper.make_node("QuantizeLinear", ["sums", *grid], ["rounded sums"]),
+        onnx.helper.make_node("DequantizeLinear", ["rounded sums", *grid], ["made"]),
+    ]
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, size, 8, 8]) for name, size in
+            (("x", 3), ("made", 8))]  # fmt: skip
+    tensors = [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in held.items()]
+    graph = onnx.helper.make_graph(nodes, "others", ends[:1], ends[1:], tensors)
+    path, x = tmp_path / "model.onnx", torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    version = onnx.helper.make_opsetid("", version)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[version], ir_version=10), path)
+    assert [size[1] for size in weights(path)] == [channels]
+    as_it_lies = session_runner(onnx_session(path, optimized=tmp_path / "optimized.onnx"))([x])[0]
+    torch.testing.assert_close(session_runner(onnx_session(path))([x])[0], as_it_lies, rtol=0, atol=0)

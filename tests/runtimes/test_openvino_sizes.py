@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -98,6 +101,25 @@ def test_inputs_may_lie_in_memory_as_they_like(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(first, model(x), rtol=1e-4, atol=1e-5)  # and is no view of what came after
         torch.testing.assert_close(second, model(x + 1), rtol=1e-4, atol=1e-5)
+
+
+def test_calls_from_several_threads_keep_apart(tmp_path):
+    path, model = tmp_path / "small.onnx", small()
+    inputs = [torch.randn(2 + at % 2, 3, 8, 8) for at in range(4)]
+    export_onnx(model, path, inputs[0])
+    run = openvino_runner(path, threads=1, example=inputs[:1])
+    wanted = [run([x])[0] for x in inputs]
+
+    def differ(at: int) -> int:
+        return sum(not torch.equal(run([inputs[at]])[0], wanted[at]) for _ in range(50))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(differ, range(4))) == [0] * 4
+    finally:
+        sys.setswitchinterval(before)
 
 
 class Counts(nn.Module):

@@ -266,6 +266,14 @@ def test_convolutions_that_pad_by_a_word_are_computed_in_integers_too(padding, s
     torch.testing.assert_close(program(x), model(x).detach(), rtol=0, atol=0.1)
 
 
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(("layer", "axes"), [(nn.Conv1d, 1), (nn.Conv2d, 2)])
+def test_what_convolutions_that_pad_by_a_word_leave_to_torch_is_written_for_each_axis(padding, layer, axes):
+    program = build_program(layer(3, 8, 4, padding=padding).eval(), torch.randn(2, 3, 9, 9)[(..., 0)[: 3 - axes]])
+    (made,) = [node for node in program.module.graph.nodes if str(node.target).startswith("aten.conv")]
+    assert made.args[3] == made.args[5] == [1] * axes  # ONNX takes no single number for several
+
+
 def test_a_norm_goes_into_a_grouped_transposed_convolution_too():
     model = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, groups=2), nn.BatchNorm2d(6)).eval()
     model[1].weight.data.uniform_(-1, 1)

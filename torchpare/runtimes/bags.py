@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -29,11 +30,18 @@ class WritesBagsOut(TorchFunctionMode):
             given = _SIGNATURE.bind(*args, **(kwargs or {}))
             given.apply_defaults()
             asked = given.arguments
-            if asked["input"].dim() == 2 and asked["max_norm"] is None:
+            if _is_written_out(asked):
                 return _bag(
                     asked["input"], asked["weight"], asked["mode"], asked["per_sample_weights"], asked["padding_idx"]
                 )
         return func(*args, **(kwargs or {}))
+
+
+def _is_written_out(asked: Mapping[str, Any]) -> bool:
+    """Whether the bags are of one length, and torch would take what is asked: what it refuses, it is left to refuse."""
+    indices, factors = asked["input"], asked["per_sample_weights"]
+    fit = factors is None or (asked["mode"] == "sum" and factors.shape == indices.shape)
+    return bool(indices.dim() == 2 and asked["offsets"] is None and asked["max_norm"] is None and fit)
 
 
 def _bag(indices: Tensor, table: Tensor, mode: str, factors: Tensor | None, padding: int | None) -> Tensor:

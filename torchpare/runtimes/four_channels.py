@@ -56,7 +56,10 @@ class _Graph(OnnxGraph):
         from onnx import helper, numpy_helper
 
         codes, zero = (self.constants.get(name) for name in (kernel.input[0], next(iter(kernel.input[2:]), "")))
-        if self.grid(given) is None or codes is None or (zero is not None and numpy_helper.to_array(zero).any()):
+        grid = self.grid(given)
+        if grid is None or grid[1].dtype.itemsize > 1:  # the kernel is one of eight bits
+            return False
+        if codes is None or (zero is not None and numpy_helper.to_array(zero).any()):
             return False
         told = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
         channels, *window = codes.dims[1:]

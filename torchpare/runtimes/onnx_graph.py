@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["OnnxGraph"]
+__all__ = ["OnnxGraph", "opset"]
+
+
+def opset(model: Any) -> int:
+    """The version of ONNX's own operators in an ``onnx.ModelProto``: what may be written into its graph."""
+    return next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
 
 
 class OnnxGraph:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar
 
 import torch
@@ -85,16 +86,19 @@ def openvino_runner(path: Path, *, threads: int | None = None, example: Sequence
         first = str(error).strip().partition("\n")[0][:300]
         raise ExportError(f"OpenVINO cannot compile {path}: {first}") from error
     taken, made = len(model.inputs), len(model.outputs)
+    one_at_a_time = Lock()  # a request holds the input and output of one run
 
     def run(tensors: list[Tensor]) -> list[Tensor]:
         if len(tensors) != taken:
             raise ExportError(f"the program has {taken} inputs, and {len(tensors)} were given")
-        request, arrays = requests.request(tensors), [tensor.contiguous().numpy() for tensor in tensors]
-        for at, array in enumerate(arrays):
-            request.set_input_tensor(at, library.Tensor(array, shared_memory=True))
-        request.infer(share_outputs=True)
-        # Copied: the next run writes into the same memory.
-        return [torch.from_numpy(request.get_output_tensor(at).data.copy()) for at in range(made)]
+        arrays = [tensor.contiguous().numpy() for tensor in tensors]
+        with one_at_a_time:
+            request = requests.request(tensors)
+            for at, array in enumerate(arrays):
+                request.set_input_tensor(at, library.Tensor(array, shared_memory=True))
+            request.infer(share_outputs=True)
+            # Copied: the next run writes into the same memory.
+            return [torch.from_numpy(request.get_output_tensor(at).data.copy()) for at in range(made)]
 
     return run
 

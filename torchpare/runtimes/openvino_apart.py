@@ -2,15 +2,15 @@
 
 Tokens that are joined and then rounded for a product: it rounds what is joined in place of the joint values, as if they
 were channels of a convolution, gives each token a zero point of its own, and cannot compile the product then. Largest
-and smallest values along an axis: rounded at once they come out wrong (9 dB, as of 2026.4). An axis more, of one place,
-around the rounding keeps it where it is, and costs nothing.
+and smallest values along an axis, alone or joined with others: rounded at once they come out wrong (9 dB, as of
+2026.4). An axis more, of one place, around the rounding keeps it where it is, and costs nothing.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from torchpare.runtimes.onnx_graph import OnnxGraph
+from torchpare.runtimes.onnx_graph import OnnxGraph, opset
 
 __all__ = ["with_roundings_apart"]
 
@@ -32,6 +32,8 @@ _PRODUCTS = frozenset({"MatMul", "Gemm"})
 _EXTREMES = frozenset({"ReduceMax", "ReduceMin"})
 _WEIGHTED = _PRODUCTS | {"Conv", "ConvTranspose"}
 _AXIS = "the first axis"
+_AXES_ARE_INPUTS = 13
+"""The first version of ONNX whose Unsqueeze reads the axes; in older files all stays where it is."""
 
 
 def with_roundings_apart(model: Any) -> Any:
@@ -41,10 +43,13 @@ def with_roundings_apart(model: Any) -> Any:
         model: an ``onnx.ModelProto``; edited in place where there is something to do.
     """
     graph = OnnxGraph(model.graph)
-    for rounded in [node for node in model.graph.node if node.op_type == "QuantizeLinear"]:
+    roundings = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    for rounded in roundings if opset(model) >= _AXES_ARE_INPUTS else []:
+        if graph.grid(rounded) is None:  # a grid for each place of an axis counts the axes
+            continue
         join = graph.makers.get(rounded.input[0])
         joined = join is not None and join.op_type == "Concat"
-        if _is_multiplied(graph, rounded) if joined else _is_extreme(graph, rounded.input[0]):
+        if (joined and _is_multiplied(graph, rounded)) or _is_extreme(graph, rounded.input[0]):
             _put_apart(graph, rounded)
     return model
 
@@ -59,10 +64,12 @@ def _is_multiplied(graph: OnnxGraph, node: Any) -> bool:
 
 
 def _is_extreme(graph: OnnxGraph, name: str) -> bool:
-    """Whether a value is the largest or smallest of others, or a function of that alone."""
+    """Whether a value is the largest or smallest of others, a function of that alone, or joined with others."""
     while (node := graph.makers.get(name)) is not None and node.op_type not in _WEIGHTED:
         if node.op_type in _EXTREMES:
             return True
+        if node.op_type == "Concat":
+            return any(_is_extreme(graph, each) for each in node.input)
         computed = [each for each in node.input if each and each not in graph.constants]
         if len(computed) != 1:
             return False

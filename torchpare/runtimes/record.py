@@ -119,7 +119,8 @@ def _number_paddings(graph: fx.Graph) -> None:
         values, kernel, bias, stride, word, dilation, groups = given
         weight = kernel.meta["val"]
         axes = weight.dim() - 2
-        apart = list(dilation) * axes if len(dilation) == 1 else dilation
+        # One number for all axes is written for each: ONNX takes no less.
+        stride, apart = (list(each) * axes if len(each) == 1 else each for each in (stride, dilation))
         total = [step * (size - 1) if word == "same" else 0 for step, size in zip(apart, weight.shape[2:], strict=True)]
         before = [number // 2 for number in total]
         if any(number % 2 for number in total):
@@ -129,7 +130,7 @@ def _number_paddings(graph: fx.Graph) -> None:
             values.meta = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
             before = [0] * axes
         node.target = _BY_WORD[node.target]
-        node.args = (values, kernel, bias, stride, before, dilation, groups)
+        node.args = (values, kernel, bias, stride, before, apart, groups)
 
 
 @contextmanager

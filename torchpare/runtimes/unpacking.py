@@ -15,12 +15,16 @@ from typing import Any
 
 from torchpare.runtimes.four_channels import write_four_channels
 from torchpare.runtimes.integer_biases import write_integer_biases
+from torchpare.runtimes.onnx_graph import opset
 
 __all__ = ["unpacked"]
 
 _MOVES = {"Transpose", "Reshape"}
 _CUTS = {"Relu", "Clip"}
 _FOUR_BITS = {"INT4", "UINT4"}
+
+_PADS_CODES = 13
+"""The first version of ONNX whose Pad takes integers and says by a value with what."""
 
 _LARGEST = 2**31 - 2**20
 """Bytes of a model that can be handed over as one message, with room for its graph."""
@@ -72,7 +76,8 @@ def unpacked(path: Path) -> bytes | None:
         graph.initializer.append(onnx.numpy_helper.from_array(value[0], node.output[0]))
         graph.node.remove(node)
     write_integer_biases(graph, links.makers, weights, links.rounded)
-    write_four_channels(graph, links.rounded)
+    if opset(model) >= _PADS_CODES:
+        write_four_channels(graph, links.rounded)
     read = {name for node in graph.node for name in node.input}
     for name, tensor in weights.items():
         if name not in read:
