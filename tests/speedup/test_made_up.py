@@ -150,6 +150,32 @@ TREATED = {
 }
 
 
+class OneKey(nn.Module):
+    """Four queries of one layer with the key and the value that they share, taken by their places."""
+
+    def __init__(self, key):
+        super().__init__()
+        self.key, self.qkv, self.out = key, nn.Linear(8, 36), nn.Linear(24, 5)
+        self.places = nn.Buffer(torch.tensor([-2]))
+
+    def forward(self, x):
+        rows = self.qkv(x).view(2, 5, 6, -1)
+        parts = rows[..., :-2, :], rows[..., self.key(self), :], rows[..., [-1], :]
+        q, k, v = (part.transpose(1, 2) for part in parts)
+        mixed = F.scaled_dot_product_attention(q, k.expand_as(q), v.expand_as(q))
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(("key", "able"), [(lambda m: [-2], True), (lambda m: m.places, False)])
+def test_queries_are_told_from_keys_by_places_that_are_written_in_the_code(key, able):
+    torch.manual_seed(0)
+    model, x = OneKey(key).eval(), torch.randn(2, 5, 8)
+    report = plan(model, [{"sparsity": 0.5, "structures": ["all"]}], x).apply()
+    assert model.qkv.out_features == (18 if able else 36)
+    assert report.rescaled == (("qkv",) if able else ())
+    assert report.largest_difference <= 1e-10
+
+
 @pytest.mark.parametrize("name", TREATED)
 def test_the_width_of_heads_can_go_where_a_factor_passes_through(name):
     treat, able = TREATED[name]

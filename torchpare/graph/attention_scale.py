@@ -165,7 +165,7 @@ def _read_nowhere_else(flow: Flow, made: Mapping[int, Tensor], path: set[int], b
             scales += 1
             if scales > 1:
                 return False
-        elif out in path or (read and op.name in _MOVES):
+        elif out in path or (read and _moves(flow, op)):
             _replay(flow, op, path | set(read), changed)
         elif read:
             return False
@@ -211,7 +211,7 @@ def _axis_made(op: Op) -> int:
 def _behind(flow: Flow, op: Op) -> list[int] | None:
     """The values to which a factor on what an operator makes can be moved; None where it cannot."""
     refs = [ref.uid for ref in op.inputs]
-    if op.name in _MOVES or op.name in _SAME:
+    if _moves(flow, op) or op.name in _SAME:
         return refs if op.name in ("aten.cat", "aten.stack") else refs[:1]
     if op.name in _SCALED:
         varying = [uid for uid in refs if flow.program.values[uid].kind == "temporary" and not _is_constant(flow, uid)]
@@ -220,6 +220,14 @@ def _behind(flow: Flow, op: Op) -> list[int] | None:
     if op.name in _SUMS:
         return refs if len(refs) == 2 else None
     return None
+
+
+def _moves(flow: Flow, op: Op) -> bool:
+    """Whether an operator only moves entries around; by places that are written in the code, if by an index."""
+    if op.name == "aten.index":
+        places = [flow.program.constants.get(ref.uid) for ref in op.inputs[1:]]
+        return all(place is not None and not place.is_meta for place in places)
+    return op.name in _MOVES
 
 
 def _is_constant(flow: Flow, uid: int, depth: int = 0) -> bool:
@@ -269,10 +277,13 @@ def _entries(
 
 
 def _replay(flow: Flow, op: Op, path: set[int], known: dict[int, Tensor]) -> None:
-    if op.name in _MOVES:
+    if _moves(flow, op):
 
         def value(ref: Ref) -> Tensor:
-            return known[ref.uid] if ref.uid in known else torch.zeros(flow.shape(ref))
+            if ref.uid in known:
+                return known[ref.uid]
+            place = flow.program.constants.get(ref.uid) if op.name == "aten.index" else None
+            return torch.zeros(flow.shape(ref)) if place is None else place
 
         args, kwargs = pytree.tree_map_only(Ref, value, (list(op.args), dict(op.kwargs)))
         if op.name in ("aten.view", "aten._unsafe_view", "aten._reshape_alias"):
