@@ -159,6 +159,8 @@ class OneKey(nn.Module):
         self.places = nn.Buffer(torch.tensor([-2]))
 
     def forward(self, x):
+        if not x.isfinite().all():  # it is recorded with values then, and with those of the places
+            raise ValueError(x)
         rows = self.qkv(x).view(2, 5, 6, -1)
         parts = rows[..., :-2, :], rows[..., self.key(self), :], rows[..., [-1], :]
         q, k, v = (part.transpose(1, 2) for part in parts)
