@@ -55,6 +55,25 @@ def weighed(model, x):
     return (output * torch.linspace(0.5, 1.5, output.numel(), dtype=output.dtype).view_as(output)).sum()
 
 
+def trembling(model, x):
+    """How much the gradients change with the last digits of the weights.
+
+    A share of attention that is one but for its last digit may be one, times whatever it is multiplied with.
+    """
+    gradients = []
+    for seed in range(16):
+        twin, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+        for parameter in twin.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter.data.mul_(1 + 1e-15 * noise)
+            parameter.grad = None
+        weighed(twin, x).backward()
+        gradients.append([p.grad for p in twin.parameters() if p.grad is not None])
+    return max(
+        float((one - first).abs().max()) for other in gradients for one, first in zip(other, gradients[0], strict=True)
+    )
+
+
 def reaches_the_output(model, x, masks):
     """Whether anything that masks take away has an effect on the output: by gradients, or by taking it away by hand.
 
@@ -189,6 +208,7 @@ def test_as_many_stay_as_were_asked_for_unless_something_is_named(recipe, wish):
 
 
 @some
+@example(SequenceRecipe(("Experts", "Linearised", "Linearised", "Fused"), 800), Wish(0.5, None, 0))  # it trembles
 @given(sequence_recipes(), wishes())
 def test_gradients_are_those_of_the_masked_model(recipe, wish):
     model, x, made = case(recipe, wish)
@@ -207,6 +227,8 @@ def test_gradients_are_those_of_the_masked_model(recipe, wish):
             assert expected is parameter.grad
             continue
         kept = cuts[name].apply(expected) if name in cuts else expected
+        if not torch.allclose(kept, parameter.grad, rtol=1e-9, atol=rounding):
+            rounding += 4 * max(trembling(masked, x), trembling(model, x))
         assert torch.allclose(kept, parameter.grad, rtol=1e-9, atol=rounding), name
 
 
