@@ -5,7 +5,8 @@ of its modules is a `Size`: an ``int`` that carries the expression it was comput
 operator (``view``, ``split``, a slice, ``groups=``), the engine learns which *rule* the number follows, instead of
 guessing which attribute happens to be equal to an old size. A number that lost its expression (scripted code) degrades
 to a literal, and a literal freezes what it measures: a weaker result, never a wrong one. A size that is made a plain
-number or text (by ``int``, numpy, an f-string) where nobody follows it stays what it is.
+number (by numpy, bits, ``int`` in a library) where nobody follows it stays what it is; what text is made of it, or what
+C code reads, shows in the proof alone.
 """
 
 from __future__ import annotations

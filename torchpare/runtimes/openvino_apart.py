@@ -2,7 +2,7 @@
 
 Tokens that are joined and then rounded for a product: it rounds what is joined in place of the joint values, as if they
 were channels of a convolution, gives each token a zero point of its own, and cannot compile the product then. Largest
-and smallest values along an axis, alone or joined with others: rounded at once they come out wrong (9 dB, as of
+and smallest values along an axis, alone or joined with others: rounded at once they come out wrong (as of
 2026.4). An axis more, of one place, around the rounding keeps it where it is, and costs nothing.
 """
 

@@ -1,7 +1,7 @@
 """A program for each size of the input that comes, in place of one for all of them.
 
-It is faster, and it is what `verify` looks at. OpenVINO 2026.4 computes some programs for open sizes wrongly (those of
-Swin and ConvNeXt come to 12 and 17 dB, where they have more than 30 for fixed ones).
+It is faster, and it is what `verify` looks at. OpenVINO 2026.4 computes some programs for open sizes wrongly, those of
+Swin and ConvNeXt among them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The way back on disk: what a shrink replaces waits in files, so that its memory is free before the proof is done."""
 
-# ruff: noqa: SLF001 - hooks of tensors are kept where torch keeps them
+# ruff: noqa: SLF001 - hooks of tensors, and how many hold a storage, are told where torch keeps them
 
 from __future__ import annotations
 
