@@ -3,8 +3,9 @@
     python -m benchmarks.deploy [--models resnet50,bert] [--runs 20] [--json FILE] [--page]
 
 Half of every group goes from a model with random weights ("pruned"), channels in multiples of 16, which depthwise
-kernels are made for; "int8" is the model quantized after training on a few batches of noise, by `build_program`, from
-the same calibration batches that ONNX Runtime's own ``quantize_static`` and, if it is installed, NNCF get. All of them
+kernels are made for; "int8" is the model quantized after training on a few batches of noise, by `build_program`, as
+the runtime's class does it (for OpenVINO with rounded queries and keys), from the same calibration batches that ONNX
+Runtime's own ``quantize_static`` and, if it is installed, NNCF get. All of them
 take turns in one process, in CPU time of one thread, which on an idle core is the latency; what else runs on the
 machine counts as little as it can. Right before each timed call comes one that is not, so that each finds its own
 weights in the processor's caches, as where it runs alone. SNR is of the outputs for inputs that served for no
@@ -38,7 +39,7 @@ from torchpare.files.atomic import atomic_write
 from torchpare.files.onnx import export_onnx
 from torchpare.graph.capture import call_arguments
 from torchpare.report import measure
-from torchpare.runtimes import build_program, write_qdq
+from torchpare.runtimes import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, build_program, write_qdq
 from torchpare.runtimes.onnxruntime import onnx_session, session_runner
 from torchpare.runtimes.openvino import openvino_runner
 from torchpare.runtimes.verify import snr
@@ -86,29 +87,27 @@ def compare(name: str, runs: int, folder: Path) -> list[dict[str, Any]]:
     small = deepcopy(dense)
     plan(small, [WIDTHS, HEADS] if transformer else [WIDTHS], example).apply(verify=False)
     models = {"dense": dense, "pruned": small.eval()}
-    files: dict[str, tuple[Path, str]] = {}
     layers: dict[str, str] = {}
-    for form, model in models.items():
-        files[form] = folder / f"{form}.onnx", form
-        export_onnx(model, files[form][0], example)
-        program = build_program(model, example, calibration=batches)
-        label = "int8" if form == "dense" else "pruned + int8"
-        files[label] = folder / f"{form}-int8.onnx", form
-        write_qdq(program, files[label][0])
-        layers[label] = f"{len(program.integers)} of {len(program.integers) + len(program.floats)}"
     runners: dict[tuple[str, str], tuple[Runner, str, int]] = {}
-    for label, (path, form) in files.items():
-        runners["ONNX Runtime", label] = _onnxruntime(path), form, path.stat().st_size
-        in_openvino = openvino_runner(path, threads=1, example=_tensors(example))
-        runners["OpenVINO", label] = in_openvino, form, path.stat().st_size
+    for form, model in models.items():
+        path = folder / f"{form}.onnx"
+        export_onnx(model, path, example)
+        for kind in (ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO):
+            runners[kind.runtime, form] = _runner(kind, path, example), form, path.stat().st_size
+            program = build_program(model, example, calibration=batches, attention=kind.rounds_attention)
+            label = "int8" if form == "dense" else "pruned + int8"
+            rounded = folder / f"{form}-{kind.runtime}-int8.onnx"
+            write_qdq(program, rounded)
+            runners[kind.runtime, label] = _runner(kind, rounded, example), form, rounded.stat().st_size
+            layers[label] = f"{len(program.integers)} of {len(program.integers) + len(program.floats)}"
     inputs = [_tensors(batch) for batch in batches]
     for form in models:
         label = "quantize_static" if form == "dense" else "pruned + quantize_static"
-        path = static_file(files[form][0], folder / f"{form}-static.onnx", inputs)
-        runners["ONNX Runtime", label] = _onnxruntime(path), form, path.stat().st_size
+        path = static_file(folder / f"{form}.onnx", folder / f"{form}-static.onnx", inputs)
+        runners["ONNX Runtime", label] = _runner(ModelSpeedupONNXRuntime, path, example), form, path.stat().st_size
         if find_spec("nncf") is not None:
             label = "NNCF" if form == "dense" else "pruned + NNCF"
-            run, size = nncf_runner(files[form][0], inputs, folder / f"{form}-nncf", transformer=transformer)
+            run, size = nncf_runner(folder / f"{form}.onnx", inputs, folder / f"{form}-nncf", transformer=transformer)
             runners["OpenVINO", label] = run, form, size
     return _timed(name, models, runners, judged, runs, layers)
 
@@ -133,7 +132,10 @@ def _timed(
     return rows
 
 
-def _onnxruntime(path: Path) -> Runner:
+def _runner(kind: type[ModelSpeedupONNXRuntime], path: Path, example: Any) -> Runner:
+    """What runs a file in a runtime, on one thread, compiled for inputs such as the example where it is compiled."""
+    if kind is ModelSpeedupOpenVINO:
+        return openvino_runner(path, threads=1, example=_tensors(example))
     return session_runner(onnx_session(path, threads=1))
 
 

@@ -15,7 +15,7 @@ from torchpare.errors import ConfigError, ExportError, QuantizationError
 from torchpare.files.onnx import export_onnx
 from torchpare.pruning import L1FilterPruner
 from torchpare.quantization import BNNQuantizer, ObserverQuantizer, QAT_Quantizer
-from torchpare.runtimes import build_program
+from torchpare.runtimes import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, build_program, verify
 
 every_quantizer = pytest.mark.parametrize("case", EVERY_QUANTIZER, ids=str)
 BATCHES = [batch(seed)[0] for seed in range(3)]
@@ -314,6 +314,39 @@ def test_weights_that_are_worked_out_of_others_are_in_eight_bits(wrap):
     assert program.floats == ()
     assert [tensor.dtype for name, tensor in program.module.named_buffers() if "codes" in name] == [torch.int8]
     torch.testing.assert_close(program(x), run(model, x), rtol=0, atol=0.05)
+
+
+class Placed(nn.Module):
+    """Adds what two layers make of positions, which are no input."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv1d(2, 8, 1), nn.Conv1d(8, 4, 1)
+        self.layer, self.head = nn.Conv1d(4, 4, 3, padding=1), nn.Linear(4, 2)
+
+    def forward(self, x):
+        at = torch.arange(6.0) / 6
+        places = self.second(self.first(torch.stack([at.sin(), at.cos()])[None]).relu())
+        return self.head((self.layer(x) + places).mean(-1))
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("kind", [ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO])
+def test_layers_that_read_no_input_are_worked_out_once(kind, quantized):
+    pytest.importorskip("openvino")
+    batches = list(torch.randn(3, 2, 4, 6, generator=torch.Generator().manual_seed(0)))
+    model, x = Placed().eval(), batches[0]
+    if quantized:
+        entry = {"quant_types": ["input", "weight", "output"], "quant_bits": 8, "op_types": ["Conv1d", "Linear"]}
+        ObserverQuantizer(model, [entry], dummy_input=x).calibrate(batches)
+    made = kind(model, dummy_input=x, calib_data_loader=batches, threads=1)
+    made.compress()
+    kinds = [node.target for node in made.made().module.graph.nodes]
+    assert kinds.count(torch.ops.aten.conv1d.default) == 1
+    assert made.made().integers == ("layer", "head")
+    torch.testing.assert_close(made.made()(x), run(model, x), rtol=0, atol=0.05)
+    assert verify(made, x).ok
 
 
 class Random(nn.Module):

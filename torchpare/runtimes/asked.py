@@ -13,7 +13,17 @@ from torch import nn
 
 from torchpare.errors import ConfigError, ExportError, QuantizationError
 
-__all__ = ["batches_of", "check_model", "check_names", "check_switch", "file_of", "listed", "threads_of", "whole"]
+__all__ = [
+    "batches_of",
+    "check_model",
+    "check_names",
+    "check_switch",
+    "file_of",
+    "listed",
+    "threads_of",
+    "whole",
+    "within",
+]
 
 
 def check_model(model: object, what: str = "model") -> None:
@@ -44,6 +54,11 @@ def check_names(names: object, model: nn.Module, what: str) -> None:
     for name in names:
         if name not in layers:
             raise ConfigError(f"{what} names {name!r}, and the model has no such layer")
+
+
+def within(name: str, layers: Iterable[str]) -> bool:
+    """Whether a layer is one of these, or lies inside of one; the empty name is the model's."""
+    return any(path in ("", name) or name.startswith(f"{path}.") for path in layers)
 
 
 def check_switch(value: object, what: str) -> None:

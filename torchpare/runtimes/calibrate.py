@@ -15,12 +15,13 @@ from torchpare.errors import ConfigError, ExportError, QuantizationError, Torchp
 from torchpare.numerics.affine import Grid, check_finite
 from torchpare.quantization.post_training import Observer
 from torchpare.quantization.qat import ACTIVATION, WEIGHT
-from torchpare.runtimes.asked import batches_of
+from torchpare.runtimes.asked import batches_of, within
 from torchpare.runtimes.explicit import FloatPlace
 from torchpare.runtimes.folding import WEIGHTED, weight_axis
 from torchpare.runtimes.inputs import computed, in_order, shapes_of
 from torchpare.runtimes.integers import Step, Stored, step_of, store
 from torchpare.runtimes.operators import constant, owner
+from torchpare.runtimes.placing import Wish
 
 __all__ = ["calibrated_steps", "weight_in_eight_bits"]
 
@@ -46,7 +47,7 @@ def weight_in_eight_bits(module: fx.GraphModule, stored: dict[str, Stored], excl
             continue
         source = node.args[0] if table else node.args[1]
         name, axis, weight = owner(node), 0 if table else weight_axis(node), constant(module, source)
-        if any(path in ("", name) or name.startswith(f"{path}.") for path in exclude):
+        if within(name, exclude):
             floats.append(FloatPlace(name, "excluded"))
         elif axis is None or weight is None:
             floats.append(FloatPlace(f"{name}.weight", "no constant with its channels along one axis"))
@@ -62,7 +63,7 @@ def weight_in_eight_bits(module: fx.GraphModule, stored: dict[str, Stored], excl
 
 def calibrated_steps(
     module: fx.GraphModule,
-    places: Sequence[tuple[fx.Node, str]],
+    places: Sequence[Wish],
     example: Any,
     batches: Iterable[Any],
     observer: str,
@@ -73,11 +74,12 @@ def calibrated_steps(
 
     Args:
         module: only read and run.
-        places: the nodes whose values are watched, with their names for messages.
+        places: the values that are watched.
         example: the input that the module was recorded on.
         batches: inputs in the form of the example.
         observer: how a range follows from what was seen.
-        symmetric: whether zero is the middle of every grid, int8; where the data lie, uint8, if not.
+        symmetric: whether zero is the middle of every grid, int8; if not, of those alone that have to be so, and
+            others lie where the data do, uint8.
 
     Raises:
         ConfigError: there is no such observer, or the batches cannot be gone through.
@@ -86,24 +88,28 @@ def calibrated_steps(
     """
     if observer not in get_args(ObserverName):
         raise ConfigError(f"observer is {observer!r}; it is one of {', '.join(map(repr, get_args(ObserverName)))}")
-    grid = Grid(ACTIVATION.grid.bits, signed=True, symmetric=True) if symmetric else ACTIVATION.grid
-    spec = replace(ACTIVATION, grid=grid, observer=observer)
-    watched = {node: Observer(spec, name) for node, name in places}
+    usual = replace(ACTIVATION, observer=observer)
+    centred = replace(usual, grid=Grid(ACTIVATION.grid.bits, signed=True, symmetric=True))
+    specs = [centred if symmetric or place.symmetric else usual for place in places]
+    observers = [Observer(spec, place.name) for spec, place in zip(specs, places, strict=True)]
+    watched: dict[fx.Node, list[Observer]] = {}
+    for place, each in zip(places, observers, strict=True):
+        watched.setdefault(place.value, []).append(each)
 
     class Watch(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             value = super().run_node(n)
-            if n in watched:
-                watched[n].observe(value)
+            for each in watched.get(n, ()):
+                each.observe(value)
             return value
 
     with torch.no_grad():
         for batch in batches_of(batches):
             _run(Watch(module), example, batch)
     steps = []
-    for node, _ in places:
-        watched[node].freeze()
-        step = step_of(*watched[node].qparams(torch.empty(0)), spec.grid)
+    for spec, each in zip(specs, observers, strict=True):
+        each.freeze()
+        step = step_of(*each.qparams(torch.empty(0)), spec.grid)
         assert isinstance(step, Step), step
         steps.append(step)
     return steps

@@ -1,6 +1,7 @@
 """Weights that a model works out of others each time (weight norm, standardized kernels), worked out once.
 
-They depend on no input, so a program may hold what comes out; and what is a constant can be stored in eight bits.
+They depend on no input, so a program may hold what comes out; and what is a constant can be stored in eight bits. So it
+is with layers that read no input at all, such as those that make embeddings of positions.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ __all__ = ["write_computed_weights"]
 
 
 def write_computed_weights(module: fx.GraphModule) -> None:
-    """Replace every weight and bias that is made of constants alone by its value.
+    """Replace weights and biases that are made of constants alone by their values, and layers that read nothing else.
 
     Args:
         module: edited in place.
     """
     values: dict[fx.Node, Tensor | None] = {}
     written: dict[fx.Node, str] = {}
+    _write_layers(module, values, written)
     for layer in [node for node in module.graph.nodes if node.target in WEIGHTED]:
         for source, kind in zip(layer.args[1:3], ("weight", "bias"), strict=False):
             if not isinstance(source, fx.Node) or source.op != "call_function":
@@ -37,6 +39,23 @@ def write_computed_weights(module: fx.GraphModule) -> None:
                 layer.replace_input_with(source, module.graph.get_attr(written[source]))
     if written:
         module.graph.eliminate_dead_code()
+
+
+def _write_layers(module: fx.GraphModule, values: dict[fx.Node, Any], written: dict[fx.Node, str]) -> None:
+    """Replace what layers make of constants alone, and what is made of that, where something else reads it."""
+    made: list[fx.Node] = []
+    for node in module.graph.nodes:
+        starts = node.target in WEIGHTED or any(each in made for each in node.all_input_nodes)
+        if starts and isinstance(_value(module, node, values), Tensor):
+            made.append(node)
+    for node in made:
+        readers = [reader for reader in node.users if reader not in made]
+        if readers:
+            written[node] = put(module, f"{owner(node)}.made".lstrip("."), values[node])
+            with module.graph.inserting_before(node):
+                value = module.graph.get_attr(written[node])
+            for reader in readers:
+                reader.replace_input_with(node, value)
 
 
 def _value(module: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> Any:

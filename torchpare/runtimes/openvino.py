@@ -16,6 +16,7 @@ from torchpare.runtimes.onnxruntime import ModelSpeedupONNXRuntime
 from torchpare.runtimes.openvino_apart import with_roundings_apart
 from torchpare.runtimes.openvino_attention import with_early_roundings, with_rows_of_keys
 from torchpare.runtimes.openvino_joins import with_written_out_roundings
+from torchpare.runtimes.openvino_products import with_small_products_in_float
 from torchpare.runtimes.openvino_sizes import Requests
 from torchpare.runtimes.openvino_zeros import with_own_zero_points
 from torchpare.runtimes.protocol import Runner
@@ -34,6 +35,7 @@ class ModelSpeedupOpenVINO(ModelSpeedupONNXRuntime):
 
     runtime: ClassVar[str] = "OpenVINO"
     rounds_inputs: ClassVar[bool] = False
+    rounds_attention: ClassVar[bool] = True
 
     def read(self, path: Path) -> Runner:
         """Compile a QDQ file for the example."""
@@ -76,6 +78,7 @@ def openvino_runner(path: Path, *, threads: int | None = None, example: Sequence
         options["INFERENCE_NUM_THREADS"] = threads
 
     def compiled(model: Any) -> Any:
+        model = with_small_products_in_float(model)
         return core.compile_model(model, "CPU", options).create_infer_request()
 
     try:

@@ -8,16 +8,19 @@ values: the residual stream of a transformer stays as exact as it was, though it
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
 
+from torchpare.runtimes.asked import within
 from torchpare.runtimes.folding import WEIGHTED
 from torchpare.runtimes.operators import is_dequantize, is_quantize, owner
+from torchpare.runtimes.scores import scores
 
-__all__ = ["Wish", "chain_end", "echoes", "passes", "wishes"]
+__all__ = ["Wish", "chain_end", "echoes", "passes", "score_wishes", "wishes"]
 
 _aten = torch.ops.aten
 
@@ -48,6 +51,12 @@ class Wish:
     produced: bool
     """It comes out of an integer kernel, so that all of its readers get it rounded; otherwise it goes into one, and
     only integer kernels do."""
+
+    readers: frozenset[fx.Node] = frozenset()
+    """Who gets it rounded, where that is not integer kernels."""
+
+    symmetric: bool = False
+    """Zero has to be the middle of its grid."""
 
 
 def passes(node: fx.Node) -> bool:
@@ -83,6 +92,36 @@ def wishes(module: fx.GraphModule, layers: Collection[fx.Node]) -> tuple[list[Wi
                 _wish(found, chain_end(node), produced=True)
         changed = len(found) + len(joined) > before
     return list(found.values()), joined
+
+
+def score_wishes(module: fx.GraphModule, others: Collection[Wish], exclude: Sequence[str]) -> list[Wish]:
+    """The queries and keys that have no grid yet.
+
+    Kernels of products take factors that have zero in the middle of their grids.
+
+    Args:
+        module: only read.
+        others: the values that get grids anyway.
+        exclude: layers that stay float, by name.
+    """
+    known = {wish.value: wish for wish in others if wish.produced}
+    found: dict[fx.Node, Wish] = {}
+    named: Counter[str] = Counter()
+    for product in scores(module):
+        layer = owner(product.node)
+        if within(layer, exclude):
+            continue
+        for (value, reader), kind in ((product.query, "query"), (product.key, "key")):
+            if _on_grid(value, known):
+                continue
+            if value in found:
+                found[value] = replace(found[value], readers=found[value].readers | {reader})
+                continue
+            name = f"{layer}.{kind}" if layer else kind
+            named[name] += 1
+            name += f" ({named[name]})" if named[name] > 1 else ""
+            found[value] = Wish(value, name, produced=False, readers=frozenset([reader]), symmetric=True)
+    return list(found.values())
 
 
 def echoes(module: fx.GraphModule, kernels: Collection[fx.Node]) -> list[tuple[fx.Node, fx.Node]]:

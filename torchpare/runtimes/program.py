@@ -12,9 +12,10 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from torchpare.attach import quantizers_of
+from torchpare.errors import ConfigError
 from torchpare.files.calibration import Calibration
 from torchpare.runtimes.account import account
-from torchpare.runtimes.asked import check_model, check_names
+from torchpare.runtimes.asked import check_model, check_names, check_switch
 from torchpare.runtimes.biases import with_room
 from torchpare.runtimes.calibrate import calibrated_steps, weight_in_eight_bits
 from torchpare.runtimes.computed_weights import write_computed_weights
@@ -32,7 +33,7 @@ from torchpare.runtimes.operators import (
     rounding_nodes,
     step_behind,
 )
-from torchpare.runtimes.placing import echoes, wishes
+from torchpare.runtimes.placing import echoes, score_wishes, wishes
 from torchpare.runtimes.record import record
 from torchpare.runtimes.weight_only import grouped_weights
 from torchpare.runtimes.weights import split_biases, write_weights
@@ -118,6 +119,7 @@ def build_program(
     observer: str = "min_max",
     exclude: Sequence[str] = (),
     symmetric: bool = False,
+    attention: bool = False,
 ) -> QuantizedProgram:
     """One explicit program from a quantized model, or from a plain one and a few batches.
 
@@ -140,15 +142,20 @@ def build_program(
         observer: how the ranges of places that are added are found; see :class:`torchpare.config.QuantEntry`.
         exclude: of a plain model, the layers that stay float, by name.
         symmetric: whether places that are added have zero in the middle of their grids.
+        attention: whether ``calibration`` rounds queries and keys too, so that their product is one of integers; the
+            product of the shares and the values stays float. OpenVINO is faster then.
 
     Raises:
         ExportError: the model cannot be recorded as one program, or it or the input has no values.
         QuantizationError: there is no batch in ``calibration``, or values are not finite.
-        ConfigError: the model is none, ``exclude`` names no layer, ``calibration`` cannot be gone through, or the
-            observer is unknown.
+        ConfigError: the model is none, ``exclude`` names no layer, ``calibration`` cannot be gone through or is
+            missing where ``attention`` needs it, or the observer is unknown.
     """
     check_model(model)
     check_names(exclude, model, "exclude")
+    check_switch(attention, "attention")
+    if attention and calibration is None:
+        raise ConfigError("attention=True rounds queries and keys on grids that calibration batches tell: give some")
     dummy_input = computed(dummy_input)
     quantized = next(quantizers_of(model), None) is not None
     made = explicit(model) if quantized or config is None else configured(model, config, dummy_input)
@@ -165,10 +172,11 @@ def build_program(
     if calibration is not None:
         wanted, joined = wishes(module, kernels)
         kernels |= joined
-        places = [(wish.value, wish.name) for wish in wanted]
-        steps = calibrated_steps(module, places, dummy_input, calibration, observer, symmetric=symmetric)
+        wanted += score_wishes(module, wanted, exclude) if attention else []
+        steps = calibrated_steps(module, wanted, dummy_input, calibration, observer, symmetric=symmetric)
         for wish, step in zip(wanted, steps, strict=True):
-            readers = [reader for reader in wish.value.users if wish.produced or reader in kernels]
+            named = wish.readers or kernels
+            readers = [reader for reader in wish.value.users if wish.produced or reader in named]
             names[_insert(module, wish.value, step, readers, wish.name).name] = wish.name, True
     for value, origin in echoes(module, kernels):
         name = f"{names[origin.args[0].name][0]} handed on by {value.name}"  # type: ignore[union-attr]

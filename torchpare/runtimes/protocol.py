@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from torchpare.attach import quantizers_of
 from torchpare.errors import ExportError, TorchpareError
 from torchpare.files.calibration import Calibration
 from torchpare.files.example import example_of
@@ -70,6 +71,8 @@ class ModelSpeedupRuntime(ABC):
         observer: how the ranges of these are found.
         exclude: of a plain model without config, the layers that stay float.
         threads: within one operator; torch's own number if None.
+        attention: whether calibration rounds queries and keys too (see `torchpare.runtimes.build_program`). If None, of
+            plain models where the runtime is faster by that, which is OpenVINO.
         round_inputs: let the kernel for linear layers of which the weights alone are quantized, in four bits, round its
             inputs to eight bits as they come: faster, and no longer what PyTorch computes. ONNX Runtime alone can.
 
@@ -83,10 +86,13 @@ class ModelSpeedupRuntime(ABC):
     rounds_inputs: ClassVar[bool] = False
     """Whether it knows ``round_inputs``."""
 
+    rounds_attention: ClassVar[bool] = False
+    """Whether it is faster where queries and keys are rounded."""
+
     symmetric: ClassVar[bool] = False
     """Whether grids that are found by calibration have zero in their middle, because it takes no others."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a program is made of, and how it is run
         self,
         model: nn.Module,
         input_shape: Sequence[int] | None = None,
@@ -97,9 +103,12 @@ class ModelSpeedupRuntime(ABC):
         observer: str = "min_max",
         exclude: Sequence[str] = (),
         threads: int | None = None,
+        attention: bool | None = None,
         round_inputs: bool = False,
     ) -> None:
         check_model(model)
+        if attention is not None:
+            check_switch(attention, "attention")
         check_switch(round_inputs, "round_inputs")
         if round_inputs and not self.rounds_inputs:
             raise ExportError(f"{self.runtime} rounds no inputs of its own accord: leave round_inputs out")
@@ -109,7 +118,7 @@ class ModelSpeedupRuntime(ABC):
         self.model, self.config = model, config
         self.example = example_of(model, input_shape, "cpu").float() if input_shape is not None else dummy_input
         self.calibration, self.observer, self.exclude = calib_data_loader, observer, exclude
-        self.threads = threads_of(threads)
+        self.threads, self.attention = threads_of(threads), attention
         self.program: QuantizedProgram | None = None
         self._run: Runner | None = None
 
@@ -159,9 +168,13 @@ class ModelSpeedupRuntime(ABC):
             QuantizationError: there are no calibration batches in the loader, or values are not finite.
         """
         if self.program is None:
+            attention = self.attention
+            if attention is None:  # where quantizers chose what is rounded, nothing is added for speed alone
+                plain = self.config is None and next(quantizers_of(self.model), None) is None
+                attention = self.rounds_attention and plain and self.calibration is not None
             self.program = build_program(
                 self.model, self.example, config=self.config, calibration=self.calibration, observer=self.observer,
-                exclude=self.exclude, symmetric=self.symmetric,
+                exclude=self.exclude, symmetric=self.symmetric, attention=attention,
             )  # fmt: skip
         self._run = self.take(self.program)
 
