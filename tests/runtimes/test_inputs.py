@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from torchpare.errors import ExportError, QuantizationError
-from torchpare.runtimes import ModelSpeedupONNXRuntime, build_program, verify
+from torchpare.runtimes import RUNTIMES, ModelSpeedupONNXRuntime, build_program, verify
 
 
 class Two(nn.Module):
@@ -124,3 +124,20 @@ def test_the_batch_of_starred_arguments_may_vary():
     engine = ModelSpeedupONNXRuntime(Starred().eval(), dummy_input=batches[0], calib_data_loader=batches)
     engine.compress()
     assert verify(engine, batches[1]).ok
+
+
+class Idle(Two):
+    def forward(self, idle, y):
+        return self.small(y)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_an_input_that_nothing_reads_may_be_given(runtime):
+    pytest.importorskip(runtime)
+    batches = [(torch.randn(size, 3), torch.randn(size, 8)) for size in (2, 5)]
+    engine = RUNTIMES[runtime](Idle().eval(), dummy_input=batches[0], calib_data_loader=batches)
+    engine.compress()
+    for each in batches:
+        assert verify(engine, each).ok
+    with pytest.raises(ExportError, match="1 positional input"):
+        engine.inference(batches[0][:1])
