@@ -133,4 +133,6 @@ def _as_it_is(core: Any, path: Path) -> tuple[Any, list[set[str]]]:
 
 def _places(model: Any, names: list[set[str]]) -> list[int]:
     """Which of a file's inputs OpenVINO's model has: of what it is handed as bytes it leaves out what nothing reads."""
+    if len(model.inputs) == len(names):
+        return list(range(len(names)))
     return [next(at for at, each in enumerate(names) if each & value.get_names()) for value in model.inputs]
