@@ -73,6 +73,32 @@ def test_several_inputs_and_outputs(tmp_path, inputs):
     assert check_onnx(model, tmp_path / "two.onnx", inputs) < 1e-5
 
 
+class Starred(nn.Module):
+    """Takes any number of inputs, by position, some of them in lists."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+
+    def forward(self, first, *others):
+        last = others[-1][0] if isinstance(others[-1], list) else others[-1]
+        batch = first.shape[0]
+        product = self.linear(first).view(batch, 2, 2) @ self.linear(last).view(batch, 2, 2)
+        return product.reshape(batch, 4)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_batch_of_starred_arguments_may_vary(tmp_path, nested):
+    def inputs(batch):
+        last = torch.randn(batch, 3)
+        return torch.randn(batch, 3), torch.randn(batch, 3), [last] if nested else last
+
+    model = Starred()
+    assert export_onnx(model, tmp_path / "starred.onnx", inputs(1)).dynamic_batch
+    for batch in (1, 5):
+        assert check_onnx(model, tmp_path / "starred.onnx", inputs(batch)) < 1e-5
+
+
 class OneBatchSize(nn.Module):
     def __init__(self):
         super().__init__()

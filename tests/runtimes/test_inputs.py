@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from torchpare.errors import ExportError, QuantizationError
-from torchpare.runtimes import ModelSpeedupONNXRuntime, build_program, verify
+from torchpare.runtimes import RUNTIMES, ModelSpeedupONNXRuntime, build_program, verify
 
 
 class Two(nn.Module):
@@ -109,3 +109,35 @@ def test_a_model_that_is_no_program_is_told_why():
         build_program(nn.Linear(9, 4), GIVEN["x"])
     with pytest.raises(ExportError, match="it returns Cache, which programs do not know; let it return tensors alone"):
         build_program(Remembering(), GIVEN["x"])
+
+
+class Starred(Two):
+    def forward(self, *given):
+        joined = [layer(x).view(x.shape[0], 2, 4) for layer, x in zip((self.small, self.large), given, strict=True)]
+        return joined[0] @ joined[1].mT
+
+
+def test_the_batch_of_starred_arguments_may_vary():
+    batches = [(torch.randn(size, 8), torch.randn(size, 8)) for size in (2, 5)]
+    program = build_program(Starred().eval(), batches[0], calibration=batches)
+    assert program(*batches[1]).shape == (5, 2, 2)
+    engine = ModelSpeedupONNXRuntime(Starred().eval(), dummy_input=batches[0], calib_data_loader=batches)
+    engine.compress()
+    assert verify(engine, batches[1]).ok
+
+
+class Idle(Two):
+    def forward(self, idle, y):
+        return self.small(y)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_an_input_that_nothing_reads_may_be_given(runtime):
+    pytest.importorskip(runtime)
+    batches = [(torch.randn(size, 3), torch.randn(size, 8)) for size in (2, 5)]
+    engine = RUNTIMES[runtime](Idle().eval(), dummy_input=batches[0], calib_data_loader=batches)
+    engine.compress()
+    for each in batches:
+        assert verify(engine, each).ok
+    with pytest.raises(ExportError, match="1 positional input"):
+        engine.inference(batches[0][:1])

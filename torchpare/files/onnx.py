@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from traceback import format_exception
 from typing import Any, NamedTuple
@@ -197,7 +198,7 @@ def _program(
         ways.reverse()
     for export in ways:
         with suppress(Exception):  # whatever it was, the attempts with a fixed size decide
-            program = export(model, *with_free_batch(args, kwargs), opset_version)
+            program = export(model, *with_free_batch(model, args, kwargs), opset_version)
             sizes = [value.shape[0] for value in program.model.graph.inputs if value.shape]
             if any(not isinstance(size, int) for size in sizes):
                 return program, True
@@ -225,10 +226,16 @@ GROUPED = (
 """What to say of models that use it."""
 
 
-def with_free_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+def with_free_batch(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
     """The input with at least two samples, and what may vary in it, for ``torch.export`` and exporters upon it.
 
-    They take a size of 1 for a constant, so a single sample is doubled.
+    They take a size of 1 for a constant, so a single sample is doubled. What may vary they want told by the parameters
+    of ``forward``, of which ``*args`` and ``**kwargs`` are one each that holds several values.
+
+    Raises:
+        TypeError: the module does not take this input.
     """
     first = next((leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim), None)
     size = first.shape[0] if first is not None else None
@@ -244,8 +251,8 @@ def with_free_batch(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tupl
         return {0: batch} if is_batched(leaf) else None
 
     several_args, several_kwargs = pytree.tree_map(doubled, (args, kwargs))
-    free_args, free_kwargs = pytree.tree_map(free, (args, kwargs))
-    return several_args, several_kwargs, free_kwargs or free_args
+    by_parameter = dict(signature(module.forward).bind(*args, **kwargs).arguments)
+    return several_args, several_kwargs, pytree.tree_map(free, by_parameter)
 
 
 def _export_written_out(

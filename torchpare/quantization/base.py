@@ -39,6 +39,7 @@ from torchpare.quantization.calibration import apply_calibration, calibration_of
 from torchpare.quantization.export import export
 from torchpare.quantization.folds import folds_of
 from torchpare.quantization.joined import joined_outputs
+from torchpare.quantization.parametrized import warn_of_parametrized
 from torchpare.quantization.places import Place, activation_places, check_observer, weight_places
 
 __all__ = ["Quantizer"]
@@ -98,6 +99,7 @@ class Quantizer(Compressor):
         self.targets = select(
             model, config_list, supported=(nn.Module,), default=self.default, algorithm=name, kind=self.entry
         )
+        warn_of_parametrized(model, config_list, self.targets, self.entry, self.default, name)
         for target in self.targets.values():
             for kind in target.entry.quant_types:
                 if kind not in self.types:

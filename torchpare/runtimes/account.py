@@ -56,7 +56,7 @@ def account(
         elif node not in kernels:
             if name in known:
                 continue
-            floats.append(FloatPlace(name, "its weight is not in eight bits"))
+            floats.append(FloatPlace(name, _why_not_in_eight_bits(module, name)))
         elif not is_dequantize(node.args[0]):
             floats.append(FloatPlace(name, "its input lies on no grid: quantize it, or give calibration batches"))
         elif node.target is not torch.ops.aten.linear.default and not _leaves_rounded(node):
@@ -86,6 +86,15 @@ def _operator(node: fx.Node) -> str:
     """The name of a node's operator: "addmm"; empty if it is none of torch's."""
     name = node.target.name() if isinstance(node.target, torch._ops.OpOverload) else ""  # noqa: SLF001 - told nowhere else
     return name.rpartition("::")[2].partition(".")[0].lstrip("_")
+
+
+def _why_not_in_eight_bits(module: fx.GraphModule, name: str) -> str:
+    why = "its weight is not in eight bits"
+    if any(key.startswith(f"{name}.parametrizations.") for key, _ in module.named_parameters()):
+        why += (": a parametrization makes it at each call, after which no quantizer lies; take that off first "
+                "(torch.nn.utils.parametrize.remove_parametrizations), or quantize the model by calibration batches "
+                "alone")  # fmt: skip
+    return why
 
 
 def _why_float(node: fx.Node) -> str:

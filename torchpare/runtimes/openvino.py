@@ -83,17 +83,22 @@ def openvino_runner(path: Path, *, threads: int | None = None, example: Sequence
 
     try:
         core = library.Core()
-        model = with_own_zero_points(with_rows_of_keys(_read(core, path)))
+        model, names = _read(core, path)
+        model = with_own_zero_points(with_rows_of_keys(model))
+        read = _places(model, names)
+        if example is not None and len(example) == len(names):
+            example = [example[at] for at in read]
         requests = Requests(model, compiled, example)
     except Exception as error:
         first = str(error).strip().partition("\n")[0][:300]
         raise ExportError(f"OpenVINO cannot compile {path}: {first}") from error
-    taken, made = len(model.inputs), len(model.outputs)
+    taken, made = len(names), len(model.outputs)
     one_at_a_time = Lock()  # a request holds the input and output of one run
 
     def run(tensors: list[Tensor]) -> list[Tensor]:
         if len(tensors) != taken:
             raise ExportError(f"the program has {taken} inputs, and {len(tensors)} were given")
+        tensors = [tensors[at] for at in read]
         arrays = [tensor.contiguous().numpy() for tensor in tensors]
         with one_at_a_time:
             request = requests.request(tensors)
@@ -106,16 +111,31 @@ def openvino_runner(path: Path, *, threads: int | None = None, example: Sequence
     return run
 
 
-def _read(core: Any, path: Path) -> Any:
-    """OpenVINO's model of a file, edited: see ``openvino_joins``, ``openvino_apart`` and ``openvino_attention``."""
+def _read(core: Any, path: Path) -> tuple[Any, list[set[str]]]:
+    """OpenVINO's model of a file, edited, and the names of the file's inputs.
+
+    For the edits see ``openvino_joins``, ``openvino_apart`` and ``openvino_attention``.
+    """
     if path.suffix == ".xml":  # its own format
-        return core.read_model(str(path))
+        return _as_it_is(core, path)
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
     external = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
     # A file of 2 GiB and more cannot be handed over as bytes: it is read as it is.
     if external:
-        return core.read_model(str(path))
+        return _as_it_is(core, path)
     edited = with_early_roundings(with_roundings_apart(with_written_out_roundings(model)))
-    return core.read_model(edited.SerializeToString())
+    return core.read_model(edited.SerializeToString()), [{value.name} for value in model.graph.input]
+
+
+def _as_it_is(core: Any, path: Path) -> tuple[Any, list[set[str]]]:
+    model = core.read_model(str(path))
+    return model, [value.get_names() for value in model.inputs]
+
+
+def _places(model: Any, names: list[set[str]]) -> list[int]:
+    """Which of a file's inputs OpenVINO's model has: of what it is handed as bytes it leaves out what nothing reads."""
+    if len(model.inputs) == len(names):
+        return list(range(len(names)))
+    return [next(at for at, each in enumerate(names) if each & value.get_names()) for value in model.inputs]

@@ -20,6 +20,7 @@ from torchpare.runtimes.biases import with_room
 from torchpare.runtimes.calibrate import calibrated_steps, weight_in_eight_bits
 from torchpare.runtimes.computed_weights import write_computed_weights
 from torchpare.runtimes.configured import configured
+from torchpare.runtimes.equal import merge_equal
 from torchpare.runtimes.explicit import SITE, FloatPlace, explicit
 from torchpare.runtimes.folding import WEIGHTED, fold_norms
 from torchpare.runtimes.grouped import Grouped
@@ -160,12 +161,12 @@ def build_program(
     quantized = next(quantizers_of(model), None) is not None
     made = explicit(model) if quantized or config is None else configured(model, config, dummy_input)
     module, stored, floats = record(made.module, dummy_input), dict(made.stored), list(made.floats)
+    merge_equal(module)
     write_computed_weights(module)
     names = _name_sites(module)
     floats += fold_norms(module, stored)
     grouped, told = grouped_weights(module, made.grouped)
     floats += told
-    _merge_equal(module)
     if not quantized and config is None and calibration is not None:
         floats += weight_in_eight_bits(module, stored, exclude)
     kernels = {node for node in module.graph.nodes if _weight_name(module, node) in stored and node.target in WEIGHTED}
@@ -206,17 +207,6 @@ def _name_sites(module: fx.GraphModule) -> dict[str, tuple[str, bool]]:
             taken[name] = taken.get(name, 0) + 1
             found[node.name] = (name if taken[name] == 1 else f"{name} ({taken[name]})"), False
     return found
-
-
-def _merge_equal(module: fx.GraphModule) -> None:
-    """One rounding where several readers of a value round it alike: then its producer can be an integer kernel."""
-    known: dict[Any, fx.Node] = {}
-    for node in list(module.graph.nodes):
-        if is_quantize(node) or is_dequantize(node) or node.target is torch.ops.aten.clamp.default:
-            first = known.setdefault((node.target, node.args), node)
-            if first is not node:
-                node.replace_all_uses_with(first)
-                module.graph.erase_node(node)
 
 
 def _insert(module: fx.GraphModule, value: fx.Node, step: Step, readers: Sequence[fx.Node], name: str) -> fx.Node:

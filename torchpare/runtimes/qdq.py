@@ -18,7 +18,7 @@ from torchpare.errors import ExportError
 from torchpare.files.onnx import OnnxExport, export_onnx
 from torchpare.runtimes.blocks import BLOCK_OPSET, write_blocks
 from torchpare.runtimes.program import QuantizedProgram, Site
-from torchpare.runtimes.results import tensors_alone
+from torchpare.runtimes.results import codes_and_tensors
 from torchpare.runtimes.weight_only import with_codes
 
 __all__ = ["check_qdq", "site_value", "write_qdq"]
@@ -58,12 +58,12 @@ def write_qdq(
         opset_version = BLOCK_OPSET
 
     def edit(model: Any) -> None:
-        write_blocks(model, codes)
         _name_sites(model, program.sites)
+        write_blocks(model, codes)
         for node in list(model.graph.all_nodes()):
             _pool_globally(node)
 
-    made = export_onnx(tensors_alone(module), path, program.example, opset_version=opset_version, edit=edit)
+    made = export_onnx(codes_and_tensors(module), path, program.example, opset_version=opset_version, edit=edit)
     check_qdq(path)
     return made
 
@@ -94,17 +94,24 @@ def site_value(site: Site) -> str:
 
 
 def _name_sites(model: Any, sites: tuple[Site, ...]) -> None:
-    """Give the outputs of the QuantizeLinear nodes their sites' names: both are in the order of execution."""
-    nodes = [node for node in model.graph.all_nodes() if node.op_type == "QuantizeLinear"]
-    if len(nodes) != len(sites):
-        raise ExportError(f"the exporter wrote {len(nodes)} QuantizeLinear nodes for the {len(sites)} sites of the "
-                          "program, which cannot be told apart then")  # fmt: skip
-    for node, site in zip(nodes, sites, strict=True):
-        scale = node.inputs[1].const_value
+    """Name the integers of each site, which the file returned first up to here, after it.
+
+    Where the exporter computes two sites once (equal code on equal values, which differed in the program), it returns
+    a copy of the integers for the second. The copy stays, read by nobody, so that every site has a value of its name.
+    """
+    returned = [model.graph.outputs.pop(0) for _ in sites]
+    for value, site in zip(returned, sites, strict=True):
+        rounding = value.producer()
+        while rounding is not None and rounding.op_type == "Identity":
+            rounding = rounding.inputs[0].producer()
+        if rounding is None or rounding.op_type != "QuantizeLinear":
+            raise ExportError(f"the exporter wrote the site {site.name!r} of the program as something other than "
+                              "QuantizeLinear")  # fmt: skip
+        scale = rounding.inputs[1].const_value
         if scale is not None and np.float32(scale.numpy()) != np.float32(site.step.scale):
             raise ExportError(f"the exporter wrote the site {site.name!r} with the scale {scale.numpy()}, and the "
                               f"program has {site.step.scale}")  # fmt: skip
-        node.outputs[0].name = site_value(site)
+        value.name = site_value(site)
 
 
 def _pool_globally(node: Any) -> None:

@@ -41,7 +41,7 @@ def export(module: nn.Module, dummy_input: Any, *, free_batch: bool = True) -> t
         warnings.simplefilter("ignore")  # of torch's own, about its own
         with suppress(Exception):  # whatever it was, the attempt with a fixed size decides
             if free_batch:
-                several_args, several_kwargs, free = with_free_batch(args, kwargs)
+                several_args, several_kwargs, free = with_free_batch(module, args, kwargs)
                 return torch.export.export(
                     module, several_args, kwargs=several_kwargs, dynamic_shapes=free, strict=False
                 )
