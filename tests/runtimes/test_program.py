@@ -106,6 +106,26 @@ def test_a_norm_that_cannot_be_folded_stays_with_a_reason():
     assert float((program(X) - run(model)).abs().max()) < 0.02 * float(run(model).abs().max())
 
 
+@pytest.mark.parametrize(
+    ("layer", "norm", "shape"),
+    [
+        (nn.Linear(5, 8), nn.BatchNorm1d(8), (4, 8, 5)),  # as many tokens as outputs: nothing but the numbers tells
+        (nn.Linear(5, 6), nn.BatchNorm1d(8), (4, 8, 5)),
+        (nn.Linear(5, 7), nn.BatchNorm2d(3), (4, 3, 6, 5)),
+        (nn.Conv1d(3, 8, 3), nn.BatchNorm1d(8), (3, 10)),  # without a batch
+    ],
+    ids=["tokens, as many", "tokens", "maps", "no batch"],
+)
+def test_a_norm_of_another_axis_than_the_outputs_of_the_layer_stays(layer, norm, shape):
+    model = nn.Sequential(layer, norm).eval()
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.2, 3)
+    x = torch.randn(shape)
+    program = build_program(model, x)
+    torch.testing.assert_close(program(x), run(model, x))
+    assert any(place.name == "1" and "another axis" in place.reason for place in program.floats)
+
+
 def test_a_plain_model_with_batches_becomes_eight_bits_throughout():
     model = Net().eval()
     program = build_program(model, X, calibration=BATCHES)
