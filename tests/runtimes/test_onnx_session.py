@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from torchpare.files.onnx import export_onnx
+from torchpare.quantization import QAT_Quantizer
 from torchpare.runtimes import ModelSpeedupONNXRuntime, build_program, verify, write_qdq
 from torchpare.runtimes.onnxruntime import onnx_session, session_runner
 from torchpare.runtimes.unpacking import unpacked
@@ -32,6 +33,34 @@ def test_a_sum_before_a_layer_norm_keeps_the_faster_kernels(tmp_path):
     assert "SkipLayerNormalization" not in kinds
     with torch.no_grad():
         torch.testing.assert_close(session_runner(session)([x])[0], model(x), rtol=1e-5, atol=1e-5)
+
+
+class Turned(nn.Module):
+    """A rounded value that is moved before a layer reads it, beside a layer of which the weight alone has few bits."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.inner, self.last = nn.Embedding(9, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, index):
+        return self.last(self.inner(self.table(index).transpose(0, 1)))
+
+
+def test_signed_integers_that_are_moved_are_loaded_beside_weights_in_four_bits():
+    torch.manual_seed(0)
+    model, x = Turned(), torch.randint(0, 9, (4, 3))
+    config = [
+        {"quant_types": ["weight"], "quant_bits": 4, "op_names": ["last"]},  # makes it a file of opset 21
+        {"quant_types": ["output"], "quant_bits": 8, "quant_scheme": "symmetric", "op_names": ["table"]},
+    ]
+    QAT_Quantizer(model, config).compress()
+    model.train()(x)
+    engine = ModelSpeedupONNXRuntime(model.eval(), dummy_input=x)
+    engine.compress()
+    assert [site.step.dtype for site in engine.program.sites] == [torch.int8]
+    with torch.no_grad():
+        torch.testing.assert_close(engine.inference(x)[0], model(x))
+    assert verify(engine, x).ok
 
 
 class Between(nn.Module):
