@@ -106,6 +106,22 @@ def test_layers_in_eight_bits_have_integer_kernels_and_biases(tmp_path):
     assert biases == [onnx.TensorProto.INT32] * 3
 
 
+@pytest.mark.parametrize("folded", [False, True], ids=["pruned", "switched off by a norm"])
+def test_the_bias_of_a_channel_without_weights_is_exact(folded):
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(3, 8, 1, bias=not folded), nn.BatchNorm2d(8) if folded else nn.Identity()
+    model, x = nn.Sequential(conv, norm).eval(), 100 * torch.rand(2, 3, 5, 5)
+    scaled = norm if folded else conv
+    scaled.weight.data *= 0.01
+    scaled.weight.data[2:] = 0
+    scaled.bias.data.copy_(torch.linspace(-1, 1, 8))
+    engine = ModelSpeedupONNXRuntime(model, dummy_input=x, calib_data_loader=[x])
+    engine.compress()
+    with torch.no_grad():
+        assert float((engine.inference(x)[0] - model(x))[:, 2:].abs().max()) < 0.6 * engine.program.sites[-1].step.scale
+    assert verify(engine, x).ok
+
+
 def test_a_bias_that_no_integer_can_hold_stays_a_float(tmp_path):
     """A file of somebody else's: ours have steps that are wide enough."""
     torch.manual_seed(0)
