@@ -15,7 +15,8 @@ from torchpare.errors import ConfigError, ExportError, QuantizationError
 from torchpare.files.onnx import export_onnx
 from torchpare.pruning import L1FilterPruner
 from torchpare.quantization import BNNQuantizer, ObserverQuantizer, QAT_Quantizer
-from torchpare.runtimes import build_program
+from torchpare.runtimes import build_program, write_qdq
+from torchpare.runtimes.onnxruntime import onnx_session, session_runner
 
 every_quantizer = pytest.mark.parametrize("case", EVERY_QUANTIZER, ids=str)
 BATCHES = [batch(seed)[0] for seed in range(3)]
@@ -292,6 +293,29 @@ def test_what_convolutions_that_pad_by_a_word_leave_to_torch_is_written_for_each
     program = build_program(layer(3, 8, 4, padding=padding).eval(), torch.randn(2, 3, 9, 9)[(..., 0)[: 3 - axes]])
     (made,) = [node for node in program.module.graph.nodes if str(node.target).startswith("aten.conv")]
     assert made.args[3] == made.args[5] == [1] * axes  # ONNX takes no single number for several
+
+
+@pytest.mark.parametrize(
+    ("pool", "shape"),
+    [
+        (nn.AvgPool2d(2, divisor_override=3), (2, 3, 6, 6)),
+        (nn.AvgPool2d((3, 2), 2, 1, count_include_pad=False, divisor_override=1), (2, 3, 7, 7)),
+        (nn.AvgPool3d(3, 1, 1, divisor_override=5), (2, 3, 4, 4, 4)),
+    ],
+    ids=str,
+)
+def test_a_mean_that_divides_by_another_number_keeps_it_in_a_file(pool, shape, tmp_path):
+    model, x = nn.Sequential(pool, nn.Identity()), torch.randn(shape)
+    program = build_program(model, x)
+    torch.testing.assert_close(program(x), run(model, x))
+    write_qdq(program, tmp_path / "model.onnx")
+    (made,) = session_runner(onnx_session(tmp_path / "model.onnx"))([x])
+    torch.testing.assert_close(made, run(model, x))
+
+
+def test_a_mean_of_windows_of_several_sizes_that_divides_by_one_number_is_refused():
+    with pytest.raises(ExportError, match=r"divisor_override and ceil_mode.*leave one"):
+        build_program(nn.AvgPool2d(2, ceil_mode=True, divisor_override=3), torch.randn(1, 1, 5, 5))
 
 
 def test_a_norm_goes_into_a_grouped_transposed_convolution_too():
