@@ -99,6 +99,17 @@ def test_the_batch_of_starred_arguments_may_vary(tmp_path, nested):
         assert check_onnx(model, tmp_path / "starred.onnx", inputs(batch)) < 1e-5
 
 
+class OneDict(nn.Module):
+    def forward(self, given):
+        return given["a"] - given["b"]
+
+
+def test_a_dict_that_is_an_argument_is_not_taken_for_keywords(tmp_path):
+    given = ({"a": torch.randn(2, 3), "b": torch.randn(2, 3)},)
+    assert export_onnx(OneDict(), tmp_path / "dict.onnx", given).dynamic_batch
+    assert check_onnx(OneDict(), tmp_path / "dict.onnx", given) < 1e-6
+
+
 class OneBatchSize(nn.Module):
     def __init__(self):
         super().__init__()

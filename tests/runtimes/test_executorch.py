@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
@@ -45,22 +47,53 @@ def test_a_layer_that_is_called_twice_has_its_bias_in_the_steps_of_each_call():
     assert snr(made.made()(given[0]), made.inference(given[0])[0]) > 60  # 16 with one bias for both
 
 
-class Difference(nn.Module):
-    """A subtraction of integers that is not rounded, which XNNPACK does not take."""
+class Two(nn.Module):
+    """Two layers, and what is made of the input and what they return."""
 
-    def __init__(self):
+    def __init__(self, made):
         super().__init__()
         torch.manual_seed(1)
-        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.first, self.second, self.made = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), made
+        self.last = nn.LazyConv2d(4, 1)
 
     def forward(self, x):
         y = torch.relu(self.first(x))
-        return y - self.second(y)
+        return self.last(self.made(x, y, self.second(y)))
 
 
-def test_what_xnnpack_does_not_take_runs_in_portable_kernels_and_is_said_to_be_float(tmp_path):
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda x, y, z: y - z,
+        lambda x, y, z: y * torch.sigmoid(z),  # integers times a float
+        lambda x, y, z: y * torch.sigmoid(z.mean((2, 3), keepdim=True)),
+        lambda x, y, z: torch.cat([y, z], 1),  # on two grids
+        lambda x, y, z: torch.cat([x, y, z], 1),
+    ],
+    ids=["difference", "gate", "gate of channels", "concatenation", "concatenation with the input"],
+)
+def test_layers_around_what_mixes_grids_are_in_xnnpacks_integers(made):
     given = batches(3, 6, 6)
-    made = engine(Difference(), given)
+    model = Two(made).eval()
+    model(given[0])
+    made = engine(model, given)
+    assert made.made().integers == ("first", "second", "last")
+    assert snr(made.made()(given[0]), made.inference(given[0])[0]) > 40
+    assert verify(made, given[1]).ok
+
+
+def test_what_xnnpack_does_not_take_runs_in_portable_kernels_and_is_said_to_be_float(tmp_path, monkeypatch):
+    real = room._lowered
+
+    def refusing(module, example, *, xnnpack):
+        if xnnpack:
+            raise ExportError("no kernel")
+        return real(module, example, xnnpack=False)
+
+    monkeypatch.setattr(room, "_lowered", refusing)
+    given = batches(3, 6, 6)
+    model = nn.Sequential(OrderedDict(first=nn.Conv2d(3, 8, 3), second=nn.Conv2d(8, 8, 3)))
+    made = engine(model, given)
     assert made.made().integers == ()
     reasons = {place.name: place.reason for place in made.made().floats}
     assert all("XNNPACK does not compute this program" in reasons[name] for name in ("first", "second"))

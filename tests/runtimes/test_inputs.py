@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from torchpare.errors import ExportError, QuantizationError
-from torchpare.runtimes import RUNTIMES, ModelSpeedupONNXRuntime, build_program, verify
+from torchpare.runtimes import RUNTIMES, ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, build_program, verify
+from torchpare.runtimes.verify import snr
 
 
 class Two(nn.Module):
@@ -34,6 +35,36 @@ def test_keywords_may_come_in_another_order_than_the_examples():
     assert {site.name: site.step for site in straight.sites} == {site.name: site.step for site in turned.sites}
     outputs, _ = straight.values(TURNED)
     assert torch.equal(outputs[0], straight.values(GIVEN)[0][0])
+
+
+class OfThree(nn.Module):
+    """Reads two of its three inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.both = Two()
+
+    def forward(self, x, unread, y):
+        return self.both(x, y)
+
+
+@pytest.mark.parametrize("kind", [ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO])
+def test_an_input_that_nothing_reads_is_given_all_the_same(kind):
+    x, y = GIVEN["x"], GIVEN["y"]
+    given, model = (x, torch.randn(4, 3), y), OfThree().eval()
+    engine = kind(model, dummy_input=given, calib_data_loader=[given])
+    engine.compress()
+    for fewer in (4, 3):
+        part = tuple(each[:fewer] for each in given)
+        with torch.no_grad():
+            assert snr(model(*part), engine.inference(part)[0]) > 30
+    assert verify(engine, given).ok
+
+
+def test_what_openvino_cannot_compile_is_told_without_places_in_its_source():
+    model = nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular")
+    with pytest.raises(ExportError, match=r"OpenVINO cannot compile \S+: -- Conv"):
+        ModelSpeedupOpenVINO(model, [1, 3, 6, 6]).compress()
 
 
 def test_a_mapping_that_is_no_dict_holds_keywords_too():

@@ -74,3 +74,13 @@ def test_a_bias_that_int32_cannot_hold_gets_larger_steps_and_others_keep_theirs(
     assert made.scale[1] == held.scale[1]
     assert float((made.value - held.value).abs().max()) <= float(made.scale[0]) / 2
     assert with_room(held, torch.zeros(2), 0.01) is held
+
+
+def test_a_channel_without_weights_gets_steps_in_which_its_bias_is_exact():
+    held = store(torch.tensor([[0.0, 0.0], [1.0, 2.0]]), torch.tensor(1.0), 0)
+    made = with_room(held, torch.tensor([0.3, 1.0]), 0.5)
+    assert torch.equal(made.value, held.value)
+    step = 0.5 * made.scale
+    assert abs(float((torch.tensor(0.3) / step[0]).round() * step[0]) - 0.3) < 1e-6
+    assert made.scale[1] == held.scale  # a channel with weights keeps its own
+    assert with_room(held, torch.zeros(2), 0.5) is held

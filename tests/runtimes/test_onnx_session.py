@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from torchpare.files.onnx import export_onnx
+from torchpare.quantization import QAT_Quantizer
 from torchpare.runtimes import ModelSpeedupONNXRuntime, build_program, verify, write_qdq
 from torchpare.runtimes.onnxruntime import onnx_session, session_runner
 from torchpare.runtimes.unpacking import unpacked
@@ -32,6 +33,34 @@ def test_a_sum_before_a_layer_norm_keeps_the_faster_kernels(tmp_path):
     assert "SkipLayerNormalization" not in kinds
     with torch.no_grad():
         torch.testing.assert_close(session_runner(session)([x])[0], model(x), rtol=1e-5, atol=1e-5)
+
+
+class Turned(nn.Module):
+    """A rounded value that is moved before a layer reads it, beside a layer of which the weight alone has few bits."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.inner, self.last = nn.Embedding(9, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, index):
+        return self.last(self.inner(self.table(index).transpose(0, 1)))
+
+
+def test_signed_integers_that_are_moved_are_loaded_beside_weights_in_four_bits():
+    torch.manual_seed(0)
+    model, x = Turned(), torch.randint(0, 9, (4, 3))
+    config = [
+        {"quant_types": ["weight"], "quant_bits": 4, "op_names": ["last"]},  # makes it a file of opset 21
+        {"quant_types": ["output"], "quant_bits": 8, "quant_scheme": "symmetric", "op_names": ["table"]},
+    ]
+    QAT_Quantizer(model, config).compress()
+    model.train()(x)
+    engine = ModelSpeedupONNXRuntime(model.eval(), dummy_input=x)
+    engine.compress()
+    assert [site.step.dtype for site in engine.program.sites] == [torch.int8]
+    with torch.no_grad():
+        torch.testing.assert_close(engine.inference(x)[0], model(x))
+    assert verify(engine, x).ok
 
 
 class Between(nn.Module):
@@ -75,6 +104,22 @@ def test_layers_in_eight_bits_have_integer_kernels_and_biases(tmp_path):
     graph = onnx.load(tmp_path / "ready.onnx").graph
     biases = [tensor.data_type for tensor in graph.initializer if tensor.name.endswith("(bias) codes")]
     assert biases == [onnx.TensorProto.INT32] * 3
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["pruned", "switched off by a norm"])
+def test_the_bias_of_a_channel_without_weights_is_exact(folded):
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(3, 8, 1, bias=not folded), nn.BatchNorm2d(8) if folded else nn.Identity()
+    model, x = nn.Sequential(conv, norm).eval(), 100 * torch.rand(2, 3, 5, 5)
+    scaled = norm if folded else conv
+    scaled.weight.data *= 0.01
+    scaled.weight.data[2:] = 0
+    scaled.bias.data.copy_(torch.linspace(-1, 1, 8))
+    engine = ModelSpeedupONNXRuntime(model, dummy_input=x, calib_data_loader=[x])
+    engine.compress()
+    with torch.no_grad():
+        assert float((engine.inference(x)[0] - model(x))[:, 2:].abs().max()) < 0.6 * engine.program.sites[-1].step.scale
+    assert verify(engine, x).ok
 
 
 def test_a_bias_that_no_integer_can_hold_stays_a_float(tmp_path):

@@ -15,7 +15,8 @@ from torchpare.errors import ConfigError, ExportError, QuantizationError
 from torchpare.files.onnx import export_onnx
 from torchpare.pruning import L1FilterPruner
 from torchpare.quantization import BNNQuantizer, ObserverQuantizer, QAT_Quantizer
-from torchpare.runtimes import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, build_program, verify
+from torchpare.runtimes import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, build_program, verify, write_qdq
+from torchpare.runtimes.onnxruntime import onnx_session, session_runner
 
 every_quantizer = pytest.mark.parametrize("case", EVERY_QUANTIZER, ids=str)
 BATCHES = [batch(seed)[0] for seed in range(3)]
@@ -104,6 +105,26 @@ def test_a_norm_that_cannot_be_folded_stays_with_a_reason():
     program = build_program(model, X, calibration=BATCHES)
     assert any(place.name == "norm" and "read before the norm" in place.reason for place in program.floats)
     assert float((program(X) - run(model)).abs().max()) < 0.02 * float(run(model).abs().max())
+
+
+@pytest.mark.parametrize(
+    ("layer", "norm", "shape"),
+    [
+        (nn.Linear(5, 8), nn.BatchNorm1d(8), (4, 8, 5)),  # as many tokens as outputs: nothing but the numbers tells
+        (nn.Linear(5, 6), nn.BatchNorm1d(8), (4, 8, 5)),
+        (nn.Linear(5, 7), nn.BatchNorm2d(3), (4, 3, 6, 5)),
+        (nn.Conv1d(3, 8, 3), nn.BatchNorm1d(8), (3, 10)),  # without a batch
+    ],
+    ids=["tokens, as many", "tokens", "maps", "no batch"],
+)
+def test_a_norm_of_another_axis_than_the_outputs_of_the_layer_stays(layer, norm, shape):
+    model = nn.Sequential(layer, norm).eval()
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.2, 3)
+    x = torch.randn(shape)
+    program = build_program(model, x)
+    torch.testing.assert_close(program(x), run(model, x))
+    assert any(place.name == "1" and "another axis" in place.reason for place in program.floats)
 
 
 def test_a_plain_model_with_batches_becomes_eight_bits_throughout():
@@ -272,6 +293,29 @@ def test_what_convolutions_that_pad_by_a_word_leave_to_torch_is_written_for_each
     program = build_program(layer(3, 8, 4, padding=padding).eval(), torch.randn(2, 3, 9, 9)[(..., 0)[: 3 - axes]])
     (made,) = [node for node in program.module.graph.nodes if str(node.target).startswith("aten.conv")]
     assert made.args[3] == made.args[5] == [1] * axes  # ONNX takes no single number for several
+
+
+@pytest.mark.parametrize(
+    ("pool", "shape"),
+    [
+        (nn.AvgPool2d(2, divisor_override=3), (2, 3, 6, 6)),
+        (nn.AvgPool2d((3, 2), 2, 1, count_include_pad=False, divisor_override=1), (2, 3, 7, 7)),
+        (nn.AvgPool3d(3, 1, 1, divisor_override=5), (2, 3, 4, 4, 4)),
+    ],
+    ids=str,
+)
+def test_a_mean_that_divides_by_another_number_keeps_it_in_a_file(pool, shape, tmp_path):
+    model, x = nn.Sequential(pool, nn.Identity()), torch.randn(shape)
+    program = build_program(model, x)
+    torch.testing.assert_close(program(x), run(model, x))
+    write_qdq(program, tmp_path / "model.onnx")
+    (made,) = session_runner(onnx_session(tmp_path / "model.onnx"))([x])
+    torch.testing.assert_close(made, run(model, x))
+
+
+def test_a_mean_of_windows_of_several_sizes_that_divides_by_one_number_is_refused():
+    with pytest.raises(ExportError, match=r"divisor_override and ceil_mode.*leave one"):
+        build_program(nn.AvgPool2d(2, ceil_mode=True, divisor_override=3), torch.randn(1, 1, 5, 5))
 
 
 def test_a_norm_goes_into_a_grouped_transposed_convolution_too():

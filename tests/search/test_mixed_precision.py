@@ -250,6 +250,15 @@ def test_a_journal_whose_numbers_are_none_is_told(tmp_path, name, spoilt):
         search(tmp_path / "journal", bits=(8, 32), floor=0.5).run()
 
 
+def test_times_of_another_size_of_input_are_not_taken_over(tmp_path):
+    search(tmp_path / "journal", bits=(8, 32), floor=0.5).run()
+    larger = torch.cat([batches()[0]] * 2)
+    with pytest.raises(FileError, match="not the journal of this search"):
+        MixedPrecisionSearch(
+            net(), larger, batches(), likeness, folder=tmp_path / "journal", bits=(8, 32), floor=0.5, runs=2
+        ).run()
+
+
 KILLED = """
 import json, sys
 from tests.search import test_mixed_precision as test

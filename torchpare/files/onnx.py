@@ -270,6 +270,8 @@ def _export_written_out(
 def _export(
     model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], free: Any, opset_version: int | None
 ) -> torch.onnx.ONNXProgram:
+    if args and isinstance(args[-1], dict) and not kwargs:
+        args = (*args, {})  # or the exporter takes a dict that comes last for keyword arguments
     program = torch.onnx.export(
         model,
         args,

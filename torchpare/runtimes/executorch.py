@@ -165,12 +165,44 @@ def for_xnnpack(module: fx.GraphModule) -> fx.GraphModule:
         if (is_quantize(node) or is_dequantize(node)) and node.args[5] is torch.uint8:
             value, scale, *numbers = node.args[:5]
             node.args = (value, scale, *(number - 128 for number in numbers), torch.int8)  # type: ignore[operator]
+    for node in [node for node in made.graph.nodes if node.target is torch.ops.aten.cat.default]:
+        _join_on_one_grid(made.graph, node)
+    _give_each_reader_its_own(made.graph)
     made.graph.eliminate_dead_code()
     return fx.GraphModule(made, made.graph)
 
 
 def _has_kernel(node: fx.Node) -> bool:
     return WEIGHTED.get(node.target) == 0 and is_quantize(next(iter(chain_end(node).users), None))
+
+
+def _give_each_reader_its_own(graph: fx.Graph) -> None:
+    """Give integers their values once for each reader.
+
+    ExecuTorch decides for what gives them, not for each that reads it, whether a kernel takes the integers themselves:
+    a product of them and a float was given integers because a convolution reads them too (as of 1.5.1).
+    """
+    for node in [node for node in graph.nodes if is_dequantize(node)]:
+        for reader in list(node.users)[1:]:
+            with graph.inserting_before(reader):
+                reader.replace_input_with(node, graph.node_copy(node))
+
+
+def _join_on_one_grid(graph: fx.Graph, joined: fx.Node) -> None:
+    """Round what is concatenated before it is, where that lies on several grids: the numbers are the same.
+
+    XNNPACK's kernel copies integers; it takes them on the grid of the result alone, and with others ExecuTorch cannot
+    load the whole program (as of 1.5.1).
+    """
+    codes = next(iter(joined.users), None)
+    if len(joined.users) != 1 or not is_quantize(codes) or not all(map(is_dequantize, joined.all_input_nodes)):
+        return
+    for value in joined.all_input_nodes:
+        if value.args[1:6] != codes.args[1:6]:
+            with graph.inserting_before(joined):
+                again = graph.call_function(codes.target, (value, *codes.args[1:]))  # type: ignore[arg-type]
+                restored = graph.call_function(value.target, (again, *codes.args[1:]))  # type: ignore[arg-type]
+            joined.replace_input_with(value, restored)
 
 
 def _scale_by_channel(module: fx.GraphModule, node: fx.Node) -> None:

@@ -78,6 +78,8 @@ def _fold(module: fx.GraphModule, stored: dict[str, Stored], layer: fx.Node, nor
     weight = constant(module, source)
     if len(layer.users) > 1:
         return f"what {owner(layer) or layer.name} returns is read before the norm too"
+    if not _has_channels_second(layer, weight):
+        return f"its channels are not the outputs of {owner(layer) or layer.name}, which lie on another axis"
     if weight is None or not isinstance(source, fx.Node) or (axis is None and str(source.target) in stored):
         return f"the weight of {owner(layer) or layer.name} is no constant with its channels along one axis"
     factor, shift = _affine(module, norm)
@@ -103,6 +105,15 @@ def _fold(module: fx.GraphModule, stored: dict[str, Stored], layer: fx.Node, nor
     layer.args = (*layer.args[:1], new_weight, new_bias, *layer.args[3:])
     _take_over(norm, layer)
     return None
+
+
+def _has_channels_second(layer: fx.Node, weight: Tensor | None) -> bool:
+    """Whether a layer's outputs lie on axis 1 of what it returns, where a norm looks for its channels.
+
+    Of a linear layer that is called with more than rows, and of a convolution without a batch, something else does.
+    """
+    rank = layer.meta["val"].dim()
+    return rank == 2 if layer.target is _aten.linear.default else weight is None or rank == weight.dim()
 
 
 def _spread(factor: Tensor, layer: fx.Node, weight: Tensor) -> Tensor:

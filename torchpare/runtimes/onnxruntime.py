@@ -28,6 +28,13 @@ _SLOWER = ("SkipLayerNormFusion",)
 """What ONNX Runtime does to a graph by itself and is slower for on the CPU: its kernel for a sum and a layer norm in
 one takes several times as long as the two kernels do (as of 1.32)."""
 
+_PROPAGATES = "QDQPropagationTransformer"
+"""What repeats a rounding behind a transposition or a reshaping. In files of opset 21 and more it writes down the type
+of signed integers in a way that ONNX Runtime refuses itself (as of 1.32); the program repeats its roundings already."""
+
+_MISTYPED = "output_dtype"
+"""What ONNX Runtime says of that."""
+
 _ROUNDS_FLOATS = "WeightBiasQuantization"
 """What makes ONNX Runtime round weights that are floats; see `torchpare.runtimes.integer_biases`."""
 
@@ -125,7 +132,7 @@ def onnx_session(
     except ImportError as error:
         raise MissingExtraError("onnxruntime is not installed; it comes with: pip install 'torchpare[onnx]'") from error
     options = library.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level, providers = 3, ["CPUExecutionProvider"]
     # Float inputs of linear layers stay float unless that is asked for: by itself ONNX Runtime rounds them on its own
     # grids.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "4" if round_inputs else "1")
@@ -138,9 +145,13 @@ def onnx_session(
         ready = unpacked(Path(given)) if isinstance(given, str) and optimized is None else None
         if ready is not None:
             given, disabled = ready, [*disabled, _ROUNDS_FLOATS]
-        return library.InferenceSession(
-            given, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
-        )
+        try:
+            return library.InferenceSession(given, options, providers=providers, disabled_optimizers=disabled)
+        except Exception as error:
+            if _MISTYPED not in str(error):
+                raise
+            disabled += [_PROPAGATES]
+            return library.InferenceSession(given, options, providers=providers, disabled_optimizers=disabled)
     except Exception as error:  # ONNX Runtime has a family of its own for every stage
         first = str(error).strip().partition("\n")[0][:300]
         raise ExportError(f"ONNX Runtime cannot load {path!s:.200}: {first}") from error

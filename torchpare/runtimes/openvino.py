@@ -23,6 +23,9 @@ from torchpare.runtimes.protocol import Runner
 
 __all__ = ["ModelSpeedupOpenVINO", "openvino_runner"]
 
+_PLACES = ("Exception from", "Check '", "FrontEnd API failed", "Model wasn't fully converted")
+"""How lines of its errors begin that tell nothing to who wrote the model."""
+
 
 class ModelSpeedupOpenVINO(ModelSpeedupONNXRuntime):
     """A quantized model in OpenVINO, on the CPU. Its file is ONNX QDQ, which other runtimes read too.
@@ -83,15 +86,16 @@ def openvino_runner(path: Path, *, threads: int | None = None, example: Sequence
 
     try:
         core = library.Core()
-        model, names = _read(core, path)
-        model = with_own_zero_points(with_rows_of_keys(model))
-        read = _places(model, names)
+        found, names = _read(core, path)
+        model = with_own_zero_points(with_rows_of_keys(found))
+        own = [each.get_any_name() for each in model.inputs]
+        names = own if names is None else names
+        read = [at for at, name in enumerate(names) if name in own]  # it drops inputs that nothing reads
         if example is not None and len(example) == len(names):
             example = [example[at] for at in read]
         requests = Requests(model, compiled, example)
     except Exception as error:
-        first = str(error).strip().partition("\n")[0][:300]
-        raise ExportError(f"OpenVINO cannot compile {path}: {first}") from error
+        raise ExportError(f"OpenVINO cannot compile {path}: {_reason(error)}") from error
     taken, made = len(names), len(model.outputs)
     one_at_a_time = Lock()  # a request holds the input and output of one run
 
@@ -111,31 +115,28 @@ def openvino_runner(path: Path, *, threads: int | None = None, example: Sequence
     return run
 
 
-def _read(core: Any, path: Path) -> tuple[Any, list[set[str]]]:
-    """OpenVINO's model of a file, edited, and the names of the file's inputs.
+def _reason(error: Exception) -> str:
+    """What an error of OpenVINO says, without the places in its own source that it begins with."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(_PLACES)]
+    return " ".join(told or lines)[:300]
 
-    For the edits see ``openvino_joins``, ``openvino_apart`` and ``openvino_attention``.
+
+def _read(core: Any, path: Path) -> tuple[Any, list[str] | None]:
+    """OpenVINO's model of a file, edited: see ``openvino_joins``, ``openvino_apart`` and ``openvino_attention``.
+
+    With it the names of the file's inputs; None where those of the model are all.
     """
     if path.suffix == ".xml":  # its own format
-        return _as_it_is(core, path)
+        return core.read_model(str(path)), None
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
     external = any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer)
     # A file of 2 GiB and more cannot be handed over as bytes: it is read as it is.
     if external:
-        return _as_it_is(core, path)
+        return core.read_model(str(path)), None
     edited = with_early_roundings(with_roundings_apart(with_written_out_roundings(model)))
-    return core.read_model(edited.SerializeToString()), [{value.name} for value in model.graph.input]
-
-
-def _as_it_is(core: Any, path: Path) -> tuple[Any, list[set[str]]]:
-    model = core.read_model(str(path))
-    return model, [value.get_names() for value in model.inputs]
-
-
-def _places(model: Any, names: list[set[str]]) -> list[int]:
-    """Which of a file's inputs OpenVINO's model has: of what it is handed as bytes it leaves out what nothing reads."""
-    if len(model.inputs) == len(names):
-        return list(range(len(names)))
-    return [next(at for at, each in enumerate(names) if each & value.get_names()) for value in model.inputs]
+    weights = {tensor.name for tensor in edited.graph.initializer}
+    names = [value.name for value in edited.graph.input if value.name not in weights]
+    return core.read_model(edited.SerializeToString()), names

@@ -16,6 +16,7 @@ from torchpare.errors import ConfigError
 from torchpare.files.calibration import Calibration
 from torchpare.runtimes.account import account
 from torchpare.runtimes.asked import check_model, check_names, check_switch
+from torchpare.runtimes.bias_correction import KeepsSome, as_it_is, correct_biases
 from torchpare.runtimes.biases import with_room
 from torchpare.runtimes.calibrate import calibrated_steps, weight_in_eight_bits
 from torchpare.runtimes.computed_weights import write_computed_weights
@@ -128,7 +129,8 @@ def build_program(
     batch norms go into scales and biases, activations are rounded where they were. With ``calibration`` the program
     also rounds where integer kernels need it and no quantizer is: after convolutions, sums, means. Without, a layer
     that lacks this stays float, and ``floats`` says so. Of a model without any quantizer the weights of all
-    convolutions, linear layers and tables are quantized too, each output channel or row for itself.
+    convolutions, linear layers and tables are quantized too, each output channel or row for itself, and biases make up
+    for what that adds to mean results (see `torchpare.runtimes.bias_correction`).
 
     Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR
     2018, section 2; Nagel et al., "A White Paper on Neural Network Quantization", 2021, section 2.3.
@@ -159,6 +161,7 @@ def build_program(
         raise ConfigError("attention=True rounds queries and keys on grids that calibration batches tell: give some")
     dummy_input = computed(dummy_input)
     quantized = next(quantizers_of(model), None) is not None
+    plain = not quantized and config is None and calibration is not None
     made = explicit(model) if quantized or config is None else configured(model, config, dummy_input)
     module, stored, floats = record(made.module, dummy_input), dict(made.stored), list(made.floats)
     merge_equal(module)
@@ -167,14 +170,15 @@ def build_program(
     floats += fold_norms(module, stored)
     grouped, told = grouped_weights(module, made.grouped)
     floats += told
-    if not quantized and config is None and calibration is not None:
+    if plain:
         floats += weight_in_eight_bits(module, stored, exclude)
     kernels = {node for node in module.graph.nodes if _weight_name(module, node) in stored and node.target in WEIGHTED}
+    layers, original, batches = list(kernels), as_it_is(module), KeepsSome(() if calibration is None else calibration)
     if calibration is not None:
         wanted, joined = wishes(module, kernels)
         kernels |= joined
         wanted += score_wishes(module, wanted, exclude) if attention else []
-        steps = calibrated_steps(module, wanted, dummy_input, calibration, observer, symmetric=symmetric)
+        steps = calibrated_steps(module, wanted, dummy_input, batches, observer, symmetric=symmetric)
         for wish, step in zip(wanted, steps, strict=True):
             named = wish.readers or kernels
             readers = [reader for reader in wish.value.users if wish.produced or reader in named]
@@ -182,6 +186,9 @@ def build_program(
     for value, origin in echoes(module, kernels):
         name = f"{names[origin.args[0].name][0]} handed on by {value.name}"  # type: ignore[union-attr]
         names[_insert(module, value, step_behind(origin), list(value.users), value.name).name] = name, True
+    if plain:
+        values = {name: held.value for name, held in stored.items()}
+        correct_biases(module, original, values, layers, dummy_input, batches.kept)
     integers, kept = account(module, kernels, grouped, floats)
     _make_room(module, stored, kernels)
     split_biases(module, kernels)

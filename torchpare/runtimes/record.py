@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from inspect import signature
+from math import prod
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ _BY_WORD: dict[Any, Any] = {
     torch.ops.aten.conv3d.padding: torch.ops.aten.conv3d.default,
 }
 """Convolutions that are told how to pad by "same" or "valid", and those that are told by how much."""
+
+_MEANS: dict[Any, int] = {torch.ops.aten.avg_pool2d.default: 2, torch.ops.aten.avg_pool3d.default: 3}
+"""Means over windows that may be told what to divide by, and along how many axes."""
 
 
 def export(module: nn.Module, dummy_input: Any, *, free_batch: bool = True) -> torch.export.ExportedProgram:
@@ -105,6 +109,7 @@ def record(module: nn.Module, dummy_input: Any) -> fx.GraphModule:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     _number_paddings(graph)
+    _write_divisors(graph)
     return fx.GraphModule(made, graph)
 
 
@@ -131,6 +136,31 @@ def _number_paddings(graph: fx.Graph) -> None:
             before = [0] * axes
         node.target = _BY_WORD[node.target]
         node.args = (values, kernel, bias, stride, before, apart, groups)
+
+
+def _write_divisors(graph: fx.Graph) -> None:
+    """Means over windows that divide by another number than the window's size as ordinary ones and a factor.
+
+    Torch's ONNX exporter leaves the number out, and divides by the size.
+
+    Raises:
+        ExportError: windows may reach beyond the padding as well, and are of several sizes then.
+    """
+    for node in [node for node in graph.nodes if node.target in _MEANS]:
+        usual: list[Any] = [None, None, [], [0], False, True, None]
+        given: list[Any] = [*node.args, *usual[len(node.args) :]]
+        values, kernel, stride, padding, beyond, _, divisor = given
+        if divisor is None:
+            continue
+        if beyond:
+            raise ExportError("a mean over windows with divisor_override and ceil_mode has no form in programs: leave "
+                              "one of the two out")  # fmt: skip
+        size = prod(kernel) if len(kernel) > 1 else kernel[0] ** _MEANS[node.target]
+        with graph.inserting_after(node):
+            scaled = graph.call_function(torch.ops.aten.mul.Tensor, (node, size / divisor))
+        scaled.meta = dict(node.meta)
+        node.replace_all_uses_with(scaled, delete_user_cb=lambda user, own=scaled: user is not own)
+        node.args = (values, kernel, stride, padding, False, True)
 
 
 @contextmanager

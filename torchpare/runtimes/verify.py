@@ -12,13 +12,19 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
+from torchpare.attach import quantizers_of
+from torchpare.attach.reading import ACTIVATIONS
 from torchpare.errors import ExportError
-from torchpare.runtimes.inputs import in_order
-from torchpare.runtimes.program import QuantizedProgram, Site
+from torchpare.graph.capture import call_arguments
+from torchpare.runtimes.copied import copied_in_float32
+from torchpare.runtimes.inputs import computed, in_order
+from torchpare.runtimes.program import QuantizedProgram, Site, build_program
 from torchpare.runtimes.protocol import ModelSpeedupRuntime, Runner
 
 __all__ = ["LayerProof", "NumbersProof", "check_alike", "snr", "verify"]
@@ -80,22 +86,32 @@ class NumbersProof:
     model_snr: float
     """Of the whole program's first output in the runtime against the model's own in PyTorch, in dB."""
 
+    own_snr: float | None = None
+    """Of a program that rounds no activation against the model that rounds none, in PyTorch: whether the program is the
+    model's. None where that tells nothing: of a plain model with a calibration file, and of an output of integers, of
+    zeros, or that is not finite."""
+
     @property
     def first_offending(self) -> LayerProof | None:
         """The first layer that is not the same numbers."""
         return next((layer for layer in self.layers if not layer.ok), None)
 
     @property
+    def is_the_model(self) -> bool:
+        """Whether the program is the model's; true where that was not looked at."""
+        return self.own_snr is None or self.own_snr >= MIN_SNR
+
+    @property
     def ok(self) -> bool:
-        """Whether all are."""
-        return self.first_offending is None
+        """Whether all are, and the program is the model's."""
+        return self.first_offending is None and self.is_the_model
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as JSON knows them; an infinite ratio is null."""
         rows = [{key: _finite(value) for key, value in asdict(layer).items()} for layer in self.layers]
         first = self.first_offending
         return {"runtime": self.runtime, "ok": self.ok, "first_offending": first.name if first else None,
-                "model_snr": _finite(self.model_snr), "layers": rows}  # fmt: skip
+                "model_snr": _finite(self.model_snr), "own_snr": _finite(self.own_snr), "layers": rows}  # fmt: skip
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """A row for each layer, and a sentence."""
@@ -111,6 +127,10 @@ class NumbersProof:
         yield table
         first = self.first_offending
         verdict = "all layers are the same numbers" if first is None else f"{first.name} is the first that differs"
+        if not self.is_the_model:
+            verdict = (
+                f"the program is not the model's: {self.own_snr:.1f} dB without the roundings of activations; {verdict}"
+            )
         yield f"{verdict}; the model's output against the runtime's: {self.model_snr:.1f} dB"
 
 
@@ -136,7 +156,7 @@ def verify(runtime: ModelSpeedupRuntime, test_data: Any) -> NumbersProof:
     outputs = zip(expected, alone[rounded:], got, together[rounded:], strict=True)
     layers += [_of_output(f"output {at}", *each) for at, each in enumerate(outputs)]
     model = runtime.model_output(test_data)
-    return NumbersProof(runtime.runtime, tuple(layers), snr(model, got[0]))
+    return NumbersProof(runtime.runtime, tuple(layers), snr(model, got[0]), _own_snr(runtime, test_data))
 
 
 def check_alike(run: Runner, program: QuantizedProgram) -> None:
@@ -161,6 +181,27 @@ def snr(want: Tensor, have: Tensor) -> float:
     if noise == 0:
         return math.inf
     return 10 * math.log10(signal / noise) if signal > 0 and math.isfinite(noise) else -math.inf
+
+
+def _own_snr(runtime: ModelSpeedupRuntime, test_data: Any) -> float | None:
+    """How far a program that rounds no activation is from the model that rounds none; None if that tells nothing.
+
+    With activations rounded it would tell little: a last bit that falls the other way is handed on.
+    """
+    quantizers = list(quantizers_of(model := copied_in_float32(runtime.model)))
+    if runtime.config is not None and not quantizers:
+        return None
+    for _, layer, kind, _ in quantizers:
+        if kind in ACTIVATIONS:
+            del layer._modules[ACTIVATIONS[kind]]  # noqa: SLF001 - of a copy, whose hooks go without
+    args, kwargs = call_arguments(computed(test_data))
+    with torch.no_grad():
+        made = model(*args, **kwargs)
+    want = next(leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor))
+    if not (want.is_floating_point() and bool(want.any() and want.isfinite().all())):
+        return None
+    outputs, _ = build_program(model, runtime.example).values(test_data)
+    return snr(want, outputs[0])
 
 
 def _of_site(site: Site, alone: Tensor, together: Tensor, want: Tensor) -> LayerProof:

@@ -15,7 +15,7 @@ from torchpare.errors import ConfigError, SearchError
 from torchpare.runtimes import RUNTIMES
 from torchpare.runtimes.asked import batches_of, check_model, listed
 from torchpare.search.candidates import FLOAT, Candidates
-from torchpare.search.fingerprint import of_code, of_model
+from torchpare.search.fingerprint import of_code, of_example, of_model
 from torchpare.search.frontier import MixedPrecision, Point
 from torchpare.search.journal import Journal, digest
 from torchpare.search.run import progress_bar
@@ -121,6 +121,7 @@ class MixedPrecisionSearch:
             "search": type(self).__name__, "model": of_model(own.model), "evaluator": of_code(self.evaluator),
             "floor": self.floor, "drop": self.drop, "bits": list(own.bits), "layers": list(own.layers),
             "runtime": own.runtime, "runs": own.runs, "batches": len(own.calibration),
+            "input": of_example(own.dummy_input),
         }  # fmt: skip
         journal = Journal(self.folder, header, resume=self.resume) if self.folder else _Unwritten()
         with progress_bar("mixed precision") as progress:

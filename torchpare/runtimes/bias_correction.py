@@ -1,0 +1,175 @@
+"""Biases that make up for what rounding adds to a layer's mean result.
+
+Rounded weights meet inputs whose mean is not zero, so that a channel's results are off by a constant besides the noise.
+Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.2, in the
+empirical form of their appendix D: layer by layer in the order of execution, on what the layers before, corrected
+already, hand on. A few samples tell a mean badly: one that chance may have made is left alone, others are shrunk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
+
+from torchpare.runtimes.asked import batches_of
+from torchpare.runtimes.inputs import computed, in_order
+from torchpare.runtimes.operators import constant, owner, put
+from torchpare.runtimes.placing import chain_end
+
+__all__ = ["KeepsSome", "as_it_is", "correct_biases"]
+
+_KEPT = 16
+"""How many samples are enough to tell means by: they go through the program side by side."""
+
+_CHANCE = 8.0
+"""How much larger than its variance over samples the square of a mean has to be: 2.8 standard errors."""
+
+_LEAST = 0.1
+"""The share of results that an activation function hands on, below which a channel is left alone."""
+
+
+class KeepsSome:
+    """Calibration batches that may be gone through once, of which the first stay in ``kept``."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self._batches = batches
+        self._samples = 0
+        self.kept: list[Any] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        """All of them."""
+        for batch in batches_of(self._batches):
+            if self._samples < _KEPT:
+                self.kept.append(batch)
+                sizes = [leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
+                self._samples += max(sizes, default=1)
+            yield batch
+
+
+def as_it_is(module: fx.GraphModule) -> fx.GraphModule:
+    """A copy of a graph that stays as it is now; the two share their tensors."""
+    graph = fx.Graph()
+    graph.graph_copy(module.graph, {})
+    return fx.GraphModule(module, graph)
+
+
+def correct_biases(
+    module: fx.GraphModule,
+    original: fx.GraphModule,
+    weights: Mapping[str, Tensor],
+    layers: Collection[fx.Node],
+    example: Any,
+    batches: Sequence[Any],
+) -> None:
+    """Give layers biases with which their results have the mean that they have in float.
+
+    Args:
+        module: with roundings, edited in place.
+        original: without; its nodes have the same names.
+        weights: what rounded weights come to, by the names under which the graph reads them.
+        layers: the nodes of layers that integer kernels compute; those without a bias stay as they are.
+        example: the input that the module was recorded on.
+        batches: a few inputs in that form.
+    """
+    leaves = [in_order(example, computed(batch)) for batch in batches]
+    floats = [_Walk(original, given, {}) for given in leaves]
+    rounded = [_Walk(module, given, weights) for given in leaves]
+    with torch.no_grad():
+        for layer in [node for node in module.graph.nodes if node in layers]:
+            bias = constant(module, layer.args[2]) if len(layer.args) > 2 else None
+            if bias is None:
+                continue
+            wanted, made = ([walk.until(layer.name) for walk in walks] for walks in (floats, rounded))
+            window = constant(module, layer.args[1]).dim() - 2  # type: ignore[union-attr] - a stored weight is one
+            axis = made[0].dim() - 1 - window
+            low, high = _open_range(layer)
+            parts = [
+                _off(_rows(one, axis), _rows(other, axis), low, high) for one, other in zip(wanted, made, strict=True)
+            ]
+            shift = _shift(torch.cat([off for off, _ in parts]), torch.cat([shows for _, shows in parts]))
+            name = put(module, f"{owner(layer)}.bias".lstrip("."), bias + shift)
+            with module.graph.inserting_before(layer):
+                layer.update_arg(2, module.graph.get_attr(name))
+            for walk in rounded:
+                walk.change(layer, shift.view(-1, *[1] * window))
+
+
+class _Walk(fx.Interpreter):
+    """One input on its way through a graph, node by node."""
+
+    def __init__(self, module: fx.GraphModule, leaves: Sequence[Any], weights: Mapping[str, Tensor]) -> None:
+        super().__init__(module)
+        self.args_iter = iter(leaves)
+        self._weights = weights
+        self._ahead = iter(list(module.graph.nodes))
+
+    def until(self, name: str) -> Tensor:
+        """Go on to the node of that name; returns its value."""
+        for node in self._ahead:
+            self.env[node] = self.run_node(node)
+            for old in self.user_to_last_uses.get(node, ()):
+                del self.env[old]
+            if node.name == name:
+                return self.env[node]
+        raise AssertionError(name)
+
+    def change(self, node: fx.Node, shift: Tensor) -> None:
+        """Add something to a node's value."""
+        self.env[node] = self.env[node] + shift
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """A tensor of the module, or what a rounded weight comes to."""
+        return self._weights[target] if target in self._weights else super().get_attr(target, args, kwargs)
+
+
+def _rows(values: Tensor, axis: int) -> Tensor:
+    """Values as ``(samples, places, channels)``."""
+    rows = values.movedim(axis, -1)
+    return rows.reshape(len(rows) if rows.dim() > 1 else 1, -1, rows.shape[-1])
+
+
+def _open_range(layer: fx.Node) -> tuple[float, float]:
+    """Between which values the activation function that a layer's kernel takes in hands on what it is given."""
+    low, high = -math.inf, math.inf
+    node, end = layer, chain_end(layer)
+    while node is not end:
+        node = next(iter(node.users))
+        bounds: Any = node.args[1:3] if node.target is torch.ops.aten.hardtanh.default else (0.0, math.inf)
+        low, high = (float(each) for each in (*bounds, -1.0, 1.0)[:2])
+    return low, high
+
+
+def _off(wanted: Tensor, made: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """By how much the mean result of each sample is off, and the share of places where a bias would show.
+
+    Args:
+        wanted: in float, ``(samples, places, channels)``.
+        made: as rounding has it.
+        low: what is below is handed on as this.
+        high: what is above is handed on as this.
+
+    Returns:
+        two tensors of ``(samples, channels)``, float64.
+    """
+    off = wanted.clamp(low, high).double() - made.clamp(low, high)
+    return off.mean(1), ((made > low) & (made < high)).double().mean(1)
+
+
+def _shift(off: Tensor, shows: Tensor) -> Tensor:
+    """What to add to a bias: ``(channels,)``, of what `_off` found in all samples.
+
+    James and Stein, "Estimation with Quadratic Loss", 1961, shrink an estimate so, by its variance; here by several
+    times that, for to leave a bias as it is costs nothing that was not there before.
+    """
+    if len(off) < 2:
+        return off.new_zeros(off.shape[1]).float()
+    mean, share = off.mean(0), shows.mean(0)
+    chance = _CHANCE * off.var(0) / len(off)
+    shrunk = mean * (1 - chance / mean.square().clamp(min=torch.finfo(torch.float64).tiny)).clamp(min=0)
+    shift = torch.where(share > _LEAST, shrunk / share.clamp(min=_LEAST), 0.0).float()
+    return torch.where(shift.isfinite(), shift, 0.0)
