@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from torchpare.runtimes import build_program, program
-from torchpare.runtimes.bias_correction import KeepsSome, _off, _shift
+from torchpare.runtimes.bias_correction import KeepsSome, _off, _places_of_samples, _rows, _shift
+from torchpare.runtimes.folding import WEIGHTED
+from torchpare.runtimes.record import record
 from torchpare.runtimes.verify import snr
 
 
@@ -77,6 +79,60 @@ def test_inputs_without_a_batch_and_of_other_lengths(monkeypatch):
     assert alone(torch.randn(8)).shape == (4,)
     batches = [torch.randn(size, 8) for size in (2, 5, 3)]
     assert build_program(model, batches[0], calibration=batches)(batches[1]).shape == (5, 4)
+
+
+class Attends(nn.Module):
+    """Attention between two linear layers, which brings the batch inside of the sequence and turns it back."""
+
+    def __init__(self, *, batch_first: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.before, self.after = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=batch_first)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x)
+        return self.after(self.attention(x, x, x, need_weights=False)[0])
+
+
+def test_tokens_of_one_sequence_are_no_samples(monkeypatch):
+    for shape in ((20, 1, 8), (20, 8)):  # one sample with the sequence first, and without a batch
+        batches = [torch.randn(shape, generator=torch.Generator().manual_seed(0))]
+        corrected, plain = with_and_without(monkeypatch, Attends(batch_first=False).eval(), batches)
+        assert torch.equal(corrected(batches[0]), plain(batches[0]))
+
+
+def places_of(model: nn.Module, x: Tensor) -> list[tuple[int, bool]] | None:
+    module = record(model.eval(), x)
+    windows = {node.name: len(node.args[1].meta["val"].shape) - 2 for node in module.graph.nodes
+               if node.target in WEIGHTED}  # fmt: skip
+    found = _places_of_samples(module, [x], windows)
+    return None if found is None else [found[name] for name in windows]
+
+
+def test_samples_are_found_where_layers_have_them():
+    x = torch.randn(4, 20, 8)
+    # Both projections and the one after attention: that has rows in which samples take turns.
+    assert places_of(Attends(batch_first=True), x) == [(0, True), (1, True), (0, False), (0, True)]
+    assert places_of(Attends(batch_first=False), x) is None
+    assert places_of(Attends(batch_first=True), x[:1]) is None
+
+    class Windows(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.reshape(-1, 5, 8))
+
+    assert places_of(Windows(8, 8), x) == [(0, True)]
+    assert places_of(nn.Conv2d(4, 8, 3), torch.randn(2, 4, 6, 6)) == [(0, True)]
+    assert places_of(nn.Conv1d(8, 8, 3, groups=8), torch.randn(8, 30)) is None  # channels are none, though kept apart
+
+
+def test_rows_are_those_of_samples():
+    values = torch.arange(12.0).view(6, 2)
+    assert _rows(values, 1, (0, True), 3).tolist() == values.view(3, 2, 2).tolist()
+    assert _rows(values, 1, (0, False), 3).tolist() == values.view(2, 3, 2).transpose(0, 1).tolist()
+    assert _rows(values.view(2, 3, 2), 2, (1, True), 3).tolist() == values.view(2, 3, 2).transpose(0, 1).tolist()
+    assert _rows(values.view(3, 2, 2), 1, (0, True), 3).tolist() == values.view(3, 2, 2).transpose(1, 2).tolist()
+    assert _rows(values, 1, (0, True), 4).shape == (1, 6, 2)
 
 
 def test_as_many_batches_stay_as_hold_sixteen_samples():

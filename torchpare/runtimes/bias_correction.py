@@ -4,6 +4,9 @@ Rounded weights meet inputs whose mean is not zero, so that a channel's results 
 Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.2, in the
 empirical form of their appendix D: layer by layer in the order of execution, on what the layers before, corrected
 already, hand on. A few samples tell a mean badly: one that chance may have made is left alone, others are shrunk.
+
+What lies along the first axis of the input need not be samples: in attention with the sequence first it is tokens, and
+each has seen the others. It is tried out which results a change of one row of the input reaches (`_places_of_samples`).
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ _KEPT = 16
 _CHANCE = 8.0
 """How much larger than its variance over samples the square of a mean has to be: 2.8 standard errors."""
 
+_Layout = tuple[int, bool]
+"""Along which axis of a result its samples lie, and whether what else is on that axis lies within each of them."""
+
 _LEAST = 0.1
 """The share of results that an activation function hands on, below which a channel is left alone."""
 
@@ -46,8 +52,7 @@ class KeepsSome:
         for batch in batches_of(self._batches):
             if self._samples < _KEPT:
                 self.kept.append(batch)
-                sizes = [leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
-                self._samples += max(sizes, default=1)
+                self._samples += _size(tree_leaves(batch))
             yield batch
 
 
@@ -76,23 +81,28 @@ def correct_biases(
         example: the input that the module was recorded on.
         batches: a few inputs in that form.
     """
+    biased = [node for node in module.graph.nodes if node in layers and _bias(module, node) is not None]
+    if not biased:
+        return
     leaves = [in_order(example, computed(batch)) for batch in batches]
+    windows = {layer.name: constant(module, layer.args[1]).dim() - 2 for layer in biased}  # type: ignore[union-attr] - a stored weight is one
     floats = [_Walk(original, given, {}) for given in leaves]
     rounded = [_Walk(module, given, weights) for given in leaves]
     with torch.no_grad():
-        for layer in [node for node in module.graph.nodes if node in layers]:
-            bias = constant(module, layer.args[2]) if len(layer.args) > 2 else None
-            if bias is None:
-                continue
+        places = _places_of_samples(original, max(leaves, key=_size), windows)
+        sizes = [1 if places is None else _size(given) for given in leaves]
+        for layer in biased:
             wanted, made = ([walk.until(layer.name) for walk in walks] for walks in (floats, rounded))
-            window = constant(module, layer.args[1]).dim() - 2  # type: ignore[union-attr] - a stored weight is one
+            window = windows[layer.name]
             axis = made[0].dim() - 1 - window
             low, high = _open_range(layer)
+            place = (0, True) if places is None else places[layer.name]
             parts = [
-                _off(_rows(one, axis), _rows(other, axis), low, high) for one, other in zip(wanted, made, strict=True)
+                _off(_rows(one, axis, place, size), _rows(other, axis, place, size), low, high)
+                for one, other, size in zip(wanted, made, sizes, strict=True)
             ]
             shift = _shift(torch.cat([off for off, _ in parts]), torch.cat([shows for _, shows in parts]))
-            name = put(module, f"{owner(layer)}.bias".lstrip("."), bias + shift)
+            name = put(module, f"{owner(layer)}.bias".lstrip("."), _bias(module, layer) + shift)
             with module.graph.inserting_before(layer):
                 layer.update_arg(2, module.graph.get_attr(name))
             for walk in rounded:
@@ -127,10 +137,75 @@ class _Walk(fx.Interpreter):
         return self._weights[target] if target in self._weights else super().get_attr(target, args, kwargs)
 
 
-def _rows(values: Tensor, axis: int) -> Tensor:
-    """Values as ``(samples, places, channels)``."""
-    rows = values.movedim(axis, -1)
-    return rows.reshape(len(rows) if rows.dim() > 1 else 1, -1, rows.shape[-1])
+def _bias(module: fx.GraphModule, layer: fx.Node) -> Any:
+    return constant(module, layer.args[2]) if len(layer.args) > 2 else None
+
+
+def _size(leaves: Sequence[Any]) -> int:
+    """How many samples an input has, if they lie along the first axis of its first tensor."""
+    return next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), 1)
+
+
+def _places_of_samples(
+    original: fx.GraphModule, leaves: Sequence[Any], windows: Mapping[str, int]
+) -> dict[str, _Layout] | None:
+    """Where the samples of a batch lie in the results of layers; None if the input's first axis is none of samples.
+
+    Found by giving the first row the values of the last: what is reached by that is one sample, unless rows are mixed.
+
+    Args:
+        original: without roundings.
+        leaves: a batch.
+        windows: the layers by name in the order of execution, with the number of axes after that of their channels.
+    """
+    size = _size(leaves)
+    if size == 1:
+        return None
+    changed = [
+        torch.cat([leaf[-1:], leaf[1:]]) if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == size else leaf
+        for leaf in leaves
+    ]
+    walks = _Walk(original, leaves, {}), _Walk(original, changed, {})
+    found: dict[str, _Layout] = {}
+    for name, window in windows.items():
+        one, other = (walk.until(name) for walk in walks)
+        place = _place((one != other).any(-1 - window, keepdim=True), size)
+        if place is None:
+            return None
+        found[name] = place
+    return found
+
+
+def _place(reached: Tensor, size: int) -> _Layout | None:
+    """Along which axis what was reached, in any channel, is the first of so many samples; None if along none."""
+    for axis, length in enumerate(reached.shape):
+        if length % size:
+            continue
+        for within in (True, False):
+            if not _apart(reached, (axis, within), size)[1:].any():
+                return axis, within
+    return None
+
+
+def _apart(values: Tensor, place: _Layout, size: int) -> Tensor:
+    """Values with an axis of so many samples before the others."""
+    axis, within = place
+    parts = (size, -1) if within else (-1, size)
+    return values.unflatten(axis, parts).movedim(axis if within else axis + 1, 0)
+
+
+def _rows(values: Tensor, axis: int, place: _Layout, size: int) -> Tensor:
+    """Values as ``(samples, places, channels)``; all are one sample where there are not so many.
+
+    Args:
+        values: what a layer returns.
+        axis: where its channels lie.
+        place: where its samples lie.
+        size: how many there are.
+    """
+    if size == 1 or values.shape[place[0]] % size:
+        return values.movedim(axis, -1).reshape(1, -1, values.shape[axis])
+    return _apart(values, place, size).movedim(axis + 1, -1).reshape(size, -1, values.shape[axis])
 
 
 def _open_range(layer: fx.Node) -> tuple[float, float]:
