@@ -104,6 +104,16 @@ class OneDict(nn.Module):
         return given["a"] - given["b"]
 
 
+def test_weights_that_a_model_returns_are_outputs(tmp_path):
+    class Anchors(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), self.weight, self.weight.sum(0), self.weight
+
+    model, x = Anchors(3, 2), torch.randn(4, 3)
+    export_onnx(model, tmp_path / "anchors.onnx", x)
+    assert check_onnx(model, tmp_path / "anchors.onnx", x) < 1e-4
+
+
 def test_a_dict_that_is_an_argument_is_not_taken_for_keywords(tmp_path):
     given = ({"a": torch.randn(2, 3), "b": torch.randn(2, 3)},)
     assert export_onnx(OneDict(), tmp_path / "dict.onnx", given).dynamic_batch

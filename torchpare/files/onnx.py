@@ -74,6 +74,7 @@ def export_onnx(
             _run(model, args, kwargs)
         program, dynamic = _program(model, args, kwargs, opset_version, attends=seen.attention)
     take_only_choices(program.model)
+    _copy_returned_weights(program.model)
     if edit is not None:
         edit(program.model)
     _save(program, Path(path), sum(tensor.nbytes for tensor in model.state_dict().values()))
@@ -284,6 +285,18 @@ def _export(
     )
     assert program is not None  # None is for the older exporter
     return program
+
+
+def _copy_returned_weights(model: Any) -> None:
+    """Weights that the model returns as they are, behind an operator: runtimes take no weight for an output."""
+    import onnx_ir
+
+    graph = model.graph
+    for at, value in enumerate(list(graph.outputs)):
+        if value.is_initializer():
+            made = onnx_ir.Value(name=f"{value.name}_returned", type=value.type, shape=value.shape)
+            graph.append(onnx_ir.Node("", "Identity", [value], outputs=[made]))
+            graph.outputs[at] = made
 
 
 def _save(program: torch.onnx.ONNXProgram, path: Path, size: int) -> None:
