@@ -393,6 +393,42 @@ def test_layers_that_read_no_input_are_worked_out_once(kind, quantized):
     assert verify(made, x).ok
 
 
+@pytest.mark.parametrize("kind", [ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO])
+def test_what_layers_make_of_no_input_may_be_returned(kind):
+    class Anchors(Placed):
+        def forward(self, x):
+            return super().forward(x), self.first(torch.ones(1, 2, 3))
+
+    pytest.importorskip("openvino")
+    model, x = Anchors().eval(), torch.randn(2, 4, 6)
+    made = kind(model, dummy_input=x, calib_data_loader=[x], threads=1)
+    made.compress()
+    assert verify(made, x).ok
+    torch.testing.assert_close(made.inference(x)[0][1], run(model, x)[1])
+
+
+@pytest.mark.parametrize("kind", [ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO])
+def test_each_call_of_a_layer_has_a_site_of_its_own(kind):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x, y):
+            return self.layer(x), self.layer(y)
+
+    pytest.importorskip("openvino")
+    x = torch.randn(2, 3, 6, 6), 3 * torch.randn(2, 3, 6, 6)
+    made = kind(Twice().eval(), dummy_input=x, calib_data_loader=[x], threads=1)
+    made.compress()
+    names = [site.name for site in made.made().sites]
+    assert sorted(names) == ["layer.output", "layer.output (2)", "x.input", "y.input"]
+    proof = verify(made, x)
+    assert proof.ok
+    assert [layer.name for layer in proof.layers][:4] == names
+
+
 class Random(nn.Module):
     def forward(self, x):
         return torch.nn.functional.linear(x, torch.randn(4, 8))

@@ -8,7 +8,6 @@ values: the residual stream of a transformer stays as exact as it was, though it
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -106,7 +105,6 @@ def score_wishes(module: fx.GraphModule, others: Collection[Wish], exclude: Sequ
     """
     known = {wish.value: wish for wish in others if wish.produced}
     found: dict[fx.Node, Wish] = {}
-    named: Counter[str] = Counter()
     for product in scores(module):
         layer = owner(product.node)
         if within(layer, exclude):
@@ -118,8 +116,6 @@ def score_wishes(module: fx.GraphModule, others: Collection[Wish], exclude: Sequ
                 found[value] = replace(found[value], readers=found[value].readers | {reader})
                 continue
             name = f"{layer}.{kind}" if layer else kind
-            named[name] += 1
-            name += f" ({named[name]})" if named[name] > 1 else ""
             found[value] = Wish(value, name, produced=False, readers=frozenset([reader]), symmetric=True)
     return list(found.values())
 

@@ -182,7 +182,8 @@ def build_program(
         for wish, step in zip(wanted, steps, strict=True):
             named = wish.readers or kernels
             readers = [reader for reader in wish.value.users if wish.produced or reader in named]
-            names[_insert(module, wish.value, step, readers, wish.name).name] = wish.name, True
+            codes = _insert(module, wish.value, step, readers, wish.name)
+            names[codes.name] = _unused(wish.name, {name for name, _ in names.values()}), True
     for value, origin in echoes(module, kernels):
         name = f"{names[origin.args[0].name][0]} handed on by {value.name}"  # type: ignore[union-attr]
         names[_insert(module, value, step_behind(origin), list(value.users), value.name).name] = name, True
@@ -206,14 +207,16 @@ def build_program(
 def _name_sites(module: fx.GraphModule) -> dict[str, tuple[str, bool]]:
     """The sites that come from quantizers: by the quantize node's name, the layer's name and kind; none is added."""
     found: dict[str, tuple[str, bool]] = {}
-    taken: dict[str, int] = {}
     for node in module.graph.nodes:
         if is_quantize(node):
             layer, _, kind = owner(node).rpartition(f"{SITE}_")
-            name = f"{layer}{kind}"
-            taken[name] = taken.get(name, 0) + 1
-            found[node.name] = (name if taken[name] == 1 else f"{name} ({taken[name]})"), False
+            found[node.name] = _unused(f"{layer}{kind}", {name for name, _ in found.values()}), False
     return found
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    """A name for a site, with a number where it is taken: by the same layer, called before."""
+    return next(each for each in (name, *(f"{name} ({at})" for at in range(2, len(taken) + 3))) if each not in taken)
 
 
 def _insert(module: fx.GraphModule, value: fx.Node, step: Step, readers: Sequence[fx.Node], name: str) -> fx.Node:
