@@ -68,3 +68,41 @@ def test_where_nothing_can_be_compared_the_program_is_taken_for_the_models(tmp_p
     nn.init.zeros_(zeros.weight)
     nn.init.zeros_(zeros.bias)
     assert proof(zeros).own_snr is None
+
+
+class Padded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 1)
+
+    def forward(self, x, mask):
+        return self.layers(x, src_key_padding_mask=mask == 0)
+
+
+def test_tokens_of_padding_are_compared_as_programs_compute_them():
+    """Torch's fused encoder returns zeros for them."""
+    x, mask = torch.randn(2, 6, 16), torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0]])
+    engine = ModelSpeedupONNXRuntime(Padded().eval(), dummy_input=(x, mask), calib_data_loader=[(x, mask)])
+    engine.compress()
+    made = verify(engine, (x, mask))
+    assert made.ok
+    assert made.own_snr > 60
+    assert made.model_snr > 20
+
+
+class Counts(nn.Module):
+    """Adds how often it was called."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(5, 4)
+        self.register_buffer("calls", torch.zeros(4))
+
+    def forward(self, x):
+        self.calls.add_(1)
+        return self.layer(x) + 1000 * self.calls
+
+
+def test_a_model_that_counts_its_calls_is_compared_at_its_first():
+    assert proof(Counts().eval()).own_snr > 60

@@ -25,6 +25,7 @@ from torchpare.runtimes.asked import check_model, check_switch, file_of, threads
 from torchpare.runtimes.copied import copied_in_float32
 from torchpare.runtimes.inputs import computed, in_order, shapes_of
 from torchpare.runtimes.program import QuantizedProgram, build_program
+from torchpare.runtimes.record import plain_attention
 
 __all__ = ["ModelSpeedupRuntime", "Runner", "Runtime"]
 
@@ -251,9 +252,12 @@ class ModelSpeedupRuntime(ABC):
         return self.program
 
     def model_output(self, data: Any) -> Tensor:
-        """The first tensor that the model itself returns, in float32 and evaluation mode; it stays as it is."""
+        """The first tensor that the model itself returns, in float32 and evaluation mode; it stays as it is.
+
+        As programs have it, without torch's fused attention layers: those return zeros for tokens that are padding.
+        """
         args, kwargs = call_arguments(computed(data))
-        with torch.no_grad():
+        with torch.no_grad(), plain_attention():
             made = copied_in_float32(self.model)(*args, **kwargs)
         return next(leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor))
 

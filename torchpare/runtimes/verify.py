@@ -26,6 +26,7 @@ from torchpare.runtimes.copied import copied_in_float32
 from torchpare.runtimes.inputs import computed, in_order
 from torchpare.runtimes.program import QuantizedProgram, Site, build_program
 from torchpare.runtimes.protocol import ModelSpeedupRuntime, Runner
+from torchpare.runtimes.record import plain_attention
 
 __all__ = ["LayerProof", "NumbersProof", "check_alike", "snr", "verify"]
 
@@ -194,13 +195,14 @@ def _own_snr(runtime: ModelSpeedupRuntime, test_data: Any) -> float | None:
     for _, layer, kind, _ in quantizers:
         if kind in ACTIVATIONS:
             del layer._modules[ACTIVATIONS[kind]]  # noqa: SLF001 - of a copy, whose hooks go without
+    program = build_program(model, runtime.example)  # before the model runs, which may count how often it did
     args, kwargs = call_arguments(computed(test_data))
-    with torch.no_grad():
+    with torch.no_grad(), plain_attention():
         made = model(*args, **kwargs)
     want = next(leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor))
     if not (want.is_floating_point() and bool(want.any() and want.isfinite().all())):
         return None
-    outputs, _ = build_program(model, runtime.example).values(test_data)
+    outputs, _ = program.values(test_data)
     return snr(want, outputs[0])
 
 
