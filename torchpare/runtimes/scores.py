@@ -2,6 +2,9 @@
 
 To round their factors costs attention little, for a softmax looks at how scores differ and the factors of one score are
 many. The other product, of the shares and the values, stays float: most shares are far below the step of eight bits.
+A tensor that torch's attention is given both as keys and as values is rounded for both.
+
+Products written as ``einsum`` or ``baddbmm`` are not looked for: their factors stay float.
 """
 
 from __future__ import annotations
