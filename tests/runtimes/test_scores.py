@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from torchpare.errors import ConfigError
 from torchpare.quantization import ObserverQuantizer
-from torchpare.runtimes import ModelSpeedupONNXRuntime, ModelSpeedupOpenVINO, build_program, verify
+from torchpare.runtimes import (
+    ModelSpeedupExecuTorch,
+    ModelSpeedupONNXRuntime,
+    ModelSpeedupOpenVINO,
+    build_program,
+    verify,
+)
 from torchpare.runtimes.record import record
 from torchpare.runtimes.scores import scores
 from torchpare.runtimes.verify import snr
@@ -119,6 +125,26 @@ def test_runtimes_compute_the_same_numbers(way):
         assert proof.ok, proof.to_dict()
         assert {layer.name for layer in proof.layers} >= ADDED
         assert snr(made.made()(X), made.inference(X)[0]) > 40
+
+
+def test_executorch_takes_what_attention_of_rounded_queries_returns():
+    """Attention returns what lies in memory as its queries do, and rounded ones lie otherwise."""
+    pytest.importorskip("executorch")
+
+    class Layer(nn.MultiheadAttention):
+        def __init__(self) -> None:
+            super().__init__(16, 2, batch_first=True)
+            self.before = nn.Conv2d(3, 16, 1)
+
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] - with itself
+            x = self.before(x).relu().flatten(2).transpose(1, 2)
+            return super().forward(x, x, x, need_weights=False)[0]
+
+    x = torch.randn(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    made = ModelSpeedupExecuTorch(Layer().eval(), dummy_input=x, calib_data_loader=[x], attention=True)
+    made.compress()
+    assert names(made.made()) >= {"query", "key"}
+    assert verify(made, x).ok  # of parts of the program, each by itself
 
 
 def test_openvino_rounds_plain_models_so_by_itself_and_others_when_asked():

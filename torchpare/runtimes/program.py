@@ -184,6 +184,8 @@ def build_program(
             readers = [reader for reader in wish.value.users if wish.produced or reader in named]
             codes = _insert(module, wish.value, step, readers, wish.name)
             names[codes.name] = _unused(wish.name, {name for name, _ in names.values()}), True
+    if attention:
+        _let_attention_lie_otherwise(module)
     for value, origin in echoes(module, kernels):
         name = f"{names[origin.args[0].name][0]} handed on by {value.name}"  # type: ignore[union-attr]
         names[_insert(module, value, step_behind(origin), list(value.users), value.name).name] = name, True
@@ -231,6 +233,16 @@ def _insert(module: fx.GraphModule, value: fx.Node, step: Step, readers: Sequenc
     codes = rounded.args[0]
     assert isinstance(codes, fx.Node)
     return codes
+
+
+def _let_attention_lie_otherwise(module: fx.GraphModule) -> None:
+    """Views of what attention returns as reshapes: it lies in memory as its queries do, which rounding changes."""
+    for node in module.graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            turned: Any = node.args[0]
+            before = turned.args[0] if turned.target is torch.ops.aten.permute.default else turned
+            if before.target is torch.ops.aten.scaled_dot_product_attention.default:
+                node.target = torch.ops.aten.reshape.default
 
 
 def _make_room(module: fx.GraphModule, stored: dict[str, Stored], kernels: set[fx.Node]) -> None:
