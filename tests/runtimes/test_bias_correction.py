@@ -61,6 +61,20 @@ def test_roundings_and_layers_are_the_same_and_the_model_stays(monkeypatch):
     assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
 
 
+def test_biases_keep_their_names_but_where_layers_share_one(monkeypatch):
+    batches = pictures(0)
+    corrected, plain = with_and_without(monkeypatch, Net().eval(), batches)
+    names = [{name for name, _ in made.module.named_buffers()} | {name for name, _ in made.module.named_parameters()}
+             for made in (corrected, plain)]  # fmt: skip
+    assert names[0] == names[1]
+    assert "body.3.bias" in names[0]
+    tied = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU()).eval()
+    tied[2].bias = tied[0].bias
+    made = build_program(tied, batches[0], calibration=batches).module
+    read = {str(node.args[2].target) for node in made.graph.nodes if node.target is torch.ops.aten.conv2d.default}
+    assert len(read) == 2
+
+
 def test_batches_may_be_gone_through_once_alone():
     model, batches = Net().eval(), pictures(0)
     once = build_program(model, batches[0], calibration=iter(batches))

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from torchpare.runtimes.asked import batches_of
 from torchpare.runtimes.inputs import computed, in_order
-from torchpare.runtimes.operators import constant, owner, put
+from torchpare.runtimes.operators import constant, put
 from torchpare.runtimes.placing import chain_end
 
 __all__ = ["KeepsSome", "as_it_is", "correct_biases"]
@@ -102,9 +102,7 @@ def correct_biases(
                 for one, other, size in zip(wanted, made, sizes, strict=True)
             ]
             shift = _shift(torch.cat([off for off, _ in parts]), torch.cat([shows for _, shows in parts]))
-            name = put(module, f"{owner(layer)}.bias".lstrip("."), _bias(module, layer) + shift)
-            with module.graph.inserting_before(layer):
-                layer.update_arg(2, module.graph.get_attr(name))
+            _replace_bias(module, layer, _bias(module, layer) + shift)
             for walk in rounded:
                 walk.change(layer, shift.view(-1, *[1] * window))
 
@@ -139,6 +137,18 @@ class _Walk(fx.Interpreter):
 
 def _bias(module: fx.GraphModule, layer: fx.Node) -> Any:
     return constant(module, layer.args[2]) if len(layer.args) > 2 else None
+
+
+def _replace_bias(module: fx.GraphModule, layer: fx.Node, bias: Tensor) -> None:
+    """Give a layer another bias, under the name of the one that it had unless others read that."""
+    before: Any = layer.args[2]
+    path, _, name = str(before.target).rpartition(".")
+    if len(before.users) == 1:
+        delattr(module.get_submodule(path), name)
+    with module.graph.inserting_before(layer):
+        layer.update_arg(2, module.graph.get_attr(put(module, str(before.target), bias)))
+    if not before.users:
+        module.graph.erase_node(before)
 
 
 def _size(leaves: Sequence[Any]) -> int:
