@@ -99,11 +99,6 @@ def test_the_batch_of_starred_arguments_may_vary(tmp_path, nested):
         assert check_onnx(model, tmp_path / "starred.onnx", inputs(batch)) < 1e-5
 
 
-class OneDict(nn.Module):
-    def forward(self, given):
-        return given["a"] - given["b"]
-
-
 def test_weights_that_a_model_returns_are_outputs(tmp_path):
     class Anchors(nn.Linear):
         def forward(self, x):
@@ -112,6 +107,11 @@ def test_weights_that_a_model_returns_are_outputs(tmp_path):
     model, x = Anchors(3, 2), torch.randn(4, 3)
     export_onnx(model, tmp_path / "anchors.onnx", x)
     assert check_onnx(model, tmp_path / "anchors.onnx", x) < 1e-4
+
+
+class OneDict(nn.Module):
+    def forward(self, given):
+        return given["a"] - given["b"]
 
 
 def test_a_dict_that_is_an_argument_is_not_taken_for_keywords(tmp_path):

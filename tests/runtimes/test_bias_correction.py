@@ -87,7 +87,7 @@ def test_one_sample_changes_no_bias(monkeypatch):
     assert torch.equal(corrected(batches[0]), plain(batches[0]))
 
 
-def test_inputs_without_a_batch_and_of_other_lengths(monkeypatch):
+def test_inputs_without_a_batch_and_of_other_lengths():
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
     alone = build_program(model, torch.randn(8), calibration=[torch.randn(8) for _ in range(3)])
     assert alone(torch.randn(8)).shape == (4,)

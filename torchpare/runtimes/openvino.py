@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from pathlib import Path
 from threading import Lock
@@ -88,15 +88,16 @@ def openvino_runner(path: Path, *, threads: int | None = None, example: Sequence
         core = library.Core()
         found, names = _read(core, path)
         model = with_own_zero_points(with_rows_of_keys(found))
-        own = [each.get_any_name() for each in model.inputs]
-        names = own if names is None else names
-        read = [at for at, name in enumerate(names) if name in own]  # it drops inputs that nothing reads
-        if example is not None and len(example) == len(names):
+        # It drops inputs that nothing reads; one input may have several names.
+        own = [each.get_names() for each in model.inputs]
+        taken = len(own) if names is None else len(names)
+        read = [at if names is None else _position(names, each) for at, each in enumerate(own)]
+        if example is not None and len(example) == taken:
             example = [example[at] for at in read]
         requests = Requests(model, compiled, example)
     except Exception as error:
         raise ExportError(f"OpenVINO cannot compile {path}: {_reason(error)}") from error
-    taken, made = len(names), len(model.outputs)
+    made = len(model.outputs)
     one_at_a_time = Lock()  # a request holds the input and output of one run
 
     def run(tensors: list[Tensor]) -> list[Tensor]:
@@ -113,6 +114,11 @@ def openvino_runner(path: Path, *, threads: int | None = None, example: Sequence
             return [torch.from_numpy(request.get_output_tensor(at).data.copy()) for at in range(made)]
 
     return run
+
+
+def _position(names: Sequence[str], own: Collection[str]) -> int:
+    """Which of a file's inputs one of the model's is."""
+    return next(at for at, name in enumerate(names) if name in own)
 
 
 def _reason(error: Exception) -> str:
